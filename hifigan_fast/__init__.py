@@ -1,0 +1,18 @@
+"""HiFi-GAN's discriminators, several times faster: same parameters, same checkpoints, same results."""
+
+from .discriminators import DiscriminatorP, DiscriminatorS, MultiPeriodDiscriminator, MultiScaleDiscriminator
+from .freezing import frozen
+from .losses import discriminator_loss, feature_loss, generator_loss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DiscriminatorP",
+    "DiscriminatorS",
+    "MultiPeriodDiscriminator",
+    "MultiScaleDiscriminator",
+    "discriminator_loss",
+    "feature_loss",
+    "frozen",
+    "generator_loss",
+]

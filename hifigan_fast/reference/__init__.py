@@ -1,0 +1,23 @@
+"""HiFi-GAN's discriminators and losses in plain PyTorch: the oracle of every test, in any floating dtype, never optimised."""
+
+from .discriminators import (
+    LRELU_SLOPE,
+    PERIODS,
+    DiscriminatorP,
+    DiscriminatorS,
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+)
+from .losses import discriminator_loss, feature_loss, generator_loss
+
+__all__ = [
+    "LRELU_SLOPE",
+    "PERIODS",
+    "DiscriminatorP",
+    "DiscriminatorS",
+    "MultiPeriodDiscriminator",
+    "MultiScaleDiscriminator",
+    "discriminator_loss",
+    "feature_loss",
+    "generator_loss",
+]
