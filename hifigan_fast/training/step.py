@@ -1,0 +1,133 @@
+"""One training step: the discriminators' half, then the generator's (jik876/hifi-gan `train.py`)."""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import hifigan_fast
+import hifigan_fast.reference
+
+from .generator import Generator
+from .mel import mel_spectrogram
+
+MEL_WEIGHT = 45
+DISCRIMINATORS = {"fast": hifigan_fast, "reference": hifigan_fast.reference}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+
+
+class Losses(NamedTuple):
+    """Scalars on the device, detached."""
+
+    discriminator: torch.Tensor
+    generator: torch.Tensor
+    mel_error: torch.Tensor
+
+    def read(self):
+        """The three as floats, in one wait for the device."""
+        return torch.stack(list(self)).tolist()
+
+
+class Trainer:
+    """The three networks, their optimizers, and how far they are: `step` steps done, `batch` of them in `epoch`.
+
+    Args:
+        config: a `Config`.
+        device: torch.device.
+        discriminators: "fast" or "reference"; both begin with the same parameters.
+        precision: "fp32", or "bf16" for autocast in the networks; mel and losses are float32 in both.
+        distributed: average gradients over the processes of torch.distributed's default group.
+    """
+
+    def __init__(self, config, device, discriminators="fast", precision="fp32", distributed=False):
+        self.config, self.device = config, device
+        self.kind, self.dtype = DISCRIMINATORS[discriminators], PRECISIONS[precision]
+        torch.manual_seed(config.seed)
+        self.generator = Generator(config).to(device)
+        self.mpd = self.kind.MultiPeriodDiscriminator().to(device)
+        self.msd = self.kind.MultiScaleDiscriminator().to(device)
+        # The original's order, msd first: optimizer states transfer by index.
+        chain = itertools.chain(self.msd.parameters(), self.mpd.parameters())
+        settings = {"lr": config.learning_rate, "betas": (config.adam_b1, config.adam_b2), "weight_decay": 0.01}
+        self.optim_g = torch.optim.AdamW(self.generator.parameters(), **settings)
+        self.optim_d = torch.optim.AdamW(chain, **settings)
+        self.schedulers = [
+            torch.optim.lr_scheduler.ExponentialLR(optimizer, config.lr_decay)
+            for optimizer in (self.optim_g, self.optim_d)
+        ]
+        self.step = self.epoch = self.batch = 0
+        wrap = self._distribute if distributed else (lambda module: module)
+        self._synced = {name: wrap(getattr(self, name)) for name in ("generator", "mpd", "msd")}
+
+    def _distribute(self, module):
+        # Buffers are spectral norm's vectors. They follow from the weights alone, so every process computes the same
+        # ones; a broadcast would overwrite in place what an earlier forward saved for its backward.
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+    def train_step(self, y, x=None):
+        """One step on waveforms y [B, segment_size] and the mels x [B, num_mels, frames]; None computes x from y."""
+        y = y.to(self.device, non_blocking=True)
+        x = self.mel(y, self.config.fmax) if x is None else x.to(self.device, non_blocking=True)
+        y_mel = self.mel(y, self.config.fmax_for_loss)
+        y = y.unsqueeze(1)
+        with self._autocast():
+            y_hat = self._synced["generator"](x)
+        y_hat = y_hat.float()
+        mel_error = F.l1_loss(y_mel, self.mel(y_hat.squeeze(1), self.config.fmax_for_loss))
+        discriminator = self._discriminator_half(y, y_hat.detach())
+        generator = self._generator_half(y, y_hat, mel_error)
+        self.step += 1
+        self.batch += 1
+        return Losses(discriminator.detach(), generator.detach(), mel_error.detach())
+
+    def _discriminator_half(self, y, y_hat):
+        self.optim_d.zero_grad()
+        real_f, generated_f, _, _ = self._judge(self._synced["mpd"], y, y_hat)
+        real_s, generated_s, _, _ = self._judge(self._synced["msd"], y, y_hat)
+        loss_f, _, _ = self.kind.discriminator_loss(real_f, generated_f)
+        loss_s, _, _ = self.kind.discriminator_loss(real_s, generated_s)
+        loss = loss_s + loss_f
+        loss.backward()
+        self.optim_d.step()
+        return loss
+
+    def _generator_half(self, y, y_hat, mel_error):
+        self.optim_g.zero_grad()
+        # The bare modules, not their distributed wrappers: no discriminator gradient exists here to be averaged.
+        with hifigan_fast.frozen(self.mpd, self.msd):
+            _, generated_f, real_maps_f, generated_maps_f = self._judge(self.mpd, y, y_hat)
+            _, generated_s, real_maps_s, generated_maps_s = self._judge(self.msd, y, y_hat)
+            features_f = self.kind.feature_loss(real_maps_f, generated_maps_f)
+            features_s = self.kind.feature_loss(real_maps_s, generated_maps_s)
+            loss_f, _ = self.kind.generator_loss(generated_f)
+            loss_s, _ = self.kind.generator_loss(generated_s)
+            loss = loss_s + loss_f + features_s + features_f + MEL_WEIGHT * mel_error
+            loss.backward()
+        self.optim_g.step()
+        return loss
+
+    def _judge(self, discriminator, y, y_hat):
+        with self._autocast():
+            outputs = discriminator(y, y_hat)
+        return outputs if self.dtype is None else _float32(outputs)
+
+    def mel(self, y, fmax):
+        """`mel_spectrogram` with the trainer's configuration."""
+        return mel_spectrogram(y, self.config, fmax)
+
+    def end_epoch(self):
+        """Decay the learning rates and begin the next epoch."""
+        for scheduler in self.schedulers:
+            scheduler.step()
+        self.epoch += 1
+        self.batch = 0
+
+
+def _float32(outputs):
+    return outputs.float() if isinstance(outputs, torch.Tensor) else [_float32(output) for output in outputs]
