@@ -1,7 +1,8 @@
 """Checkpoints in the original's two files.
 
-`g_%08d` is {generator}, `do_%08d` is {mpd, msd, optim_g, optim_d, steps, epoch}. `do_*` has two keys more, which the original does not read: `batch`, the batches of the epoch already trained on, and
-`seed`. With the epoch they are the whole random state of a run (see `data.Clips` and `data.Order`).
+`g_%08d` is {generator}, `do_%08d` is {mpd, msd, optim_g, optim_d, steps, epoch}. `do_*` has two keys more, which the
+original does not read: `batch`, the batches of the epoch already trained on, and `seed`. With the epoch they are the
+whole random state of a run (see `data.Clips` and `data.Order`).
 """
 
 import os

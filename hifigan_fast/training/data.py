@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import signal
 from pathlib import Path
 
@@ -200,7 +201,7 @@ def endless_batches(clips, order, device):
     return DataLoader(
         clips,
         batch_sampler=order,
-        num_workers=clips.config.num_workers,
+        num_workers=min(clips.config.num_workers, os.cpu_count()),  # torch warns of more
         pin_memory=device.type == "cuda",
         worker_init_fn=_leave_interrupts_to_the_main_process,
     )

@@ -62,7 +62,7 @@ class Log:
         self._bar.write(f"step {step}: validation mel error {mel_error:.4f}")
 
     def sample(self, step, group, name, index, audio, mel):
-        """Clip `index`, audio [T] and log-mel [num_mels, frames] on the CPU, to be heard and seen."""
+        """Clip `index`, the arrays audio [T] and log-mel [num_mels, frames], to be heard and seen."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 2), layout="constrained")

@@ -148,7 +148,7 @@ def _show_samples(trainer, clips, log, generated):
             y = trainer.generator(x).squeeze(1)
             x = trainer.mel(y, trainer.config.fmax)
         group, name = ("generated", "y_hat") if generated else ("gt", "y")
-        log.sample(trainer.step, group, name, index, y[0].cpu(), x[0].cpu())
+        log.sample(trainer.step, group, name, index, y[0].cpu().numpy(), x[0].cpu().numpy())
 
 
 def _whole(trainer, clips, index):

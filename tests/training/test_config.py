@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from hifigan_fast.training.config import BUILT_IN, load_config, save_config
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Writes V1's file with keys changed, or left out where the new value is `...`."""
+
+    def write(**changes):
+        values = json.loads(BUILT_IN["v1"].read_text()) | changes
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
+        return path
+
+    return write
+
+
+def test_built_in_configurations_are_the_papers():
+    v1, v2, v3 = (load_config(name) for name in ("v1", "v2", "v3"))
+    assert [c.upsample_initial_channel for c in (v1, v2, v3)] == [512, 128, 256]
+    assert [c.resblock for c in (v1, v2, v3)] == ["1", "1", "2"]
+    assert v3.upsample_rates == [8, 8, 4] and v3.resblock_dilation_sizes == [[1, 2], [2, 6], [3, 12]]
+    for c in (v1, v2, v3):
+        assert (c.learning_rate, c.adam_b1, c.adam_b2, c.lr_decay) == (2e-4, 0.8, 0.99, 0.999)
+        assert (c.segment_size, c.fmax, c.fmax_for_loss, c.seed) == (8192, 8000, None, 1234)
+
+
+def test_saved_configuration_loads_again(tmp_path):
+    config = load_config("v3", batch_size=3)
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config and config.batch_size == 3
+
+
+def test_unused_keys_may_be_missing(changed):
+    load_config(changed(num_gpus=..., num_freq=..., dist_config=..., resblock_initial_channel=64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_fft": ...}, "missing key 'n_fft'"),
+        ({"segment_sise": 8192}, "unknown key 'segment_sise'; did you mean 'segment_size'?"),
+        ({"xyzzy": 1}, "unknown key 'xyzzy'$"),
+        ({"batch_size": "16"}, "batch_size: expected int, got '16'"),
+        ({"batch_size": True}, "batch_size: expected int, got True"),
+        ({"resblock": 1}, "resblock: expected str, got 1"),
+        ({"upsample_rates": [8, 8, 2.0, 2]}, r"upsample_rates: expected list\[int\]"),
+        ({"fmax": "high"}, r"fmax: expected float \| None, got 'high'"),
+        ({"batch_size": 0}, "batch_size: expected more than 0, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate: expected more than 0"),
+        ({"seed": -1}, "seed: expected at least 0, got -1"),
+        ({"adam_b1": 1.0}, "adam_b1, adam_b2"),
+        ({"resblock": "3"}, "resblock: expected '1' or '2', got '3'"),
+        ({"hop_size": 512}, "hop_size: expected the product of upsample_rates .* 256, got 512"),
+        ({"segment_size": 8200}, "segment_size: expected a multiple of hop_size 256, got 8200"),
+        ({"segment_size": 256}, "segment_size: expected more than the mel's reflect pad, 384, got 256"),
+        ({"upsample_kernel_sizes": [16, 16, 4]}, "differ in length"),
+        ({"upsample_kernel_sizes": [16, 16, 4, 3]}, "upsample_kernel_sizes: expected each rate"),
+        ({"resblock_kernel_sizes": [3, 7]}, "differ in length"),
+        ({"resblock_kernel_sizes": [3, 7, 10]}, "expected odd sizes"),
+        ({"resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3]]}, "expected 3 each for resblock '1'"),
+        ({"resblock_kernel_sizes": []}, "lists of positive integers"),
+        ({"upsample_initial_channel": 100}, "upsample_initial_channel: must halve 4 times, got 100"),
+        ({"win_size": 2048}, "n_fft: expected at least win_size 2048"),
+        ({"n_fft": 1025}, "n_fft: expected .* an even number, got 1025"),
+        ({"fmax": 12000}, r"fmax: expected 0 <= fmin 0 < fmax <= 11025.0, got 12000"),
+    ],
+)
+def test_bad_values_name_file_and_key(changed, changes, message):
+    path = changed(**changes)
+    with pytest.raises(ValueError, match=message) as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(ValueError, match="config: expected v1, v2, v3 or a JSON file, got 'v4'"):
+        load_config("v4")
+    for content, message in (("{", "not valid JSON"), ("[1]", "expected a JSON object, got list")):
+        (tmp_path / "c.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            load_config(tmp_path / "c.json")
+
+
+def test_changes_are_checked_too():
+    with pytest.raises(ValueError, match="batch_size: expected more than 0, got -4"):
+        load_config("v1", batch_size=-4)

@@ -1,0 +1,245 @@
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hifigan_fast.training.data import Clips, Order, endless_batches, find_clips
+from hifigan_fast.voice import synthetic_voice, write_clips
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def wavs(tmp_path):
+    """Six clips of different lengths, 0.1 to 0.35 s."""
+    for i in range(6):
+        soundfile.write(tmp_path / f"clip{i}.wav", synthetic_voice(0.1 + 0.05 * i, seed=i), 22050, subtype="PCM_16")
+    return tmp_path
+
+
+def take(iterable, count):
+    return [item for item, _ in zip(iterable, range(count), strict=False)]
+
+
+def test_real_or_synthetic_speech_is_found(speech):
+    training, validation = find_clips(speech)
+    assert len(training) == 15 and len(validation) == 1 and max(training) < validation[0]
+
+
+@pytest.mark.parametrize(("clips", "held_out"), [(2, 1), (130, 1), (175, 2), (262, 3)])
+def test_share_held_out(tmp_path, clips, held_out):
+    for i in range(clips):
+        (tmp_path / f"{i:04d}.wav").touch()
+    training, validation = find_clips(tmp_path)
+    assert (len(training), len(validation)) == (clips - held_out, held_out)
+    assert training + validation == sorted(tmp_path.iterdir())
+
+
+def test_lists_of_the_original(tmp_path):
+    (tmp_path / "wavs").mkdir()
+    for path in ("wavs/a.wav", "wavs/b.wav", "c.wav", "wavs/unlisted.wav"):
+        (tmp_path / path).touch()
+    (tmp_path / "training.txt").write_text("b|some text|more\n\na|text\n")
+    (tmp_path / "validation.txt").write_text("c|text\n")
+    assert find_clips(tmp_path) == ([tmp_path / "wavs/b.wav", tmp_path / "wavs/a.wav"], [tmp_path / "c.wav"])
+    (tmp_path / "validation.txt").write_text("c|text\nd|text\n")
+    with pytest.raises(ValueError, match=r"validation.txt, line 2: no file .*d.wav"):
+        find_clips(tmp_path)
+    (tmp_path / "validation.txt").unlink()
+    with pytest.raises(ValueError, match="has a training.txt but no validation.txt"):
+        find_clips(tmp_path)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_wavs(tmp_path, count):
+    if count:
+        write_clips(tmp_path, count, 0.1)
+    with pytest.raises(ValueError, match=f"data: expected at least 2 wavs in '{tmp_path}'.* got {count}"):
+        find_clips(tmp_path)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match="data: expected a folder of wavs, got '.*nowhere'"):
+        find_clips(tmp_path / "nowhere")
+
+
+def _broken(path):
+    path.write_bytes(b"RIFF no wav")
+
+
+def _empty(path):
+    soundfile.write(path, np.zeros(0), 22050)
+
+
+def _other_rate(path):
+    soundfile.write(path, np.zeros(4000), 16000)
+
+
+def _stereo(path):
+    soundfile.write(path, np.zeros((4000, 2)), 22050)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (_broken, "is not a readable wav"),
+        (_empty, "has no samples"),
+        (_other_rate, "has 16000 Hz, expected the configuration's 22050 Hz"),
+        (_stereo, "has 2 channels, expected 1"),
+    ],
+)
+def test_bad_wav_is_an_error_at_once(wavs, tiny_config, write, message):
+    write(wavs / "bad.wav")
+    with pytest.raises(ValueError, match=message) as error:
+        Clips(sorted(wavs.iterdir()), tiny_config)
+    assert "bad.wav" in str(error.value)
+
+
+def test_crop_is_a_normalised_piece_of_its_clip(speech, tiny_config):
+    path = sorted(speech.glob("*.wav"))[0]
+    clips = Clips([path], tiny_config)
+    audio, _ = soundfile.read(path, dtype="int16")
+    whole = audio / 32768.0
+    whole = torch.from_numpy(whole / np.abs(whole).max() * 0.95).float()
+    torch.testing.assert_close(clips.whole(0)[0], whole, rtol=0, atol=0)
+    starts = set()
+    for epoch in range(20):
+        (crop,) = clips[epoch, 0]
+        windows = whole.unfold(0, tiny_config.segment_size, 1)
+        matches = (windows == crop).all(1).nonzero()
+        assert len(matches) == 1
+        starts.add(matches.item())
+    assert len(starts) > 15
+
+
+def test_every_start_of_a_crop_occurs(tmp_path, tiny_config):
+    soundfile.write(tmp_path / "a.wav", np.linspace(0.1, 0.5, tiny_config.segment_size + 2), 22050)
+    clips = Clips([tmp_path / "a.wav"], tiny_config)
+    whole = clips.whole(0)[0]
+    starts = {int((whole == clips[epoch, 0][0][0]).nonzero()) for epoch in range(50)}
+    assert starts == {0, 1, 2}
+
+
+def test_short_and_silent_clips(tmp_path, tiny_config):
+    soundfile.write(tmp_path / "short.wav", np.full(100, 0.5), 22050)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(3000), 22050)
+    clips = Clips([tmp_path / "short.wav", tmp_path / "silent.wav"], tiny_config)
+    (crop,) = clips[0, 0]
+    assert torch.equal(crop[:100], torch.full((100,), 0.95)) and not crop[100:].any() and len(crop) == 1024
+    assert len(clips.whole(0)[0]) == 1024  # long enough for the mel's reflect pad
+    assert not clips[0, 1][0].any()
+
+
+def test_crops_do_not_depend_on_the_workers(wavs, tiny_config):
+    paths = sorted(wavs.iterdir())
+    streams = []
+    for workers in (0, 1, 2):
+        tiny_config.num_workers = workers
+        clips = Clips(paths, tiny_config)
+        streams.append([audio for (audio,) in take(endless_batches(clips, Order(6, tiny_config), CPU), 5)])
+    for stream in streams[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(streams[0], stream, strict=True))
+    assert not torch.equal(streams[0][0], streams[0][1])
+
+
+def test_order_shuffles_every_epoch_and_drops_the_rest(tiny_config):
+    batches = take(Order(10, tiny_config), 6)  # two batches of 4 an epoch
+    epochs = [batches[0] + batches[1], batches[2] + batches[3], batches[4] + batches[5]]
+    for number, epoch in enumerate(epochs):
+        assert {key[0] for key in epoch} == {number}
+        assert len({key[1] for key in epoch}) == 8
+    assert [key[1] for key in epochs[0]] != [key[1] for key in epochs[1]]
+    tiny_config.seed += 1
+    assert take(Order(10, tiny_config), 1) != batches[:1]
+
+
+def test_order_begins_anywhere(tiny_config):
+    order = Order(10, tiny_config)
+    everything = take(order, 6)
+    order.begin(1, 1)
+    assert take(order, 3) == everything[3:]
+
+
+def test_ranks_share_each_batch(tiny_config):
+    whole = take(Order(10, tiny_config), 4)
+    parts = [take(Order(10, tiny_config, rank, 2), 4) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
+def test_impossible_batch_sizes(tiny_config):
+    with pytest.raises(ValueError, match="batch_size: expected at most the number of training clips, 3, got 4"):
+        Order(3, tiny_config)
+    with pytest.raises(ValueError, match="batch_size: expected a multiple of the 3 processes, got 4"):
+        Order(10, tiny_config, 0, 3)
+
+
+@pytest.fixture
+def mels(wavs, tmp_path, tiny_config):
+    """Mels whose frame f holds f everywhere, one frame more than whole hops: as from a centred transform."""
+    folder = tmp_path / "mels"
+    folder.mkdir()
+    for path in wavs.glob("*.wav"):
+        frames = soundfile.info(path).frames // tiny_config.hop_size + 1
+        np.save(folder / f"{path.stem}.npy", np.tile(np.arange(frames, dtype=np.float32), (tiny_config.num_mels, 1)))
+    return folder
+
+
+def test_fine_tuning_crops_stay_aligned(wavs, mels, tiny_config):
+    clips = Clips(sorted(wavs.glob("*.wav")), tiny_config, mels)
+    firsts = set()
+    for epoch in range(40):
+        audio, mel = clips[epoch, 5]
+        assert audio.shape == (1024,) and mel.shape == (20, 16)
+        first = int(mel[0, 0])
+        whole, _ = soundfile.read(clips.paths[5], dtype="float32")  # not normalised
+        np.testing.assert_array_equal(audio.numpy(), whole[first * 64 : first * 64 + 1024])
+        assert torch.equal(mel[3], torch.arange(first, first + 16.0))
+        firsts.add(first)
+    assert len(firsts) > 20
+
+
+def test_fine_tuning_pads_short_clips(tmp_path, tiny_config):
+    soundfile.write(tmp_path / "a.wav", np.full(100, 0.5), 22050)
+    np.save(tmp_path / "a.npy", np.ones((1, 20, 2), np.float32))
+    audio, mel = Clips([tmp_path / "a.wav"], tiny_config, tmp_path)[0, 0]
+    assert audio.shape == (1024,) and mel.shape == (20, 16)
+    assert mel[:, :2].all() and not mel[:, 2:].any() and not audio[100:].any()
+
+
+def test_bad_mels(wavs, mels, tiny_config):
+    paths = sorted(wavs.glob("*.wav"))
+    bad = mels / "clip3.npy"
+    for array, message in (
+        (np.zeros((80, 10)), r"clip3.npy has shape \(80, 10\), expected \(20, at most"),
+        (np.zeros((20, 1000)), "at most 87 frames for a clip of 5512 samples"),
+        (np.zeros(20), r"has shape \(20,\)"),
+        (np.array([{}]), "is not a readable mel"),
+    ):
+        np.save(bad, array)
+        with pytest.raises(ValueError, match=message):
+            Clips(paths, tiny_config, mels)
+    bad.unlink()
+    with pytest.raises(ValueError, match="clip3.npy is not a readable mel"):
+        Clips(paths, tiny_config, mels)
+    shutil.rmtree(mels)
+    with pytest.raises(ValueError, match="fine-tune: expected a folder of .npy mels, got"):
+        Clips(paths, tiny_config, mels)
+
+
+def test_voice_is_deterministic_and_in_range():
+    a, b, c = synthetic_voice(0.5, seed=3), synthetic_voice(0.5, seed=3), synthetic_voice(0.5, seed=4)
+    assert a.dtype == np.float32 and a.shape == (11025,) and 0.5 < np.abs(a).max() <= 1
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    with pytest.raises(ValueError, match="seconds: expected more than 0, got 0"):
+        synthetic_voice(0)
+
+
+def test_voice_is_speech_like():
+    """Most energy below 4 kHz, loud and quiet stretches."""
+    voice = synthetic_voice(3.0)
+    power = np.abs(np.fft.rfft(voice)) ** 2
+    assert power[: int(len(power) * 4000 / 11025)].sum() > 0.9 * power.sum()
+    loudness = np.sqrt(np.square(voice[:66000].reshape(-1, 660)).mean(1))
+    assert loudness.max() > 20 * loudness.min()

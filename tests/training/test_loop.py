@@ -1,0 +1,218 @@
+import json
+import shutil
+import time
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hifigan_fast.training import loop
+from hifigan_fast.training.checkpoint import newest_checkpoint
+from hifigan_fast.training.config import load_config
+
+from .test_checkpoint import equal, load
+
+pytestmark = pytest.mark.usefixtures("tiny_discriminators")
+
+
+def rows(out):
+    """The reported numbers, without the times."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in lines]
+
+
+def final(out, step):
+    return [load(out / f"{name}_{step:08d}") for name in ("g", "do")]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return tmp_path_factory.mktemp("straight") / "run"
+
+
+@pytest.fixture
+def uninterrupted(straight, run):
+    """Eight steps in one go: three batches of 4 of 15 clips an epoch, checkpoints after 3 (an epoch's end), 6 and 8."""
+    if not straight.exists():
+        assert run(straight, steps=8, checkpoint_interval=3, validation_interval=4) == 0
+    return straight
+
+
+def test_what_a_run_leaves(uninterrupted, tiny_config_file):
+    names = {p.name for p in uninterrupted.iterdir()}
+    steps = ("00000003", "00000006", "00000008")
+    assert names == {f"{k}_{s}" for k in ("g", "do") for s in steps} | {"config.json", "metrics.jsonl", "logs"}
+    assert load_config(uninterrupted / "config.json") == load_config(tiny_config_file)
+    reported = rows(uninterrupted)
+    assert [row["step"] for row in reported if "gen_loss" in row] == list(range(1, 9))
+    assert [row["step"] for row in reported if "validation_mel_error" in row] == [4, 8]
+    board = EventAccumulator(str(uninterrupted / "logs")).Reload()
+    assert set(board.Tags()["scalars"]) == {
+        "training/disc_loss_total",
+        "training/gen_loss_total",
+        "training/mel_spec_error",
+        "validation/mel_spec_error",
+    }
+    assert set(board.Tags()["audio"]) == {"gt/y_0", "generated/y_hat_0"}
+    assert set(board.Tags()["images"]) == {"gt/y_spec_0", "generated/y_hat_spec_0"}
+    shown = board.Scalars("validation/mel_spec_error")
+    expected = [row["validation_mel_error"] for row in reported if "validation_mel_error" in row]
+    assert [event.step for event in shown] == [4, 8]
+    assert [event.value for event in shown] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("stop", [3, 5])
+def test_resumed_equals_uninterrupted_bit_for_bit(uninterrupted, out, run, capsys, stop):
+    """Stopped at an epoch's end and within one."""
+    settings = {"checkpoint_interval": 3, "validation_interval": 4}
+    assert run(out, steps=stop, **settings) == 0
+    assert run(out, steps=8, **settings) == 0
+    assert f"resuming after step {stop} from g_{stop:08d} and do_{stop:08d}" in capsys.readouterr().out
+    assert equal(final(out, 8), final(uninterrupted, 8))
+    assert final(out, 8)[1]["epoch"] == 2 and final(out, 8)[1]["batch"] == 2
+    # The stopped run validated at its last step, too.
+    assert [row for row in rows(out) if row["step"] != stop or "gen_loss" in row] == rows(uninterrupted)
+
+
+def test_steps_after_the_last_checkpoint_are_done_again(uninterrupted, out, run):
+    """As after a kill at step 8: the newest whole pair is that of step 6, of step 7 there is only one file."""
+    shutil.copytree(uninterrupted, out)
+    (out / "do_00000008").unlink()
+    (out / "g_00000008").rename(out / "g_00000007")
+    with open(out / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "disc_lo')
+    (out / "do_00000008.tmp").write_bytes(b"half")
+    assert run(out, steps=8, checkpoint_interval=3, validation_interval=4) == 0
+    assert equal(final(out, 8), final(uninterrupted, 8))
+    assert rows(out) == rows(uninterrupted)
+
+
+def test_finished_run_says_so(uninterrupted, run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()}
+    assert run(uninterrupted, steps=8) == 0
+    assert "is at step 8 of 8: finished, nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()} == before
+
+
+def test_validation_is_the_mean_over_held_out_clips(tiny_config, speech):
+    from hifigan_fast.training.data import Clips
+    from hifigan_fast.training.step import Trainer
+
+    trainer = Trainer(tiny_config, torch.device("cpu"))
+    paths = sorted(speech.glob("*.wav"))[:3]
+    alone = [loop.validate(trainer, Clips([path], tiny_config)) for path in paths]
+    assert loop.validate(trainer, Clips(paths, tiny_config)) == pytest.approx(sum(alone) / 3, rel=1e-6)
+    (y,) = Clips(paths, tiny_config).whole(0)
+    with torch.no_grad():
+        y_hat = trainer.generator(trainer.mel(y[None], 8000)).squeeze(1)
+        expected = (trainer.mel(y[None], None) - trainer.mel(y_hat, None)).abs().mean().item()
+    assert alone[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_mel_error_falls(out, run):
+    assert run(out, steps=60, config="v2", batch_size=1, checkpoint_interval=100, log_interval=10) == 0
+    errors = [row["mel_error"] for row in rows(out) if "mel_error" in row]
+    assert errors[-1] < 0.8 * errors[0]
+
+
+def test_fine_tuning_on_the_computed_mels(out, run, speech, tmp_path, tiny_config):
+    import numpy as np
+    import soundfile
+
+    from hifigan_fast.training.mel import mel_spectrogram
+
+    mels = tmp_path / "mels"
+    mels.mkdir()
+    for path in speech.glob("*.wav"):
+        audio = torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None]
+        np.save(mels / f"{path.stem}.npy", mel_spectrogram(audio, tiny_config, 8000).numpy())
+    assert run(out, steps=2, fine_tune=mels) == 0
+    assert newest_checkpoint(out) == (out / "g_00000002", out / "do_00000002")
+
+
+def test_without_data_it_trains_on_synthetic_voice(out, run, capsys):
+    assert run(out, steps=1, data=None) == 0
+    assert f"synthetic voice in {out / 'synthetic_voice'}" in capsys.readouterr().out
+    assert len(list((out / "synthetic_voice").glob("*.wav"))) == loop.SYNTHETIC_CLIPS
+
+
+def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(uninterrupted, out, run, monkeypatch):
+    settings = {"checkpoint_interval": 3, "validation_interval": 4}
+    assert run(out, steps=3, **settings) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="g_00000006 could not be written.*No space left on device"):
+            run(out, steps=8, **settings)
+    assert newest_checkpoint(out) == (out / "g_00000003", out / "do_00000003")
+    assert run(out, steps=8, **settings) == 0
+    assert equal(final(out, 8), final(uninterrupted, 8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "nowhere"}, "data: expected a folder of wavs, got 'nowhere'"),
+        ({"batch_size": 16}, "batch_size: expected at most the number of training clips, 15, got 16"),
+        ({"config": "v9"}, "config: expected v1, v2, v3 or a JSON file, got 'v9'"),
+        ({"device": "tpu"}, "device: expected cpu, cuda or cuda:N, got 'tpu'"),
+        ({"device": "cuda:99"}, r"device: this machine has \d+ CUDA devices, got cuda:99"),
+        ({"steps": 0}, "steps: expected at least 1 step, got 0"),
+        ({"checkpoint_interval": 0}, "checkpoint: expected at least 1 step, got 0"),
+        ({"seed": -1}, "seed: expected at least 0, got -1"),
+        ({"fine_tune": "nowhere"}, "fine-tune: expected a folder of .npy mels, got 'nowhere'"),
+    ],
+)
+def test_bad_flags(out, run, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(out, **({"steps": 1} | changes))
+
+
+def test_checkpoint_of_another_configuration(uninterrupted, out, run, tmp_path):
+    shutil.copytree(uninterrupted, out)
+    values = json.loads((out / "config.json").read_text()) | {"upsample_initial_channel": 16}
+    (tmp_path / "wide.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="g_00000008, generator: of another model: conv_pre.bias has shape"):
+        run(out, steps=9, config=tmp_path / "wide.json")
+    with pytest.raises(ValueError, match="seed: .*do_00000008 was trained with seed 1234, got 5"):
+        run(out, steps=9, seed=5)
+
+
+def wait_for(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_kill_and_resume(uninterrupted, out, start):
+    """kill -9 after the first checkpoint, the same command again: the result of one uninterrupted run."""
+    settings = {"steps": 200, "checkpoint_interval": 3, "validation_interval": 4}
+    process = start(out, **settings)
+    wait_for(lambda: newest_checkpoint(out), process)
+    process.kill()
+    process.communicate()
+    killed_at = int(newest_checkpoint(out)[0].name[2:])
+    assert 3 <= killed_at < 200
+    goal = killed_at + 4
+    for folder in (out, out.with_name("straight")):
+        finished = start(folder, **(settings | {"steps": goal}))
+        assert finished.wait(120) == 0, finished.communicate()
+        finished.communicate()
+    assert equal(final(out, goal), final(out.with_name("straight"), goal))
+    assert [row["step"] for row in rows(out) if "gen_loss" in row] == list(range(1, goal + 1))
+
+
+def test_interrupt(out, start):
+    import signal
+
+    process = start(out, steps=100000, checkpoint_interval=100000, workers=1)
+    wait_for(lambda: (out / "metrics.jsonl").exists() and rows(out), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.strip().splitlines()[-1] == (
+        f"interrupted; the same command resumes from the newest checkpoint in {out}"
+    )
+    assert not list(out.glob("*.tmp")) and newest_checkpoint(out) is None
