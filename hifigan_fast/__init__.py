@@ -1,7 +1,14 @@
 """HiFi-GAN's discriminators, several times faster: same parameters, same checkpoints, same results."""
 
-from .discriminators import DiscriminatorP, DiscriminatorS, MultiPeriodDiscriminator, MultiScaleDiscriminator
-from .freezing import frozen
+from .discriminators import (
+    DiscriminatorP,
+    DiscriminatorS,
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    explain,
+    frozen,
+)
+from .dispatch import use_backend
 from .losses import discriminator_loss, feature_loss, generator_loss
 
 __version__ = "0.1.0"
@@ -12,7 +19,9 @@ __all__ = [
     "MultiPeriodDiscriminator",
     "MultiScaleDiscriminator",
     "discriminator_loss",
+    "explain",
     "feature_loss",
     "frozen",
     "generator_loss",
+    "use_backend",
 ]

@@ -1,3 +1,258 @@
-"""Drop-in discriminators (being built: the fused pass goes in here)."""
+"""Drop-in discriminators: the reference's modules, parameters and results; an ensemble runs as one fused pass.
 
-from .reference import DiscriminatorP, DiscriminatorS, MultiPeriodDiscriminator, MultiScaleDiscriminator  # noqa: F401
+The modules are the reference's, so that constructors, parameter names, order, initialisation and checkpoints cannot
+differ; only `forward` is replaced. Where a fused pass cannot do what the modules would (a hook on an inner
+convolution, a parametrization, autocast), they run module by module in plain PyTorch; `explain` says so.
+"""
+
+import contextlib
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from . import dispatch, functional, norms, reference
+from .autograd import Call, run_ensemble
+from .geometry import LRELU_SLOPE, Ensemble, Layer, Stack
+
+MODULES = "modules"  # how `explain` names plain PyTorch, module by module
+
+
+def _convs(discriminator):
+    return [*discriminator.convs, discriminator.conv_post]
+
+
+def _drop_stale_weights(discriminator):
+    """Legacy weight norm leaves a `weight` with a graph on each convolution, which no deep copy survives; a fused pass
+    never reads it."""
+    for conv in _convs(discriminator):
+        if not isinstance(conv.weight, nn.Parameter):
+            conv.weight = conv.weight.detach()
+
+
+def _stack(discriminator):
+    convs = _convs(discriminator)
+    slopes = [LRELU_SLOPE] * (len(convs) - 1) + [1.0]
+    layers = tuple(Layer.of(conv, slope) for conv, slope in zip(convs, slopes))
+    folded = isinstance(discriminator, reference.DiscriminatorP)
+    return Stack(layers, discriminator.period if folded else 1, folded)
+
+
+def _has_hooks(module):
+    return any(
+        (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    )
+
+
+def _why_module_by_module(discriminators):
+    """Why these discriminators cannot run as one fused pass, in words; None if they can."""
+    for index, discriminator in enumerate(discriminators):
+        for position, conv in enumerate(_convs(discriminator)):
+            name = "conv_post" if conv is discriminator.conv_post else f"convs.{position}"
+            reason = norms.unreadable(conv)
+            if reason:
+                return f"discriminator {index}: {name} {reason}"
+            weight = norms.parameters(conv).raw
+            if weight.dtype != norms.parameters(conv).bias.dtype:
+                return f"discriminator {index}: {name} mixes dtypes"
+    return None
+
+
+def _why_not_together(discriminators):
+    """Why discriminators of an ensemble must be called one by one, in words; None if they need not."""
+    for index, discriminator in enumerate(discriminators):
+        if _has_hooks(discriminator):
+            return f"discriminators.{index} has a hook"
+        if type(discriminator) not in (DiscriminatorP, DiscriminatorS):
+            return f"discriminators.{index} is a {type(discriminator).__name__}"
+    if len({_stack(d).layers for d in discriminators}) != 1:
+        return "the discriminators differ in their layers"
+    return None
+
+
+def _discriminate(discriminators, sides, waves):
+    """One fused pass -> maps [side][discriminator][depth].
+
+    Args:
+        sides: waveforms [side][level], each [batch, 1, samples].
+        waves: the level that each discriminator reads.
+    """
+    stacks = tuple(_stack(d) for d in discriminators)
+    lengths = tuple(wave.shape[-1] for wave in sides[0])
+    for stack, wave in zip(stacks, waves):
+        stack.rows(lengths[wave])  # too short: said before spectral norm moves
+    weight_sets, states = [], []
+    for discriminator in discriminators:
+        convs = _convs(discriminator)
+        own = len(sides) if any(norms.iterates(conv) for conv in convs) else 1
+        weight_sets.append(tuple(len(states) + side % own for side in range(len(sides))))
+        # Side after side, as the modules' calls would: each moves the power iteration on.
+        states += [[norms.spectral_state(conv) for conv in convs] for _ in range(own)]
+    ensemble = Ensemble(stacks, tuple(waves), lengths, sides[0][0].shape[0], len(sides), tuple(weight_sets))
+    first = sides[0][0]
+    choice = dispatch.choose(first.device, first.dtype)
+    if choice.backend.name == "reference" and dispatch.requested() is None:
+        dispatch.warn_once(f"running on the reference backend: {choice.why}")
+    parameters = [[norms.parameters(conv) for conv in _convs(d)] for d in discriminators]
+    return run_ensemble(Call(choice.backend, ensemble, states), sides, parameters)
+
+
+def _check_parameters(name, x, discriminators):
+    """The parameters must be where the waveform is, and of its dtype, as for any convolution."""
+    for parameter in (p for d in discriminators for p in d.parameters()):
+        for what in ("dtype", "device"):
+            if getattr(parameter, what) != getattr(x, what):
+                raise ValueError(
+                    f"{name}: expected the {what} of the parameters, {getattr(parameter, what)}, got {getattr(x, what)}"
+                )
+
+
+def _why_not_fused(device, discriminators):
+    """Why a call runs module by module, in words; None if it runs fused."""
+    return dispatch.not_fusible(device) or _why_module_by_module(discriminators)
+
+
+def _falls_back(device, discriminators):
+    reason = _why_not_fused(device, discriminators)
+    if reason and not torch.compiler.is_compiling():
+        dispatch.warn_once(f"running module by module in plain PyTorch: {reason}")
+    return reason is not None
+
+
+def _run_single(discriminator, x):
+    functional.check_waveform("x", x)
+    if isinstance(discriminator, reference.DiscriminatorP):
+        functional.check_reflect_pad("x", x.shape[-1], discriminator.period)
+    if _falls_back(x.device, [discriminator]):
+        return None
+    _check_parameters("x", x, [discriminator])
+    ((maps,),) = _discriminate([discriminator], [[x]], [0])
+    return torch.flatten(maps[-1], 1, -1), maps
+
+
+def _run_pair(ensemble, y, y_hat):
+    functional.check_pair(y, y_hat)
+    discriminators = list(ensemble.discriminators)
+    for discriminator in discriminators:
+        if isinstance(discriminator, reference.DiscriminatorP):
+            functional.check_reflect_pad("y", y.shape[-1], discriminator.period)
+    if not discriminators or _why_not_together(discriminators) or _falls_back(y.device, discriminators):
+        return None
+    _check_parameters("y", y, discriminators)
+    if isinstance(ensemble, reference.MultiScaleDiscriminator):
+        sides, waves = [ensemble.pooled(y), ensemble.pooled(y_hat)], range(len(discriminators))
+    else:
+        sides, waves = [[y], [y_hat]], [0] * len(discriminators)
+    maps = _discriminate(discriminators, sides, waves)
+    logits = [[torch.flatten(own[-1], 1, -1) for own in side] for side in maps]
+    return logits[0], logits[1], maps[0], maps[1]
+
+
+def explain(module):
+    """Which backend runs each layer of the discriminators in `module`, and why: a table as a string.
+
+    Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes.
+    """
+    rows = []
+    for name, child in module.named_modules():
+        if isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
+            reason = _why_not_together(list(child.discriminators))
+            if reason:
+                rows.append((name or type(child).__name__, "one discriminator at a time", reason))
+        if isinstance(child, (DiscriminatorP, DiscriminatorS)):
+            rows += _explain_discriminator(name, child)
+    if not rows:
+        raise ValueError(f"module: {type(module).__name__} holds no discriminator of hifigan_fast")
+    return tabulate(rows, headers=("layer", "backend", "why"))
+
+
+def _explain_discriminator(name, discriminator):
+    parameter = next(discriminator.parameters())
+    reason = _why_not_fused(parameter.device, [discriminator])
+    if reason:
+        backend, why = MODULES, reason
+    else:
+        choice = dispatch.choose(parameter.device, parameter.dtype)
+        backend, why = choice.backend.name, choice.why
+    convs = [f"convs.{i}" for i in range(len(discriminator.convs))] + ["conv_post"]
+    return [(f"{name}.{conv}" if name else conv, backend, why) for conv in convs]
+
+
+class DiscriminatorP(reference.DiscriminatorP):
+    """One period discriminator; constructor, parameters and results of `reference.DiscriminatorP`.
+
+    `forward(x)`: x [B, 1, T], floating -> logits [B, H·period], feature maps as a list: five [B, C, H, period] after
+    their leaky ReLU, and the raw head's [B, 1, H, period]. ValueError or TypeError for another shape or dtype, for a
+    waveform on another device than the parameters, and for one too short for its reflect pad.
+    """
+
+    def __init__(self, period, kernel_size=5, stride=3, use_spectral_norm=False):
+        super().__init__(period, kernel_size, stride, use_spectral_norm)
+        _drop_stale_weights(self)
+
+    def forward(self, x):
+        result = _run_single(self, x)
+        return super().forward(x) if result is None else result
+
+
+class DiscriminatorS(reference.DiscriminatorS):
+    """One scale discriminator; constructor, parameters and results of `reference.DiscriminatorS`.
+
+    `forward(x)`: x [B, 1, T], floating -> logits [B, H], feature maps as a list: seven [B, C, H] after their leaky
+    ReLU, and the raw head's [B, 1, H]. Errors as `DiscriminatorP`.
+    """
+
+    def __init__(self, use_spectral_norm=False):
+        super().__init__(use_spectral_norm)
+        _drop_stale_weights(self)
+
+    def forward(self, x):
+        result = _run_single(self, x)
+        return super().forward(x) if result is None else result
+
+
+class MultiPeriodDiscriminator(reference.MultiPeriodDiscriminator):
+    """Period discriminators over the same waveforms, real and generated in one pass.
+
+    `forward(y, y_hat)`: both [B, 1, T], of one dtype and device -> real logits, generated logits, real maps,
+    generated maps: lists with an entry a discriminator, as each returns them (jik876/hifi-gan `models.py`).
+
+    Args:
+        periods: any periods, each at least 1.
+    """
+
+    member = DiscriminatorP
+
+    def forward(self, y, y_hat):
+        result = _run_pair(self, y, y_hat)
+        return super().forward(y, y_hat) if result is None else result
+
+
+class MultiScaleDiscriminator(reference.MultiScaleDiscriminator):
+    """Three scale discriminators, the first spectral-normed, real and generated in one pass.
+
+    `forward(y, y_hat)`: as `MultiPeriodDiscriminator.forward`.
+    """
+
+    member = DiscriminatorS
+
+    def forward(self, y, y_hat):
+        result = _run_pair(self, y, y_hat)
+        return super().forward(y, y_hat) if result is None else result
+
+
+@contextlib.contextmanager
+def frozen(*modules):
+    """Within the block no parameter of `modules` requires a gradient; afterwards each flag is as it was.
+
+    The generator's half of a HiFi-GAN step needs gradients through the discriminators, not of their parameters: the
+    original computes the latter too and throws them away.
+    """
+    flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

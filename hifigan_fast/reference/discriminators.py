@@ -103,9 +103,11 @@ def _run_stack(discriminator, x):
 class MultiPeriodDiscriminator(nn.Module):
     """Five period discriminators over the same waveforms."""
 
+    member = DiscriminatorP
+
     def __init__(self, periods=PERIODS):
         super().__init__()
-        self.discriminators = nn.ModuleList([DiscriminatorP(period) for period in periods])
+        self.discriminators = nn.ModuleList([self.member(period) for period in periods])
 
     def forward(self, y, y_hat):
         """Real and generated waveforms, each [B, 1, T] -> real logits, generated logits, real maps, generated maps.
@@ -118,11 +120,11 @@ class MultiPeriodDiscriminator(nn.Module):
 class MultiScaleDiscriminator(nn.Module):
     """Three scale discriminators: the waveform, and the waveform average-pooled once and twice by 2."""
 
+    member = DiscriminatorS
+
     def __init__(self):
         super().__init__()
-        self.discriminators = nn.ModuleList(
-            [DiscriminatorS(use_spectral_norm=True), DiscriminatorS(), DiscriminatorS()]
-        )
+        self.discriminators = nn.ModuleList([self.member(use_spectral_norm=True), self.member(), self.member()])
         self.meanpools = nn.ModuleList([nn.AvgPool1d(4, 2, padding=2), nn.AvgPool1d(4, 2, padding=2)])
 
     def forward(self, y, y_hat):

@@ -1,0 +1,102 @@
+// The head: one output channel, so each output is a dot product and nothing can be tiled. Its output
+// is H-major, [samples, rows, period], so that the logits are a view of it. Weights are [taps][channels].
+#pragma once
+
+#include "simd.h"
+
+namespace hifigan {
+namespace HIFIGAN_ISA {
+
+// Calls body(run, its index, sample, column) for every sequence.
+template <class Body>
+void for_sequences(const Run *runs, int64_t run_count, int threads, const Body &body) {
+  int64_t tasks = 0;
+  for (int64_t i = 0; i < run_count; ++i) tasks += runs[i].sequences();
+  parallel_for(threads, tasks, [&](int64_t sequence) {
+    int64_t index = 0;
+    for (; sequence >= runs[index].sequences(); ++index) sequence -= runs[index].sequences();
+    body(runs[index], index, sequence / runs[index].period, sequence % runs[index].period);
+  });
+}
+
+// Where output row h of a sequence lies in the H-major buffer.
+inline int64_t head_row(const Run &run, int64_t sample, int64_t column, int64_t h) {
+  return (sample * run.out_rows + h) * run.period + column;
+}
+
+inline void head_forward(const Conv &conv, const Run *runs, int64_t run_count, const float *x,
+                         const float *weights, const float *bias, float *out, int threads) {
+  const int64_t channels = conv.in_channels;
+  for_sequences(runs, run_count, threads, [&](const Run &run, int64_t, int64_t sample, int64_t column) {
+    const float *rows = x + (run.in_offset + (sample * run.period + column) * run.in_rows) * channels;
+    const float *w = weights + run.weights * conv.taps * channels;
+    for (int64_t h = 0; h < run.out_rows; ++h) {
+      float total = bias[run.weights];
+      for (int64_t t = 0; t < conv.taps; ++t) {
+        const int64_t row = h * conv.stride + t - conv.padding;
+        if (row >= 0 && row < run.in_rows) total += dot(rows + row * channels, w + t * channels, channels);
+      }
+      out[run.out_offset + head_row(run, sample, column, h)] = leaky(total, total, conv.slope);
+    }
+  });
+}
+
+inline void head_input_grad(const Conv &conv, float slope, const Run *runs, int64_t run_count,
+                            const float *grad_out, const float *weights, const float *saved,
+                            const float *const *map_grads, float *grad_in, int threads) {
+  const int64_t channels = conv.in_channels;
+  for_sequences(runs, run_count, threads, [&](const Run &run, int64_t index, int64_t sample, int64_t column) {
+    const int64_t first = (sample * run.period + column) * run.in_rows * channels;
+    const float *mask = saved + run.in_offset * channels + first;
+    const float *extra = map_grads[index] ? map_grads[index] + first : nullptr;
+    const float *w = weights + run.weights * conv.taps * channels;
+    const float *grads = grad_out + run.grad_out_offset;
+    float *grad = grad_in + run.grad_in_offset * channels + first;
+    for (int64_t row = 0; row < run.in_rows; ++row) {
+      const int64_t at = row * channels;
+      for (int64_t c = 0; c < channels; c += kWidth) {
+        const int64_t left = lesser(kWidth, channels - c);
+        Vec total = extra ? load_partial(extra + at + c, left) : Vec{};
+        for (int64_t t = 0; t < conv.taps; ++t) {
+          const int64_t position = row + conv.padding - t;
+          const int64_t h = position / conv.stride;
+          if (position < 0 || position % conv.stride || h >= run.out_rows) continue;
+          total += grads[head_row(run, sample, column, h)] * load_partial(w + t * channels + c, left);
+        }
+        store_partial(grad + at + c, leaky(total, load_partial(mask + at + c, left), slope), left);
+      }
+    }
+  });
+}
+
+// grad_weights[set][tap][channel]
+inline void head_weight_grad(const Conv &conv, const Run *runs, int64_t run_count, int64_t sets,
+                             const float *x, const float *grad_out, float *grad_weights, int threads) {
+  constexpr int64_t wide = 4 * kWidth;
+  const int64_t channels = conv.in_channels, blocks = ceil_div(channels, wide);
+  parallel_for(threads, sets * conv.taps * blocks, [&](int64_t task) {
+    const int64_t c = task % blocks * wide, tap = task / blocks % conv.taps;
+    const int64_t set = task / blocks / conv.taps, columns = lesser(wide, channels - c);
+    float total[wide] = {};
+    for (int64_t i = 0; i < run_count; ++i) {
+      const Run &run = runs[i];
+      if (run.weights != set) continue;
+      for (int64_t q = 0; q < run.sequences(); ++q) {
+        float part[wide] = {};
+        for (int64_t h = 0; h < run.out_rows; ++h) {
+          const int64_t row = h * conv.stride + tap - conv.padding;
+          if (row < 0 || row >= run.in_rows) continue;
+          const float g = grad_out[run.grad_out_offset + head_row(run, q / run.period, q % run.period, h)];
+          const float *values = x + (run.in_offset + q * run.in_rows + row) * channels + c;
+          for (int64_t j = 0; j < columns; ++j) part[j] += g * values[j];
+        }
+        for (int64_t j = 0; j < columns; ++j) total[j] += part[j];
+      }
+    }
+    std::memcpy(grad_weights + (set * conv.taps + tap) * channels + c, total,
+                static_cast<std::size_t>(columns) * sizeof(float));
+  });
+}
+
+}  // namespace HIFIGAN_ISA
+}  // namespace hifigan

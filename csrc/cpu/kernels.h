@@ -1,0 +1,58 @@
+// What the bindings call: a table of functions for each instruction set in the binary.
+#pragma once
+
+#include "shapes.h"
+
+namespace hifigan {
+
+constexpr int64_t kL1Chunk = 4096;  // values of a pair of maps that one partial sum covers
+
+struct Kernels {
+  const char *name;
+  int64_t width;  // floats in a vector; panels are one or two wide
+
+  void (*row_norms)(const float *raw, int64_t rows, int64_t size, float *norms, int threads);
+  void (*pack_forward)(const Conv &, const Product &, const float *raw, const float *scale, float *packed,
+                       int threads);
+  void (*pack_input_grad)(const Conv &, const Product &, const float *raw, const float *scale, float *packed,
+                          int threads);
+  void (*unpack_grad)(const Conv &, const Product &, const float *packed, const float *raw,
+                      const float *scale, const float *norms, float *grad_raw, float *inner, int threads);
+
+  void (*conv_forward)(const Conv &, const Product &, const Run *, int64_t run_count, const Piece *,
+                       const float *bias, float *out, int threads);
+  void (*conv_input_grad)(const Conv &, float slope, const Product &, const Run *, int64_t run_count,
+                          const Piece *, const float *saved, const float *const *map_grads, float *grad_in,
+                          int threads);
+  void (*conv_weight_grad)(const Conv &, const Product &, const Run *, int64_t run_count, int64_t sets,
+                           const float *x, const float *grad_out, float *grad_weights, int threads);
+  void (*bias_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const float *grad_out,
+                    float *grad_bias, int threads);
+
+  void (*stem_forward)(const Conv &, const Product &, const Run *, int64_t run_count, const Piece *,
+                       const float *waves, const float *bias, float *out, int threads);
+  void (*stem_input_grad)(const Conv &, const Product &, const Run *, int64_t run_count, const Piece *,
+                          float *grad_waves, int threads);
+  void (*stem_weight_grad)(const Conv &, const Product &, const Run *, int64_t run_count, int64_t sets,
+                           const float *waves, const float *grad_out, float *grad_weights, int threads);
+
+  void (*head_forward)(const Conv &, const Run *, int64_t run_count, const float *x, const float *weights,
+                       const float *bias, float *out, int threads);
+  void (*head_input_grad)(const Conv &, float slope, const Run *, int64_t run_count, const float *grad_out,
+                          const float *weights, const float *saved, const float *const *map_grads,
+                          float *grad_in, int threads);
+  void (*head_weight_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const float *x,
+                           const float *grad_out, float *grad_weights, int threads);
+
+  void (*feature_l1)(const MapPair *, int64_t pair_count, double *partial, float *means, int threads);
+  void (*feature_l1_grad)(const MapPair *, int64_t pair_count, const float *grads, int threads);
+};
+
+#define HIFIGAN_JOIN_(a, b) a##b
+#define HIFIGAN_JOIN(a, b) HIFIGAN_JOIN_(a, b)
+
+const Kernels &kernels_portable();
+const Kernels &kernels_avx2();
+const Kernels &kernels_avx512();
+
+}  // namespace hifigan

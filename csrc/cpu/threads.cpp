@@ -1,0 +1,91 @@
+#include "threads.h"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <new>
+#include <thread>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <dlfcn.h>
+#include <pthread.h>
+#endif
+
+namespace hifigan {
+namespace {
+
+struct Region {
+  int64_t count;
+  Task task;
+  void *context;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr failure;
+
+  void work() {
+    try {
+      for (int64_t i = next++; i < count && !failed; i = next++) task(context, i);
+    } catch (...) {
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
+  }
+};
+
+using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
+
+#if defined(__unix__) || defined(__APPLE__)
+std::atomic<bool> forked{false};
+
+// GNU OpenMP's entry point, if the process has loaded it (PyTorch's Linux builds do).
+Parallel shared_pool() {
+  static const Parallel pool = [] {
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+    return reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  }();
+  return forked ? nullptr : pool;  // its threads do not survive a fork: waiting for them would hang
+}
+#else
+Parallel shared_pool() { return nullptr; }
+#endif
+
+struct Buffer {
+  float *data = nullptr;
+  std::size_t size = 0;
+  ~Buffer() { release(); }
+  void release() {
+    if (data) ::operator delete(data, std::align_val_t(64));
+    data = nullptr;
+  }
+};
+
+}  // namespace
+
+void parallel(int threads, int64_t count, Task task, void *context) {
+  Region region{count, task, context};
+  const auto wanted = static_cast<unsigned>(std::min<int64_t>(std::max(threads, 1), count));
+  if (wanted <= 1) {
+    region.work();
+  } else if (const Parallel pool = shared_pool()) {
+    pool([](void *r) { static_cast<Region *>(r)->work(); }, &region, wanted, 0);
+  } else {
+    std::vector<std::thread> helpers;
+    for (unsigned i = 1; i < wanted; ++i) helpers.emplace_back([&] { region.work(); });
+    region.work();
+    for (auto &helper : helpers) helper.join();
+  }
+  if (region.failure) std::rethrow_exception(region.failure);
+}
+
+float *scratch(std::size_t floats) {
+  static thread_local Buffer buffer;
+  if (buffer.size < floats) {
+    buffer.release();
+    buffer.size = 0;
+    buffer.data = static_cast<float *>(::operator new(floats * sizeof(float), std::align_val_t(64)));
+    buffer.size = floats;
+  }
+  return buffer.data;
+}
+
+}  // namespace hifigan

@@ -1,0 +1,280 @@
+"""An ensemble's forward and backward pass, depth by depth, whichever backend runs it.
+
+The backward pass does what `needs_input_grad` asks for and no more: a discriminator's step computes no waveform
+gradient, a generator's step with frozen discriminators no weight gradient and nothing for the real half.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from . import norms
+from .backends.contract import Backend, Weights
+from .geometry import Ensemble
+
+
+@dataclass
+class Call:
+    """One call of an ensemble.
+
+    Attributes:
+        states: spectral norm's states, [weight set][depth], None where a layer has another norm.
+    """
+
+    backend: Backend
+    ensemble: Ensemble
+    states: list
+
+    def role(self, depth):
+        return {0: "stem", len(self.ensemble.layers) - 1: "head"}.get(depth, "conv")
+
+    def split(self, tensors):
+        """Flat arguments -> waves [side][wave], parameters [stack][depth] of (raw, magnitude, bias)."""
+        flat = iter(tensors)
+        e = self.ensemble
+        waves = [list(itertools.islice(flat, len(e.lengths))) for _ in range(e.sides)]
+        layers = [[tuple(itertools.islice(flat, 3)) for _ in e.layers] for _ in e.stacks]
+        return waves, layers
+
+    def normalise(self, depth, layers):
+        """The `Weights` of every set at one depth."""
+        e = self.ensemble
+        sets = [
+            norms.weight_set(*layers[stack][depth][:2], states[depth])
+            for stack, states in zip(e.set_stacks, self.states)
+        ]
+        return self.backend.normalise_weights(e.layers[depth], sets)
+
+
+def run_ensemble(call, waves, parameters):
+    """Feature maps [side][stack][depth] in the reference's logical shapes, the raw head map last.
+
+    Args:
+        waves: [side][wave], each [samples, 1, length].
+        parameters: [stack][depth] of `norms.Parameters`.
+    """
+    flat = [wave for side in waves for wave in side]
+    flat += [t for stack in parameters for p in stack for t in (p.raw, p.magnitude, p.bias)]
+    maps = iter(_EnsembleFunction.apply(call, *flat))
+    e = call.ensemble
+    return [[list(itertools.islice(maps, len(e.layers))) for _ in e.stacks] for _ in range(e.sides)]
+
+
+def _views(ensemble, depth, buffer):
+    """{member: its map at `depth` as a view of the buffer, in the reference's shape}."""
+    layer = ensemble.layers[depth]
+    head = depth == len(ensemble.layers) - 1
+    offsets, _ = ensemble.offsets(depth + 1, ensemble.members)
+    views = {}
+    for (stack, side), offset in offsets.items():
+        period, rows = ensemble.stacks[stack].period, ensemble.rows[stack][depth + 1]
+        sizes = (ensemble.samples, layer.out_channels, rows, period)
+        channels = layer.out_channels
+        strides = (period * rows, 1, period, 1) if head else (period * rows * channels, 1, channels, rows * channels)
+        dims = 4 if ensemble.stacks[stack].folded else 3
+        views[stack, side] = buffer.as_strided(sizes[:dims], strides[:dims], offset * channels)
+    return views
+
+
+class _EnsembleFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call, *tensors):
+        ctx.set_materialize_grads(False)
+        e, backend = call.ensemble, call.backend
+        waves, layers = call.split(tensors)
+        buffers = [torch.cat([wave.reshape(-1) for side in waves for wave in side])]
+        weights = []
+        for depth, layer in enumerate(e.layers):
+            weights.append(call.normalise(depth, layers))
+            _, rows = e.offsets(depth + 1, e.members)
+            out = buffers[0].new_empty(rows * layer.out_channels)
+            bias = torch.stack([layers[stack][depth][2] for stack in e.set_stacks])
+            runs = e.runs(depth, tuple(e.members))
+            backend.forward(call.role(depth), layer, runs, buffers[-1], weights[-1], bias, out)
+            buffers.append(out)
+        views = [_views(e, depth, buffers[depth + 1]) for depth in range(len(e.layers))]
+        maps = {member: [view[member] for view in views] for member in e.members}
+        _save(ctx, call, tensors, buffers, weights, maps)
+        return tuple(m for side in range(e.sides) for stack in range(len(e.stacks)) for m in maps[stack, side])
+
+    @staticmethod
+    def backward(ctx, *grads):
+        call, e = ctx.call, ctx.call.ensemble
+        saved = ctx.saved_tensors
+        count = len(ctx.needs_input_grad) - 1
+        tensors, buffers = saved[:count], saved[count:]
+        if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
+            return None, *_differentiable_grads(call, tensors, ctx.needs_input_grad[1:], grads)
+        grads = iter(grads)
+        maps = {
+            (stack, side): list(itertools.islice(grads, len(e.layers)))
+            for side in range(e.sides)
+            for stack in range(len(e.stacks))
+        }
+        needs = call.split(ctx.needs_input_grad[1:])
+        waves, layers = _Backward(call, ctx.weights, buffers, maps, *needs).run()
+        flat = [wave for side in waves for wave in side]
+        flat += [grad for stack in layers for layer in stack for grad in layer]
+        return None, *(None if grad is None else grad.view(t.shape) for grad, t in zip(flat, tensors))
+
+
+def _save(ctx, call, tensors, buffers, weights, maps):
+    """Keep what the backward pass reads, and say which maps can have a gradient."""
+    e = call.ensemble
+    wave_needs, layer_needs = call.split(ctx.needs_input_grad[1:])
+    constant = []
+    for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
+        above = wave_needs[side][e.waves[stack]]
+        for depth in range(len(e.layers)):
+            above = above or any(layer_needs[stack][depth])
+            if not above:
+                constant.append(maps[stack, side][depth])
+    ctx.mark_non_differentiable(*constant)
+    if not any(ctx.needs_input_grad):
+        return
+    ctx.call, ctx.weights = call, weights
+    ctx.save_for_backward(*tensors, *buffers[:-1])
+
+
+class _Backward:
+    """One backward pass. `maps` [member][depth]: the caller's gradients; `buffers` [depth]: each layer's input."""
+
+    def __init__(self, call, weights, buffers, maps, wave_needs, layer_needs):
+        self.call, self.e, self.backend = call, call.ensemble, call.backend
+        self.weights, self.buffers, self.maps = weights, buffers, maps
+        self.wave_needs, self.layer_needs = wave_needs, layer_needs
+        self.active = tuple(
+            member
+            for member in self.e.members
+            if any(grad is not None for grad in maps[member]) and self._needed(member, len(self.e.layers))
+        )
+        self.layer_grads = [[(None, None, None)] * len(self.e.layers) for _ in self.e.stacks]
+
+    def _needed(self, member, depth):
+        """Whether anything below `depth` of this member wants a gradient."""
+        stack, side = member
+        return self.wave_needs[side][self.e.waves[stack]] or any(any(n) for n in self.layer_needs[stack][:depth])
+
+    def run(self):
+        no_waves = [[None] * len(self.e.lengths) for _ in range(self.e.sides)]
+        if not self.active:
+            return no_waves, self.layer_grads
+        grad = self._head_grad()
+        for depth in range(len(self.e.layers) - 1, -1, -1):
+            self._weight_grads(depth, grad)
+            if not any(self._needed(member, depth) for member in self.active):
+                return no_waves, self.layer_grads
+            if depth:
+                grad = self._input_grad(depth, grad)
+        return self._wave_grads(grad), self.layer_grads
+
+    def _empty(self, depth):
+        """A gradient buffer for the active members' rows at `depth` (the output of layer depth - 1)."""
+        _, rows = self.e.offsets(depth, self.active)
+        return self.buffers[0].new_empty(rows * self.e.layers[depth - 1].out_channels)
+
+    def _head_grad(self):
+        depth = len(self.e.layers)
+        grad = self._empty(depth)
+        offsets, total = self.e.offsets(depth, self.active)
+        ends = [*list(offsets.values())[1:], total]
+        for (member, start), end in zip(offsets.items(), ends):
+            given = self.maps[member][-1]
+            part = grad[start:end]
+            part.zero_() if given is None else part.copy_(given.reshape(-1))
+        return grad
+
+    def _input_grad(self, depth, grad_out):
+        layer, below = self.e.layers[depth], self.e.layers[depth - 1]
+        map_grads = [_rows_of(self.maps[member][depth - 1]) for member in self.active]
+        grad_in = self._empty(depth)
+        runs = self.e.runs(depth, self.active)
+        self.backend.input_grad(
+            self.call.role(depth),
+            layer,
+            below.slope,
+            runs,
+            grad_out,
+            self.weights[depth],
+            self.buffers[depth],
+            map_grads,
+            grad_in,
+        )
+        return grad_in
+
+    def _weight_grads(self, depth, grad_out):
+        stacks = [s for s in {stack for stack, _ in self.active} if any(self.layer_needs[s][depth])]
+        if not stacks:
+            return
+        layer, weights = self.e.layers[depth], self.weights[depth]
+        members = tuple(member for member in self.active if member[0] in stacks)
+        runs = tuple(
+            run for run, member in zip(self.e.runs(depth, self.active), self.active) if member in members
+        )
+        role = self.call.role(depth)
+        grads, bias = self.backend.weight_grad(role, layer, runs, self.buffers[depth], grad_out, self.e.set_count)
+        used = {self.e.weight_sets[stack][side] for stack, side in members}
+        for stack in stacks:
+            sets = [s for s in dict.fromkeys(self.e.weight_sets[stack]) if s in used]
+            own = Weights(*([of[s] for s in sets] for of in (weights.sets, weights.scales, weights.norms)))
+            results = self.backend.normalise_weights_backward(layer, own, [grads[s] for s in sets])
+            states = [self.call.states[s][depth] for s in sets]
+            raw, magnitude = norms.parameter_grads(own, states, results)
+            total = (raw, magnitude, bias[sets].sum(0))
+            self.layer_grads[stack][depth] = tuple(
+                grad if need else None for grad, need in zip(total, self.layer_needs[stack][depth])
+            )
+
+    def _wave_grads(self, grad_out):
+        offsets, total = self.e.wave_offsets
+        grad = self.buffers[0].new_zeros(total)
+        wanted = [self.wave_needs[side][self.e.waves[stack]] for stack, side in self.active]
+        runs = tuple(itertools.compress(self.e.runs(0, self.active), wanted))
+        self.backend.stem_input_grad(self.e.layers[0], runs, grad_out, self.weights[0], grad)
+        return [
+            [
+                grad[start : start + self.e.samples * length].view(self.e.samples, 1, length) if need else None
+                for start, length, need in zip(starts, self.e.lengths, needs)
+            ]
+            for starts, needs in zip(offsets, self.wave_needs)
+        ]
+
+
+def _rows_of(grad):
+    """A map's gradient in the layout of the buffers, [samples, period, rows, channels]; a copy only if it must be."""
+    if grad is None:
+        return None
+    return (grad.permute(0, 3, 2, 1) if grad.dim() == 4 else grad.transpose(1, 2)).contiguous()
+
+
+def _differentiable_grads(call, tensors, needs, grads):
+    """Gradients by differentiating plain PyTorch operations: slow, and differentiable again."""
+    waves, layers = call.split(tensors)
+    e = call.ensemble
+    maps = []
+    for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
+        x = _fold(waves[side][e.waves[stack]], e.stacks[stack])
+        states = call.states[e.weight_sets[stack][side]]
+        for layer, (raw, magnitude, bias), state in zip(e.layers, layers[stack], states):
+            weight = norms.effective(raw, magnitude, state)
+            if weight.dim() == 4:
+                x = F.conv2d(x, weight, bias, (layer.stride, 1), (layer.padding, 0), 1, layer.groups)
+            else:
+                x = F.conv1d(x, weight, bias, layer.stride, layer.padding, 1, layer.groups)
+            x = x if layer.slope == 1 else F.leaky_relu(x, layer.slope)
+            maps.append(x)
+    used = [(m, grad) for m, grad in zip(maps, grads) if grad is not None and m.requires_grad]
+    wanted = [t for t, need in zip(tensors, needs) if need]
+    outputs, given = zip(*used)
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needs]
+
+
+def _fold(wave, stack):
+    if not stack.folded:
+        return wave
+    padding = -wave.shape[-1] % stack.period
+    wave = F.pad(wave, (0, padding), "reflect") if padding else wave
+    return wave.reshape(*wave.shape[:2], -1, stack.period)

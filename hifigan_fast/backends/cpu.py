@@ -1,0 +1,169 @@
+"""The contract by the C++ extension: float32 on a CPU. Pointers cross, not tensors; the extension checks every size."""
+
+import functools
+import os
+
+import torch
+
+from ..geometry import run_table
+from .contract import Backend
+
+ISA_VARIABLE = "HIFIGAN_FAST_CPU_ISA"
+
+
+@functools.lru_cache(maxsize=1)
+def extension():
+    """The extension module, or the reason why there is none, as (module, None) or (None, reason)."""
+    try:
+        from .. import _cpu
+    except ImportError as error:
+        return None, (
+            f"the C++ extension is not installed ({error}); build it with a C++17 compiler: "
+            "pip install --force-reinstall --no-deps . without HIFIGAN_FAST_BUILD=0"
+        )
+    wanted = os.environ.get(ISA_VARIABLE)
+    if wanted and wanted not in _cpu.instruction_sets():
+        raise ValueError(f"{ISA_VARIABLE}: got {wanted!r}, expected one of {', '.join(_cpu.instruction_sets())}")
+    if wanted:
+        _cpu.use_instruction_set(wanted)
+    return _cpu, None
+
+
+def _span(tensor):
+    return None if tensor is None else (tensor.data_ptr(), tensor.numel())
+
+
+@functools.lru_cache(maxsize=256)
+def _conv(layer):
+    return extension()[0].Conv(
+        layer.in_channels, layer.out_channels, layer.taps, layer.stride, layer.padding, layer.groups, layer.slope
+    )
+
+
+_table = functools.lru_cache(maxsize=512)(run_table)
+
+
+class CpuBackend(Backend):
+    name = "cpu"
+
+    def cannot_run(self, device, dtype):
+        if device.type != "cpu":
+            return f"tensors are on {device.type}, the C++ kernels run on a CPU"
+        if dtype != torch.float32:
+            return f"the C++ kernels are float32, tensors are {str(dtype).removeprefix('torch.')}"
+        return extension()[1]
+
+    @property
+    def _lib(self):
+        return extension()[0]
+
+    def row_norms(self, raw):
+        norms = raw.new_empty(len(raw))
+        self._lib.row_norms(_span(raw), len(raw), raw[0].numel(), _span(norms), torch.get_num_threads())
+        return norms
+
+    def normalise_weights_backward(self, layer, weights, grads):
+        results = []
+        for s, scale, norm, grad in zip(weights.sets, weights.scales, weights.norms, grads):
+            inner = s.raw.new_empty(layer.out_channels)
+            grad_raw = torch.empty_like(s.raw)
+            if layer.out_channels == 1:  # a head: [taps][channels], a handful of rows
+                effective = grad.view(1, layer.taps, -1).transpose(1, 2)
+                inner.copy_((effective * s.raw).sum())
+                along = 0 if norm is None else inner / norm**2
+                grad_raw.copy_(scale * (effective - along * s.raw))
+            else:
+                spans = (_span(t) for t in (grad, s.raw, scale, norm, grad_raw, inner))
+                self._lib.unpack_grad(_conv(layer), *spans, torch.get_num_threads())
+            results.append((grad_raw, inner))
+        return results
+
+    def _pack(self, role, layer, weights, purpose):
+        """Effective weights of every set in the layout of one of the extension's products."""
+        if role == "head":
+            return torch.cat([(s.raw[0] * scale).t().flatten() for s, scale in zip(weights.sets, weights.scales)])
+        purpose = getattr(self._lib.Pass, purpose)
+        packed = weights.sets[0].raw.new_empty(len(weights.sets), self._lib.packed_floats(_conv(layer), purpose))
+        for s, scale, row in zip(weights.sets, weights.scales, packed):
+            self._lib.pack(_conv(layer), purpose, _span(s.raw), _span(scale), _span(row), torch.get_num_threads())
+        return packed
+
+    def forward(self, role, layer, runs, x, weights, bias, out):
+        packed = self._pack(role, layer, weights, "forward")
+        self._lib.forward(
+            getattr(self._lib.Role, role),
+            _conv(layer),
+            _table(runs),
+            len(weights.sets),
+            _span(x),
+            _span(packed),
+            _span(bias),
+            _span(out),
+            torch.get_num_threads(),
+        )
+
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
+        packed = self._pack(role, layer, weights, "input_grad")
+        self._lib.input_grad(
+            getattr(self._lib.Role, role),
+            _conv(layer),
+            slope,
+            _table(runs),
+            len(weights.sets),
+            _span(grad_out),
+            _span(packed),
+            _span(saved),
+            [_span(grad) for grad in map_grads],
+            _span(grad_in),
+            torch.get_num_threads(),
+        )
+
+    def stem_input_grad(self, layer, runs, grad_out, weights, grad_waves):
+        packed = self._pack("stem", layer, weights, "stem_input_grad")
+        self._lib.stem_input_grad(
+            _conv(layer),
+            _table(runs),
+            len(weights.sets),
+            _span(grad_out),
+            _span(packed),
+            _span(grad_waves),
+            torch.get_num_threads(),
+        )
+
+    def weight_grad(self, role, layer, runs, x, grad_out, sets):
+        size = layer.taps * layer.in_channels
+        if role != "head":
+            size = self._lib.packed_floats(_conv(layer), self._lib.Pass.forward)
+        grads = grad_out.new_empty(sets, size)
+        bias = grad_out.new_empty(sets, layer.out_channels)
+        self._lib.weight_grad(
+            getattr(self._lib.Role, role),
+            _conv(layer),
+            _table(runs),
+            sets,
+            _span(x),
+            _span(grad_out),
+            _span(grads),
+            _span(bias),
+            torch.get_num_threads(),
+        )
+        return grads, bias
+
+    def feature_l1(self, real, generated):
+        means = real[0].new_empty(len(real))
+        pairs = [(_span(r), _span(g)) for r, g in zip(real, generated)]
+        self._lib.feature_l1(pairs, _span(means), torch.get_num_threads())
+        return means
+
+    def feature_l1_backward(self, real, generated, grads, want_real, want_generated):
+        wanted_real = [torch.empty_like(r) if want else None for r, want in zip(real, want_real)]
+        wanted_generated = [torch.empty_like(g) if want else None for g, want in zip(generated, want_generated)]
+        grads = grads.contiguous()  # kept by this name: only its address crosses
+        self._lib.feature_l1_grad(
+            [(_span(r), _span(g)) for r, g in zip(real, generated)],
+            _span(grads),
+            [_span(grad) for grad in wanted_real],
+            [_span(grad) for grad in wanted_generated],
+            torch.get_num_threads(),
+        )
+        return wanted_real, wanted_generated

@@ -1,0 +1,94 @@
+"""Which backend runs a call, and why. One predicate serves the choice, the warning and `explain`."""
+
+import contextlib
+import contextvars
+import functools
+import os
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from .backends.contract import Backend
+from .backends.cpu import CpuBackend
+from .backends.reference import ReferenceBackend
+
+BACKENDS = {backend.name: backend for backend in (CpuBackend(), ReferenceBackend())}  # the fastest first
+VARIABLE = "HIFIGAN_FAST_BACKEND"
+
+_chosen = contextvars.ContextVar("hifigan_fast_backend", default=None)
+
+
+def _checked(name, source):
+    if name not in BACKENDS:
+        raise ValueError(f"{source}: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    return name
+
+
+@contextlib.contextmanager
+def use_backend(name):
+    """Within the block (of this thread), calls run on backend `name`; ValueError for a name that is none.
+
+    A call that the backend cannot run (another device or dtype) raises ValueError in the block: what was asked for
+    by name is never replaced in silence.
+    """
+    token = _chosen.set(_checked(name, "backend"))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def requested():
+    """The backend asked for by `use_backend`, else by the environment; None if neither."""
+    if _chosen.get() is not None:
+        return _chosen.get()
+    name = os.environ.get(VARIABLE)
+    return _checked(name, VARIABLE) if name else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    backend: Backend
+    why: str
+
+
+def choose(device, dtype):
+    """The backend for tensors of `device` and `dtype`: the one requested, or the first that can run them.
+
+    Raises ValueError where the requested one cannot.
+    """
+    name = requested()
+    if name is not None:
+        refusal = BACKENDS[name].cannot_run(device, dtype)
+        if refusal:
+            raise ValueError(f"backend: {name!r} was requested, but {refusal}")
+        return Choice(BACKENDS[name], "requested")
+    refusals = []
+    for backend in BACKENDS.values():
+        refusal = backend.cannot_run(device, dtype)
+        if refusal is None:
+            return Choice(backend, "; ".join(refusals) or "the fastest that can run here")
+        refusals.append(f"{backend.name}: {refusal}")
+    raise ValueError(f"no backend can run {dtype} on {device}: {'; '.join(refusals)}")
+
+
+def not_fusible(device):
+    """Why no fused pass may run now, whatever the module: the state of PyTorch; None if one may."""
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing"
+    if torch.is_autocast_enabled(device.type):
+        return f"autocast is on for {device.type}: no kernels for mixed precision yet"
+    if torch.jit.is_tracing():
+        return "torch.jit is tracing"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform is active"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation is on"
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def warn_once(message):
+    """Say that a fast path is missing: once a process and reason."""
+    warnings.warn(f"hifigan_fast: {message}", stacklevel=4)

@@ -1,0 +1,36 @@
+"""The checks that every public call makes before a kernel runs: shapes, dtypes, devices, in the caller's words."""
+
+import torch
+
+
+def check_waveform(name, x):
+    """A floating waveform [batch, 1, samples] with at least one sample; TypeError or ValueError otherwise."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name}: expected a tensor [batch, 1, samples], got {type(x).__name__}")
+    if x.dim() != 3 or x.shape[1] != 1:
+        raise ValueError(f"{name}: expected shape [batch, 1, samples], got {list(x.shape)}")
+    if not x.dtype.is_floating_point:
+        raise TypeError(f"{name}: expected a floating dtype, got {x.dtype}")
+    if x.shape[2] == 0:
+        raise ValueError(f"{name}: expected at least one sample, got shape {list(x.shape)}")
+
+
+def check_pair(y, y_hat):
+    """Two waveforms of one shape, dtype and device."""
+    check_waveform("y", y)
+    check_waveform("y_hat", y_hat)
+    for what in ("shape", "dtype", "device"):
+        a, b = getattr(y, what), getattr(y_hat, what)
+        if a != b:
+            shown = [list(a), list(b)] if what == "shape" else [a, b]
+            raise ValueError(f"y_hat: expected the {what} of y, {shown[0]}, got {shown[1]}")
+
+
+def check_reflect_pad(name, length, period):
+    """The reflect pad that makes `length` a multiple of `period` must be shorter than the waveform."""
+    padding = -length % period
+    if padding >= length:
+        raise ValueError(
+            f"{name}: {length} samples are too few for period {period}: the reflect pad of {padding} must be "
+            "shorter than the waveform"
+        )

@@ -1,0 +1,213 @@
+"""Layers, stacks and ensembles as data: lengths, groups, FLOPs, and where each sequence lies in the flat buffers.
+
+Words: a *layer* is one convolution with its bias and leaky ReLU; a *stack* is the layers of one discriminator; an
+*ensemble* is the stacks of equal layers that run together; a *side* is the real or the generated half of a call.
+"""
+
+import functools
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+LRELU_SLOPE = 0.1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution along time. `slope` is the leaky ReLU's; 1 means none."""
+
+    in_channels: int
+    out_channels: int
+    taps: int
+    stride: int
+    padding: int
+    groups: int = 1
+    slope: float = LRELU_SLOPE
+
+    @classmethod
+    def of(cls, conv, slope):
+        """The layer of a Conv1d, or of a Conv2d whose kernel is (taps × 1)."""
+        (taps, *_), (stride, *_), (padding, *_) = conv.kernel_size, conv.stride, conv.padding
+        return cls(conv.in_channels, conv.out_channels, taps, stride, padding, conv.groups, slope)
+
+    def out_rows(self, in_rows):
+        return (in_rows + 2 * self.padding - self.taps) // self.stride + 1
+
+    def flops(self, out_rows):
+        """Multiplications and additions of `out_rows` output rows; each of the three directions has as many."""
+        return 2 * out_rows * self.taps * (self.in_channels // self.groups) * self.out_channels
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One discriminator: stem, convolutions, head. `folded`: its maps are [B, C, H, period], else [B, C, H]."""
+
+    layers: tuple[Layer, ...]
+    period: int = 1
+    folded: bool = False
+
+    def rows(self, length):
+        """Rows of a sequence at each depth for a waveform of `length` samples: the fold's, then each layer's output.
+
+        Raises ValueError where a layer would have no output.
+        """
+        rows = [-(-length // self.period)]
+        for depth, layer in enumerate(self.layers):
+            rows.append(layer.out_rows(rows[-1]))
+            if rows[-1] < 1:
+                raise ValueError(
+                    f"waveform: {length} samples are too short: layer {depth} (taps {layer.taps}, padding "
+                    f"{layer.padding}) has {rows[-2]} input rows at period {self.period}"
+                )
+        return rows
+
+
+@dataclass(frozen=True)
+class Run:
+    """The sequences of one stack and one side at one depth, as the kernels read them (csrc/cpu/shapes.h).
+
+    Row r of sequence q = sample · period + column is row `offset + q · rows + r` of a flat buffer of rows. A stem's
+    input is the waveform: `in_rows` is then its length and `in_offset` counts samples. The gradient buffers hold
+    only the sequences that have a gradient.
+    """
+
+    weights: int
+    samples: int
+    period: int
+    in_rows: int
+    out_rows: int
+    in_offset: int
+    out_offset: int
+    grad_in_offset: int
+    grad_out_offset: int
+
+    FIELDS = (
+        "weights",
+        "samples",
+        "period",
+        "in_rows",
+        "out_rows",
+        "in_offset",
+        "out_offset",
+        "grad_in_offset",
+        "grad_out_offset",
+    )
+
+    @property
+    def sequences(self):
+        return self.samples * self.period
+
+
+def run_table(runs):
+    """Runs as an int64 array [runs, fields]."""
+    return np.array([[getattr(run, field) for field in Run.FIELDS] for run in runs], dtype=np.int64).reshape(
+        len(runs), len(Run.FIELDS)
+    )
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One call of an ensemble: its stacks, and the waveforms that they read.
+
+    Args:
+        stacks: discriminators of equal layers.
+        waves: for each stack, which waveform of a side it reads (the scales read pooled ones).
+        lengths: samples of each waveform.
+        samples: batch size of a side.
+        sides: 1, or 2 for a real and a generated half.
+        weight_sets: for each stack and side, the set of weights it uses: the sides share one unless spectral norm
+            iterates between them.
+    """
+
+    stacks: tuple[Stack, ...]
+    waves: tuple[int, ...]
+    lengths: tuple[int, ...]
+    samples: int
+    sides: int
+    weight_sets: tuple[tuple[int, ...], ...]
+
+    @property
+    def layers(self):
+        return self.stacks[0].layers
+
+    @property
+    def members(self):
+        """Every (stack, side), in the order of the buffers."""
+        return [(stack, side) for stack in range(len(self.stacks)) for side in range(self.sides)]
+
+    @property
+    def set_count(self):
+        return 1 + max(max(sets) for sets in self.weight_sets)
+
+    @property
+    def set_stacks(self):
+        """The stack of each weight set."""
+        stacks = {}
+        for stack, sets in enumerate(self.weight_sets):
+            for weight_set in sets:
+                stacks[weight_set] = stack
+        return [stacks[i] for i in range(len(stacks))]
+
+    @functools.cached_property
+    def rows(self):
+        """Rows of a sequence: [stack][depth], depth 0 the fold."""
+        return [stack.rows(self.lengths[wave]) for stack, wave in zip(self.stacks, self.waves)]
+
+    def offsets(self, depth, members):
+        """First row of each member in a buffer that holds `members` at `depth` (0: the fold), and the total."""
+        offsets, total = {}, 0
+        for member in members:
+            offsets[member] = total
+            total += self.samples * self.stacks[member[0]].period * self.rows[member[0]][depth]
+        return offsets, total
+
+    @functools.cached_property
+    def wave_offsets(self):
+        """First sample of each waveform, [side][wave], in the buffer of all; and the total."""
+        offsets, total = [], 0
+        for _ in range(self.sides):
+            offsets.append([])
+            for length in self.lengths:
+                offsets[-1].append(total)
+                total += self.samples * length
+        return offsets, total
+
+    def runs(self, depth, active):
+        """The runs of layer `depth` for the members in `active`, a tuple in the order of `members`."""
+        return _runs(self, depth, active)
+
+    def flops(self):
+        """Multiplications and additions of a forward pass."""
+        return sum(
+            layer.flops(self.samples * stack.period * rows[depth + 1])
+            for stack, rows, _ in ((self.stacks[s], self.rows[s], side) for s, side in self.members)
+            for depth, layer in enumerate(stack.layers)
+        )
+
+
+@functools.lru_cache(maxsize=512)
+def _runs(ensemble, depth, active):
+    ins, _ = ensemble.offsets(depth, ensemble.members)
+    outs, _ = ensemble.offsets(depth + 1, ensemble.members)
+    grad_ins, _ = ensemble.offsets(depth, active)
+    grad_outs, _ = ensemble.offsets(depth + 1, active)
+    runs = []
+    for stack, side in active:
+        member = (stack, side)
+        run = Run(
+            weights=ensemble.weight_sets[stack][side],
+            samples=ensemble.samples,
+            period=ensemble.stacks[stack].period,
+            in_rows=ensemble.rows[stack][depth],
+            out_rows=ensemble.rows[stack][depth + 1],
+            in_offset=ins[member],
+            out_offset=outs[member],
+            grad_in_offset=grad_ins[member],
+            grad_out_offset=grad_outs[member],
+        )
+        if depth == 0:
+            wave = ensemble.waves[stack]
+            at = ensemble.wave_offsets[0][side][wave]
+            run = replace(run, in_rows=ensemble.lengths[wave], in_offset=at, grad_in_offset=at)
+        runs.append(run)
+    return tuple(runs)

@@ -1,0 +1,122 @@
+"""From a convolution's parameters to its weights: which norm it has, its power iteration, and the way back.
+
+Legacy `weight_norm` (Salimans & Kingma 2016) and `spectral_norm` (Miyato et al. 2018), whose keys the official
+checkpoints have, and plain weights.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from .backends.contract import WeightSet
+
+
+@dataclass
+class Parameters:
+    """The parameters of one convolution. `raw` is the direction, the original or the plain weight."""
+
+    raw: torch.Tensor
+    magnitude: torch.Tensor | None
+    bias: torch.Tensor
+
+
+@dataclass
+class Spectral:
+    """Spectral norm's state at one call: singular vectors and σ = uᵀ W v, constants of the graph but for W."""
+
+    u: torch.Tensor
+    v: torch.Tensor
+    sigma: torch.Tensor
+
+
+def _norm_hook(conv):
+    hooks = list(conv._forward_pre_hooks.values())
+    return hooks[0] if len(hooks) == 1 and isinstance(hooks[0], (WeightNorm, SpectralNorm)) else None
+
+
+def unreadable(conv):
+    """Why the weights of `conv` cannot be read without calling it, in words; None if they can."""
+    norm = _norm_hook(conv)
+    if len(conv._forward_pre_hooks) > (norm is not None) or conv._forward_hooks:
+        return "has a forward hook"
+    if conv._backward_hooks or conv._backward_pre_hooks:
+        return "has a backward hook"
+    if hasattr(conv, "parametrizations"):
+        return "has a parametrization"
+    if norm is not None and (norm.name != "weight" or norm.dim != 0):
+        return f"is normalised over {norm.name!r}, dimension {norm.dim}"
+    if conv.bias is None:
+        return "has no bias"
+    return None
+
+
+def parameters(conv):
+    """The tensors of `conv` that a gradient may be wanted of."""
+    norm = _norm_hook(conv)
+    if isinstance(norm, WeightNorm):
+        return Parameters(conv.weight_v, conv.weight_g, conv.bias)
+    if isinstance(norm, SpectralNorm):
+        return Parameters(conv.weight_orig, None, conv.bias)
+    return Parameters(conv.weight, None, conv.bias)
+
+
+def iterates(conv):
+    """Whether each call of `conv` moves its spectral norm."""
+    return isinstance(_norm_hook(conv), SpectralNorm) and conv.training
+
+
+@torch.no_grad()
+def spectral_state(conv):
+    """σ for the next call of `conv`, after the power iterations that the call makes in training mode.
+
+    Moves `weight_u` and `weight_v` as a forward call would (torch.nn.utils.spectral_norm). None without that norm.
+    """
+    norm = _norm_hook(conv)
+    if not isinstance(norm, SpectralNorm):
+        return None
+    matrix = conv.weight_orig.flatten(1)
+    u, v = conv.weight_u, conv.weight_v
+    if conv.training:
+        for _ in range(norm.n_power_iterations):
+            F.normalize(torch.mv(matrix.t(), u), dim=0, eps=norm.eps, out=v)
+            F.normalize(torch.mv(matrix, v), dim=0, eps=norm.eps, out=u)
+        u, v = u.clone(), v.clone()  # the next call moves the buffers on
+    return Spectral(u, v, torch.dot(u, torch.mv(matrix, v)))
+
+
+def weight_set(raw, magnitude, spectral):
+    """What a backend needs of one layer under one set."""
+    raw = raw.detach().flatten(2).contiguous()
+    magnitude = None if magnitude is None else magnitude.detach().flatten().contiguous()
+    return WeightSet(raw, magnitude, None if spectral is None else spectral.sigma)
+
+
+def parameter_grads(weights, states, results):
+    """The gradients of one layer's raw weight and magnitude, from those of its sets: (grad_raw, grad_magnitude).
+
+    Args:
+        weights: the sets' `Weights`, reduced to those of one discriminator.
+        states: their `Spectral` states or None.
+        results: their (grad_raw, inner), as `Backend.normalise_weights_backward` returns them.
+    """
+    total, magnitude = None, None
+    for norm, state, (grad, inner) in zip(weights.norms, states, results):
+        if norm is not None:
+            magnitude = inner / norm
+        if state is not None:  # W / σ depends on W through σ = uᵀ W v too
+            along = inner.sum() / state.sigma**2
+            grad = torch.addr(grad.flatten(1), state.u * -along, state.v).view_as(grad)
+        total = grad if total is None else total + grad
+    return total, magnitude
+
+
+def effective(raw, magnitude, state):
+    """The effective weight by differentiable operations, for the reference formulation."""
+    if magnitude is not None:
+        return torch._weight_norm(raw, magnitude, 0)
+    if state is not None:
+        return raw / torch.dot(state.u, torch.mv(raw.flatten(1), state.v))
+    return raw
