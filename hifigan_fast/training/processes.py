@@ -41,8 +41,10 @@ def pick_device(name=None):
         raise ValueError(f"device: expected cpu, cuda or cuda:N, got {name!r}")
     if kind == "cpu":
         return torch.device("cpu")
-    local = _from_environment().local
-    device = torch.device("cuda", int(index) if index else local)
+    processes = _from_environment()
+    if index and processes.ranks > 1:
+        raise ValueError(f"device: each of several processes takes the GPU of its number, expected cuda, got {name!r}")
+    device = torch.device("cuda", int(index) if index else processes.local)
     if device.index >= torch.cuda.device_count():
         raise ValueError(f"device: this machine has {torch.cuda.device_count()} CUDA devices, got {device}")
     torch.cuda.set_device(device)

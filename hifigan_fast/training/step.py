@@ -1,6 +1,7 @@
 """One training step: the discriminators' half, then the generator's (jik876/hifi-gan `train.py`)."""
 
 import itertools
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -65,7 +66,9 @@ class Trainer:
         # Buffers are spectral norm's vectors. They follow from the weights alone, so every process computes the same
         # ones; a broadcast would overwrite in place what an earlier forward saved for its backward.
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        with warnings.catch_warnings():  # torch 2.13 deprecates the flag for one that 2.4 does not have
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
     def _autocast(self):
         return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)

@@ -16,6 +16,15 @@ def finish(process):
     return output
 
 
+def assert_same_gradients(one, two):
+    """Of both optimizers' parameters, to rounding."""
+    for name in ("optim_g", "optim_d"):
+        for expected, found in zip(gradients(one, name), gradients(two, name), strict=True):
+            scale = expected.abs().max().item()
+            assert scale > 0
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * scale)
+
+
 def gradients(checkpoint, name):
     """The running means of the gradients in AdamW's state."""
     return [entry["exp_avg"] for _, entry in sorted(checkpoint[name]["state"].items())]
@@ -31,11 +40,7 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path, tiny_config_file
         assert output.count("finished; checkpoints in") == 1  # one process reports
     assert output.count("resuming after step 1") == 1
     one, two = (load(tmp_path / name / "do_00000002") for name in ("one", "two"))
-    for name in ("optim_g", "optim_d"):
-        for expected, found in zip(gradients(one, name), gradients(two, name), strict=True):
-            scale = expected.abs().max().item()
-            assert scale > 0
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * scale)
+    assert_same_gradients(one, two)
     for name in ("mpd", "msd"):  # spectral norm's buffers among them
         for key, expected in one[name].items():
             torch.testing.assert_close(two[name][key], expected, rtol=1e-6, atol=1e-7)
@@ -53,3 +58,9 @@ def test_processes_at_different_steps(monkeypatch):
     processes.check_same_step(0)
     with pytest.raises(ValueError, match=r"out: the processes found checkpoints of the steps \[300, 0\]"):
         processes.check_same_step(300)
+
+
+def test_one_gpu_for_several_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="device: each of several processes takes .* expected cuda, got 'cuda:0'"):
+        processes.pick_device("cuda:0")

@@ -1,0 +1,56 @@
+"""`hifigan-fast train` as its users start it, with the real discriminators."""
+
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+from .test_checkpoint import load
+from .test_distributed import TWO, assert_same_gradients
+
+CLI = ("-m", "hifigan_fast.cli", "train")
+
+
+@pytest.fixture
+def finished(start):
+    """Runs a command to its end: exit status, output, errors."""
+
+    def run(*args, **changes):
+        process = start(*args, script=CLI, **changes)
+        output, errors = process.communicate(timeout=150)
+        return process.returncode, output, errors
+
+    return run
+
+
+def test_train_alone_and_as_two_processes(out, finished):
+    alone, together = out / "alone", out / "together"
+    status, output, errors = finished(alone, steps=1, batch_size=2)
+    assert status == 0, errors
+    assert f"step 1 of 1: finished; checkpoints in {alone}" in output and "s/step, D " in errors
+    assert {p.name for p in alone.iterdir()} == {"g_00000001", "do_00000001", "config.json", "metrics.jsonl", "logs"}
+    status, output, errors = finished(together, TWO, steps=1, batch_size=2)
+    assert status == 0, errors
+    assert_same_gradients(load(alone / "do_00000001"), load(together / "do_00000001"))
+
+
+def test_bad_input_is_one_line_and_status_2(out, finished):
+    status, output, errors = finished(out, data="nowhere", steps=1)
+    assert status == 2
+    assert errors.strip() == "error: data: expected a folder of wavs, got 'nowhere', which is no folder"
+
+
+def test_help_has_examples():
+    answer = subprocess.run([sys.executable, *CLI, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "torchrun --nproc-per-node 4 -m hifigan_fast.cli train" in answer.stdout
+    for flag in ("--data", "--out", "--config", "--batch-size", "--steps", "--fine-tune", "--precision", "--workers"):
+        assert flag in answer.stdout
+
+
+def test_reading_the_flags_loads_no_training_library():
+    code = (
+        "import sys, hifigan_fast.training.command;"
+        "sys.exit(bool({'librosa', 'soundfile', 'tensorboard', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
