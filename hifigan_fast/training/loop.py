@@ -67,13 +67,13 @@ def train(config, data, out, schedule, *, device=None, precision="fp32", discrim
         if first:
             save_config(config, out / "config.json")
         with Log(out, trainer.step, schedule.steps, config.sampling_rate) if first else contextlib.nullcontext() as log:
-            if first:
+            if log:
                 _show_samples(trainer, held_out, log, generated=False)
             for y, *mels in endless_batches(training, order, device):
                 losses = trainer.train_step(y, *mels)
                 if trainer.batch == order.batches_per_epoch:
                     trainer.end_epoch()
-                if first:
+                if log:
                     _report(trainer, losses, held_out, out, log, schedule)
                 if trainer.step == schedule.steps:
                     break

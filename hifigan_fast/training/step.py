@@ -43,6 +43,10 @@ class Trainer:
     """
 
     def __init__(self, config, device, discriminators="fast", precision="fp32", distributed=False):
+        if discriminators not in DISCRIMINATORS:
+            raise ValueError(f"discriminators: expected one of {list(DISCRIMINATORS)}, got {discriminators!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {list(PRECISIONS)}, got {precision!r}")
         self.config, self.device = config, device
         self.kind, self.dtype = DISCRIMINATORS[discriminators], PRECISIONS[precision]
         torch.manual_seed(config.seed)

@@ -87,6 +87,13 @@ def test_steps_after_the_last_checkpoint_are_done_again(uninterrupted, out, run)
     assert rows(out) == rows(uninterrupted)
 
 
+def test_resume_with_a_batch_that_leaves_the_epoch_no_more(out, run):
+    run(out, steps=5, batch_size=4)  # 2 batches of 3 done in the second epoch; with 7 a batch it has only 2
+    run(out, steps=6, batch_size=7)
+    rest = final(out, 6)[1]
+    assert (rest["epoch"], rest["batch"]) == (2, 1)
+
+
 def test_finished_run_says_so(uninterrupted, run, capsys):
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()}
     assert run(uninterrupted, steps=8) == 0

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from hifigan_fast import reference
-from hifigan_fast.training import step
 from hifigan_fast.training.data import Clips, find_clips
 from hifigan_fast.training.generator import Generator
 from hifigan_fast.training.mel import mel_spectrogram
@@ -150,5 +149,8 @@ class _NoStep:
         pass
 
 
-def test_unknown_kinds():
-    assert set(step.DISCRIMINATORS) == {"fast", "reference"} and set(step.PRECISIONS) == {"fp32", "bf16"}
+def test_unknown_kinds(tiny_config):
+    with pytest.raises(ValueError, match=r"discriminators: expected one of \['fast', 'reference'\], got 'quick'"):
+        Trainer(tiny_config, CPU, "quick")
+    with pytest.raises(ValueError, match=r"precision: expected one of \['fp32', 'bf16'\], got 'fp16'"):
+        Trainer(tiny_config, CPU, precision="fp16")
