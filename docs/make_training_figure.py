@@ -3,7 +3,7 @@
 1. V2 with the fast discriminators: the mel error of the training batches and of the held-out clips against the step.
 2. The same seed with the fast and with the reference discriminators: both runs' losses and their relative difference.
 
-python docs/make_training_figure.py --data DIR        about ten minutes on two cores
+python docs/make_training_figure.py --data DIR
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main():
     parser.add_argument("--steps", type=int, default=300, help="of the first experiment; default %(default)s")
     parser.add_argument("--compared-steps", type=int, default=20, help="of the second; default %(default)s")
     parser.add_argument("--validation-interval", type=int, default=20, help="default %(default)s")
-    parser.add_argument("--batch-size", type=int, default=4, help="default %(default)s")
+    parser.add_argument("--batch-size", type=int, default=2, help="default %(default)s")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder; default: this script's")
     args = parser.parse_args()
     numbers = measure(args)

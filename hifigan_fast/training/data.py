@@ -197,14 +197,23 @@ class Order(Sampler):
 
 
 def endless_batches(clips, order, device):
-    """A loader of `clips` in `order`, forever; the workers live as long as its iterator."""
-    return DataLoader(
+    """The batches of `clips` in `order`, forever: lists of tensors [B, …], pinned where `device` is CUDA."""
+    loader = DataLoader(
         clips,
         batch_sampler=order,
         num_workers=min(clips.config.num_workers, os.cpu_count()),  # torch warns of more
-        pin_memory=device.type == "cuda",
+        collate_fn=_as_arrays,
         worker_init_fn=_leave_interrupts_to_the_main_process,
     )
+    for arrays in loader:
+        tensors = [torch.from_numpy(array) for array in arrays]
+        yield [tensor.pin_memory() for tensor in tensors] if device.type == "cuda" else tensors
+
+
+def _as_arrays(items):
+    # Arrays leave a worker through its pipe. Tensors would need shared memory, which containers are short of, and a
+    # handshake that an interrupt breaks.
+    return [torch.stack(parts).numpy() for parts in zip(*items, strict=True)]
 
 
 def _leave_interrupts_to_the_main_process(_):
