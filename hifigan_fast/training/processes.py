@@ -64,7 +64,5 @@ def check_same_step(step):
 
 
 def _from_environment():
-    return Processes(*(int(os.environ.get(key, default)) for key, default in _KEYS))
-
-
-_KEYS = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    return Processes(*(int(os.environ.get(key, default)) for key, default in defaults.items()))
