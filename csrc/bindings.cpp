@@ -172,7 +172,7 @@ void forward(Role role, const Conv &conv, const RunArray &array, int64_t sets, S
              Span bias, Span out, int threads) {
   const auto runs = read_runs(array, conv, sets, role);
   const Extent e = extent(runs, conv, role);
-  const Plan plan = plan_of(conv, Pass::forward);
+  const Plan plan = plan_of(conv, role == Role::stem ? Pass::stem_forward : Pass::forward);
   const int64_t set = role == Role::head ? conv.taps * conv.in_channels : plan.floats();
   const float *from = floats(x, e.in, "x"), *w = floats(weights, sets * set, "weights");
   const float *b = floats(bias, sets * conv.out_channels, "bias");

@@ -10,10 +10,10 @@ from .discriminators import (
 )
 from .dispatch import use_backend
 from .losses import discriminator_loss, feature_loss, generator_loss
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
+    "__version__",
     "DiscriminatorP",
     "DiscriminatorS",
     "MultiPeriodDiscriminator",

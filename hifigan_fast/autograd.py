@@ -210,16 +210,14 @@ class _Backward:
             return
         layer, weights = self.e.layers[depth], self.weights[depth]
         members = tuple(member for member in self.active if member[0] in stacks)
-        runs = tuple(
-            run for run, member in zip(self.e.runs(depth, self.active), self.active) if member in members
-        )
+        runs = tuple(run for run, member in zip(self.e.runs(depth, self.active), self.active) if member in members)
         role = self.call.role(depth)
         grads, bias = self.backend.weight_grad(role, layer, runs, self.buffers[depth], grad_out, self.e.set_count)
         used = {self.e.weight_sets[stack][side] for stack, side in members}
         for stack in stacks:
             sets = [s for s in dict.fromkeys(self.e.weight_sets[stack]) if s in used]
             own = Weights(*([of[s] for s in sets] for of in (weights.sets, weights.scales, weights.norms)))
-            results = self.backend.normalise_weights_backward(layer, own, [grads[s] for s in sets])
+            results = self.backend.normalise_weights_backward(role, layer, own, [grads[s] for s in sets])
             states = [self.call.states[s][depth] for s in sets]
             raw, magnitude = norms.parameter_grads(own, states, results)
             total = (raw, magnitude, bias[sets].sum(0))
@@ -251,6 +249,8 @@ def _rows_of(grad):
 
 def _differentiable_grads(call, tensors, needs, grads):
     """Gradients by differentiating plain PyTorch operations: slow, and differentiable again."""
+    # Aliases: a scale's waveform is pooled from another one, and the way through that one is not this call's.
+    tensors = [None if t is None else t.view_as(t) for t in tensors]
     waves, layers = call.split(tensors)
     e = call.ensemble
     maps = []
@@ -258,8 +258,9 @@ def _differentiable_grads(call, tensors, needs, grads):
         x = _fold(waves[side][e.waves[stack]], e.stacks[stack])
         states = call.states[e.weight_sets[stack][side]]
         for layer, (raw, magnitude, bias), state in zip(e.layers, layers[stack], states):
-            weight = norms.effective(raw, magnitude, state)
-            if weight.dim() == 4:
+            weight = norms.effective(raw, magnitude, state).flatten(2)
+            if e.stacks[stack].folded:
+                weight = weight.unsqueeze(3)
                 x = F.conv2d(x, weight, bias, (layer.stride, 1), (layer.padding, 0), 1, layer.groups)
             else:
                 x = F.conv1d(x, weight, bias, layer.stride, layer.padding, 1, layer.groups)

@@ -39,9 +39,7 @@ def _stack(discriminator):
 
 
 def _has_hooks(module):
-    return any(
-        (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    )
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _why_module_by_module(discriminators):

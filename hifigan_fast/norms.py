@@ -115,8 +115,9 @@ def parameter_grads(weights, states, results):
 
 def effective(raw, magnitude, state):
     """The effective weight by differentiable operations, for the reference formulation."""
-    if magnitude is not None:
-        return torch._weight_norm(raw, magnitude, 0)
+    if magnitude is not None:  # torch._weight_norm would do but for its second derivative, which is wrong (torch 2.13)
+        dims = tuple(range(1, raw.dim()))
+        return raw * (magnitude / torch.linalg.vector_norm(raw, dim=dims, keepdim=True))
     if state is not None:
         return raw / torch.dot(state.u, torch.mv(raw.flatten(1), state.v))
     return raw

@@ -16,6 +16,7 @@ Plan make_plan(const Conv &conv, Pass pass, int64_t width) {
   int64_t columns;
   switch (pass) {
     case Pass::forward:
+    case Pass::stem_forward:
       p = {conv.in_channels, conv.in_group(), conv.stride, conv.groups};
       columns = conv.out_group();
       break;
@@ -30,9 +31,9 @@ Plan make_plan(const Conv &conv, Pass pass, int64_t width) {
   int64_t floats = 0;
   for (int64_t first = 0; first < columns; first += 2 * width) {
     Panel panel{floats, first, std::min(2 * width, columns - first), 0, 1};
-    if (pass == Pass::forward) {
+    if (pass == Pass::forward || pass == Pass::stem_forward) {
       // A stem's line begins with its padding; elsewhere the window may begin before the first row.
-      panel.first = conv.in_channels == 1 ? 0 : -conv.padding;
+      panel.first = pass == Pass::stem_forward ? 0 : -conv.padding;
       panel.taps = conv.taps;
     } else if (pass == Pass::input_grad) {
       // The window rows that reach any phase of the panel: tap = phase + padding - stride * d.

@@ -15,7 +15,8 @@ struct Plan {
   int64_t floats() const { return product.groups * product.group_floats; }  // packed, of one set
 };
 
-enum class Pass { forward, input_grad, stem_input_grad };
+// A stem's forward product differs in its window only: its weights are packed for `forward`.
+enum class Pass { forward, stem_forward, input_grad, stem_input_grad };
 
 Plan make_plan(const Conv &conv, Pass pass, int64_t width);
 

@@ -7,7 +7,7 @@ namespace hifigan {
 namespace HIFIGAN_ISA {
 
 constexpr int kBlockRows = 8 * kRows;            // rows whose partial sums stay in the nearest cache
-constexpr int64_t kBlockDepth = 1024;            // products per row between two visits to a partial sum
+constexpr int64_t kBlockDepth = 128;             // products that one chain of roundings may have
 constexpr int64_t kChunkRows = 16 * kBlockRows;  // rows of one task
 
 // Where the window of each row of a block lies in the operand.
@@ -33,53 +33,65 @@ struct Rows {
   }
 };
 
-// Sums window positions from ... to - 1 into a tile. `zeros` stands for rows outside the sequence.
+// A part of the window: positions from ... to - 1, and of each some channels.
+struct Part {
+  int64_t from, to, channel, channels;
+};
+
+// Sums a part of the window into a tile. `zeros` stands for rows outside the sequence.
 template <int NV>
-inline void add_window(Tile<NV> &tile, const Product &p, const Rows &rows, int64_t row, const float *operand,
-                       const float *weights, int64_t from, int64_t to, const float *zeros) {
+inline void sum_part(Tile<NV> &tile, const Product &p, const Rows &rows, int64_t row, const float *operand,
+                     const float *weights, const Part &part, const float *zeros) {
   tile.zero();
   const float *a[kRows];
   bool inside = true;
   for (int r = 0; r < kRows; ++r) {
-    a[r] = operand + rows.offset[row + r] + from * p.row_channels;
-    inside &= rows.low[row + r] <= from && to <= rows.high[row + r];
+    a[r] = operand + rows.offset[row + r] + part.from * p.row_channels + part.channel;
+    inside &= rows.low[row + r] <= part.from && part.to <= rows.high[row + r];
   }
   constexpr int64_t width = NV * kWidth;
-  if (inside && p.group_channels == p.row_channels) {  // the window is one contiguous run
-    multiply_add<NV>(tile, a, 1, weights, width, (to - from) * p.group_channels);
+  if (inside && part.channels == p.row_channels) {  // the part is one contiguous run
+    multiply_add<NV>(tile, a, 1, weights, width, (part.to - part.from) * part.channels);
     return;
   }
-  for (int64_t d = from; d < to; ++d, weights += p.group_channels * width) {
+  for (int64_t d = part.from; d < part.to; ++d, weights += p.group_channels * width) {
     if (!inside) {
       bool any = false;
       for (int r = 0; r < kRows; ++r) {
         const bool valid = rows.low[row + r] <= d && d < rows.high[row + r];
-        a[r] = valid ? operand + rows.offset[row + r] + d * p.row_channels : zeros;
+        a[r] = valid ? operand + rows.offset[row + r] + d * p.row_channels + part.channel : zeros;
         any |= valid;
       }
       if (!any) continue;
     }
-    multiply_add<NV>(tile, a, 1, weights, width, p.group_channels);
+    multiply_add<NV>(tile, a, 1, weights, width, part.channels);
     if (inside)
       for (int r = 0; r < kRows; ++r) a[r] += p.row_channels;
   }
 }
 
-// One panel of columns over one block of rows; sums are left in `sums`, tile after tile.
+// One panel of columns over one block of rows; sums are left in `sums`, tile after tile. Parts of about
+// kBlockDepth products are summed apart: their weights stay in the first cache, and their roundings
+// do not pile up.
 template <int NV>
 void block(const Product &p, const Panel &panel, const Rows &rows, const float *operand, const float *weights,
            const float *zeros, float *sums) {
-  const int64_t taps_at_once = greater(1, kBlockDepth / p.group_channels);
-  for (int64_t done = 0; done == 0 || done < panel.taps; done += taps_at_once) {
-    const int64_t from = panel.first + done;
-    const int64_t to = panel.first + lesser(panel.taps, done + taps_at_once);
-    const float *w = weights + done * p.group_channels * NV * kWidth;
-    for (int64_t row = 0; row < rows.count; row += kRows) {
-      float *partial = sums + row * NV * kWidth;
-      Tile<NV> tile;
-      add_window<NV>(tile, p, rows, row, operand, w, from, to, zeros);
-      if (done != 0) tile.add(partial);
-      tile.write(partial);
+  const int64_t taps = greater(1, kBlockDepth / p.group_channels);
+  const int64_t last = panel.first + panel.taps;
+  bool fresh = true;
+  for (int64_t from = panel.first; fresh || from < last; from += taps) {
+    for (int64_t channel = 0; channel < p.group_channels; channel += kBlockDepth) {
+      const Part part{from, lesser(last, from + taps), channel,
+                      lesser(kBlockDepth, p.group_channels - channel)};
+      const float *w = weights + ((from - panel.first) * p.group_channels + channel) * NV * kWidth;
+      for (int64_t row = 0; row < rows.count; row += kRows) {
+        float *partial = sums + row * NV * kWidth;
+        Tile<NV> tile;
+        sum_part<NV>(tile, p, rows, row, operand, w, part, zeros);
+        if (!fresh) tile.add(partial);
+        tile.write(partial);
+      }
+      fresh = false;
     }
   }
 }

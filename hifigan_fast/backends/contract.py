@@ -62,7 +62,7 @@ class Backend(ABC):
         return Weights(sets, scales, norms)
 
     @abstractmethod
-    def normalise_weights_backward(self, layer, weights, grads):
+    def normalise_weights_backward(self, role, layer, weights, grads):
         """Gradients of the effective weights, as `weight_grad` returned them -> [(grad_raw, inner)] a set.
 
         inner [out] = <grad of the effective weight, raw> a row; grad_raw is the whole gradient of weight norm's

@@ -62,12 +62,12 @@ class CpuBackend(Backend):
         self._lib.row_norms(_span(raw), len(raw), raw[0].numel(), _span(norms), torch.get_num_threads())
         return norms
 
-    def normalise_weights_backward(self, layer, weights, grads):
+    def normalise_weights_backward(self, role, layer, weights, grads):
         results = []
         for s, scale, norm, grad in zip(weights.sets, weights.scales, weights.norms, grads):
             inner = s.raw.new_empty(layer.out_channels)
             grad_raw = torch.empty_like(s.raw)
-            if layer.out_channels == 1:  # a head: [taps][channels], a handful of rows
+            if role == "head":  # [taps][channels], one row
                 effective = grad.view(1, layer.taps, -1).transpose(1, 2)
                 inner.copy_((effective * s.raw).sum())
                 along = 0 if norm is None else inner / norm**2

@@ -6,19 +6,33 @@ import torch.nn.functional as F
 from .contract import Backend
 
 
-def folded(waves, run):
-    """The run's waveforms [samples, period, rows] as the stem sees them: reflect-padded and folded."""
+def _folded(waves, run):
+    """The run's waveforms as the stem sees them: reflect-padded and folded, in the shape of `_map`."""
     wave = waves[run.in_offset : run.in_offset + run.samples * run.in_rows].view(run.samples, 1, run.in_rows)
-    wave = F.pad(wave, (0, -run.in_rows % run.period), "reflect") if run.in_rows % run.period else wave
-    return wave.view(run.samples, -1, run.period).transpose(1, 2)
+    padding = -run.in_rows % run.period
+    wave = F.pad(wave, (0, padding), "reflect") if padding else wave
+    return wave if run.period == 1 else wave.view(run.samples, 1, -1, run.period)
 
 
-def _rows(buffer, offset, run, rows, channels, role_head=False):
-    """A run's rows as a view [sequences, channels, rows]; a head's are H-major."""
+def _map(buffer, offset, run, rows, channels, head=False):
+    """A run's rows as a view [samples, channels, rows, period], without the last at period 1; a head's are H-major."""
     part = buffer[offset * channels : (offset + run.sequences * rows) * channels]
-    if role_head:
-        return part.view(run.samples, rows, run.period).transpose(1, 2)
-    return part.view(run.sequences, rows, channels).transpose(1, 2)
+    if head:
+        view = part.view(run.samples, 1, rows, run.period)
+    else:
+        view = part.view(run.samples, run.period, rows, channels).permute(0, 3, 2, 1)
+    return view.squeeze(3) if run.period == 1 else view
+
+
+def _geometry(layer, run):
+    """What torch.convolution and its backward take after the weight: a (taps × 1) kernel, or taps at period 1."""
+    dims = 1 if run.period == 1 else 2
+    zeros = [0] * (dims - 1)
+    return [layer.stride, *[1] * (dims - 1)], [layer.padding, *zeros], [1] * dims, False, [0, *zeros], layer.groups
+
+
+def _backward(layer, run, grad, x, weight, wanted):
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *_geometry(layer, run), wanted)
 
 
 class ReferenceBackend(Backend):
@@ -30,7 +44,7 @@ class ReferenceBackend(Backend):
     def row_norms(self, raw):
         return raw.flatten(1).norm(dim=1)
 
-    def normalise_weights_backward(self, layer, weights, grads):
+    def normalise_weights_backward(self, role, layer, weights, grads):
         results = []
         for s, scale, norm, grad in zip(weights.sets, weights.scales, weights.norms, grads):
             inner = (grad * s.raw).flatten(1).sum(1)
@@ -40,47 +54,43 @@ class ReferenceBackend(Backend):
         return results
 
     def _effective(self, weights, run):
-        return weights.sets[run.weights].raw * weights.scales[run.weights][:, None, None]
+        weight = weights.sets[run.weights].raw * weights.scales[run.weights][:, None, None]
+        return weight if run.period == 1 else weight.unsqueeze(3)
 
     def _input(self, role, layer, run, x):
         if role == "stem":
-            return folded(x, run).reshape(run.sequences, 1, -1)
-        return _rows(x, run.in_offset, run, run.in_rows, layer.in_channels)
+            return _folded(x, run)
+        return _map(x, run.in_offset, run, run.in_rows, layer.in_channels).contiguous()
 
     def _grad_out(self, role, layer, run, grad_out):
-        part = _rows(grad_out, run.grad_out_offset, run, run.out_rows, layer.out_channels, role == "head")
-        return part.reshape(run.sequences, layer.out_channels, run.out_rows)
+        return _map(grad_out, run.grad_out_offset, run, run.out_rows, layer.out_channels, role == "head").contiguous()
 
     def forward(self, role, layer, runs, x, weights, bias, out):
         for run in runs:
             weight = self._effective(weights, run)
-            y = F.conv1d(
-                self._input(role, layer, run, x), weight, bias[run.weights], layer.stride, layer.padding, 1, layer.groups
-            )
-            y = F.leaky_relu(y, layer.slope)
-            view = _rows(out, run.out_offset, run, run.out_rows, layer.out_channels, role == "head")
-            view.copy_(y.view(view.shape))
+            y = torch.convolution(self._input(role, layer, run, x), weight, bias[run.weights], *_geometry(layer, run))
+            view = _map(out, run.out_offset, run, run.out_rows, layer.out_channels, role == "head")
+            view.copy_(F.leaky_relu(y, layer.slope))
 
-    def _conv_input_grad(self, layer, run, grad, weight, rows):
-        shape = (run.sequences, layer.in_channels, rows)
-        return torch.nn.grad.conv1d_input(shape, weight, grad, layer.stride, layer.padding, 1, layer.groups)
+    def _conv_input_grad(self, role, layer, run, grad_out, weights, rows):
+        grad = self._grad_out(role, layer, run, grad_out)
+        shape = (run.samples, layer.in_channels, rows, *grad.shape[3:])
+        x = grad.new_empty(1).expand(shape)
+        return _backward(layer, run, grad, x, self._effective(weights, run), [True, False, False])[0]
 
     def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
         for run, map_grad in zip(runs, map_grads):
-            grad = self._grad_out(role, layer, run, grad_out)
-            grad = self._conv_input_grad(layer, run, grad, self._effective(weights, run), run.in_rows)
+            grad = self._conv_input_grad(role, layer, run, grad_out, weights, run.in_rows)
             if map_grad is not None:
-                grad = grad + _rows(map_grad.reshape(-1), 0, run, run.in_rows, layer.in_channels)
-            mask = _rows(saved, run.in_offset, run, run.in_rows, layer.in_channels)
-            view = _rows(grad_in, run.grad_in_offset, run, run.in_rows, layer.in_channels)
+                grad = grad + _map(map_grad.reshape(-1), 0, run, run.in_rows, layer.in_channels)
+            mask = _map(saved, run.in_offset, run, run.in_rows, layer.in_channels)
+            view = _map(grad_in, run.grad_in_offset, run, run.in_rows, layer.in_channels)
             view.copy_(torch.where(mask > 0, grad, grad * slope))
 
     def stem_input_grad(self, layer, runs, grad_out, weights, grad_waves):
         for run in runs:
             rows = -(-run.in_rows // run.period)
-            grad = self._grad_out("stem", layer, run, grad_out)
-            grad = self._conv_input_grad(layer, run, grad, self._effective(weights, run), rows)
-            grad = grad.view(run.samples, run.period, rows).transpose(1, 2).reshape(run.samples, -1)
+            grad = self._conv_input_grad("stem", layer, run, grad_out, weights, rows).reshape(run.samples, -1)
             padding = rows * run.period - run.in_rows
             wave = grad_waves[run.grad_in_offset : run.grad_in_offset + run.samples * run.in_rows]
             wave = wave.view(run.samples, run.in_rows)
@@ -95,10 +105,10 @@ class ReferenceBackend(Backend):
         for run in runs:
             grad = self._grad_out(role, layer, run, grad_out)
             inputs = self._input(role, layer, run, x)
-            grads[run.weights] += torch.nn.grad.conv1d_weight(
-                inputs, shape, grad, layer.stride, layer.padding, 1, layer.groups
-            )
-            bias[run.weights] += grad.sum((0, 2))
+            weight = grad.new_empty(1).expand(*shape, *[1] * (grad.dim() - 3))
+            found = _backward(layer, run, grad, inputs, weight, [False, True, False])[1]
+            grads[run.weights] += found.view(shape)
+            bias[run.weights] += grad.flatten(2).sum((0, 2))
         return grads, bias
 
     def feature_l1(self, real, generated):

@@ -1,4 +1,4 @@
-"""HiFi-GAN's discriminators and losses in plain PyTorch: the oracle of every test, in any floating dtype, never optimised."""
+"""HiFi-GAN's discriminators and losses in plain PyTorch, any floating dtype: every test's oracle, never optimised."""
 
 from .discriminators import (
     LRELU_SLOPE,

@@ -114,7 +114,7 @@ class MultiPeriodDiscriminator(nn.Module):
 
         Each is a list with an entry a discriminator.
         """
-        return _discriminate(((d, y, y_hat) for d in self.discriminators))
+        return _discriminate((d, y, y_hat) for d in self.discriminators)
 
 
 class MultiScaleDiscriminator(nn.Module):

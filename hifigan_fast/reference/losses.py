@@ -1,4 +1,4 @@
-"""The adversarial and feature-matching losses (HiFi-GAN, section 2.4; jik876/hifi-gan `models.py`), without host syncs."""
+"""The adversarial and feature-matching losses, no host syncs (HiFi-GAN, section 2.4; jik876/hifi-gan `models.py`)."""
 
 import torch
 

@@ -1,0 +1,95 @@
+"""The command line: hifigan-fast train | bench | check | info."""
+
+import argparse
+import sys
+
+from .training import command as train_command
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def _bench(args):
+    from . import bench
+
+    return bench.run(args.data, args.out, args.batch_size, args.segment, args.repeats)
+
+
+def _check(args):
+    from . import bench, parity
+
+    text, passed = bench.parity_table(parity.check(batch=args.batch_size, length=args.segment))
+    print(text)
+    print("parity ok" if passed else f"parity FAILED: a ratio is above {parity.LIMIT}")
+    return 0 if passed else 1
+
+
+def _info(args):
+    from . import info
+
+    print(info.report())
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="hifigan-fast",
+        description="HiFi-GAN's discriminators, several times faster; and the training around them.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train | bench | check | info")
+
+    train = commands.add_parser("train", help="train a HiFi-GAN vocoder")
+    train_command.add_arguments(train)
+    train.set_defaults(run=train_command.run)
+
+    def add(name, run, help, examples):
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        return command
+
+    bench = add(
+        "bench",
+        _bench,
+        "check parity, then compare the speed with plain PyTorch on this machine",
+        "  hifigan-fast bench\n  hifigan-fast bench --data LJSpeech-1.1/wavs --batch-size 8 --out bench-8",
+    )
+    bench.add_argument("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
+    bench.add_argument("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
+    bench.add_argument("--repeats", metavar="N", type=_positive, default=5, help="of each pair; default %(default)s")
+    check = add(
+        "check",
+        _check,
+        "hold every backend that can run here against float64, and print the worst error ratios",
+        "  hifigan-fast check\n  hifigan-fast check --batch-size 2 --segment 4096",
+    )
+    for command, batch in ((bench, 4), (check, 1)):
+        command.add_argument("--batch-size", metavar="N", type=_positive, default=batch, help="default %(default)s")
+        command.add_argument(
+            "--segment", metavar="N", type=_positive, default=8192, help="samples; default %(default)s"
+        )
+    add("info", _info, "print versions, devices and what this installation can run", "  hifigan-fast info")
+    return parser
+
+
+def main(argv=None):
+    """Entry point -> exit status: 0, 1 where parity fails, 2 for a user's error."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""The parity gate: outputs, feature maps and gradients against float64, by the ratio rule.
+
+A tensor passes if its error is at most twice that of plain PyTorch in the same dtype (root mean square, and maximum),
+plus a floor of a few ulp. Each implementation is held against a float64 reference that takes the same side of every
+leaky ReLU: a pre-activation within rounding of zero may fall on either side, which is no error, but turns its gradient
+by a factor of ten.
+"""
+
+import contextlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from . import dispatch, losses, reference
+from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator
+from .geometry import LRELU_SLOPE
+
+LIMIT = 2.0
+FLOOR_ULPS = 1.0  # beside torch's error; the limit doubles it
+SMALL = 16  # tensors of fewer elements (a head's bias) are judged together, and with a wider floor
+SMALL_FLOOR_ULPS = 8.0
+
+ENSEMBLES = {
+    "mpd": (MultiPeriodDiscriminator, reference.MultiPeriodDiscriminator),
+    "msd": (MultiScaleDiscriminator, reference.MultiScaleDiscriminator),
+}
+
+
+@dataclass
+class Result:
+    """What one implementation gave: {class of output: {name: tensor}}, and the maps whose signs its gradients took."""
+
+    tensors: dict
+    maps: tuple
+
+
+@dataclass
+class Verdict:
+    """The worst error ratio of each class of outputs, and the tensor it was found in."""
+
+    worst: dict = field(default_factory=dict)
+
+    def add(self, kind, name, ratio):
+        ratio = float("inf") if ratio != ratio else ratio
+        if ratio >= self.worst.get(kind, (-1.0, ""))[0]:
+            self.worst[kind] = (ratio, name)
+
+    @property
+    def ratio(self):
+        return max(ratio for ratio, _ in self.worst.values())
+
+    @property
+    def passed(self):
+        return self.ratio <= LIMIT
+
+
+def trained_like(module, seed=0):
+    """Bring random discriminators nearer to trained ones: uneven magnitudes, biases, settled singular vectors."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+            if name.endswith("weight_g"):
+                parameter.mul_(1.5 * torch.exp(0.5 * noise))
+            elif name.endswith("bias"):
+                parameter.copy_(0.1 * noise)
+        for conv in module.modules():
+            if hasattr(conv, "weight_orig"):
+                matrix = conv.weight_orig.flatten(1)
+                for _ in range(20):
+                    conv.weight_v.copy_(torch.nn.functional.normalize(matrix.t() @ conv.weight_u, dim=0))
+                    conv.weight_u.copy_(torch.nn.functional.normalize(matrix @ conv.weight_v, dim=0))
+    return module
+
+
+def weigh(tensor, generator):
+    """A random weighting of a tensor's elements, the same for every dtype."""
+    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    return (tensor * (noise / max(tensor.numel(), 1) ** 0.5).to(tensor)).sum()
+
+
+def evaluate(module, y, y_hat, seed=0):
+    """Run a discriminator ensemble forward and backward -> `Result`.
+
+    The gradients are those of a random smooth function of every output, so that none has a sign to flip.
+    """
+    y, y_hat = (x.detach().clone().requires_grad_() for x in (y, y_hat))
+    outputs = module(y, y_hat)
+    tensors = {"logits": {}, "maps": {}}
+    for side, logits, maps in (("real", outputs[0], outputs[2]), ("generated", outputs[1], outputs[3])):
+        for i, score in enumerate(logits):
+            tensors["logits"][f"{side} {i}"] = score
+            tensors["maps"].update({f"{side} {i}.{depth}": m for depth, m in enumerate(maps[i])})
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(weigh(t, generator) for kind in ("logits", "maps") for t in tensors[kind].values())
+    for parameter in module.parameters():
+        parameter.grad = None
+    total.backward()
+    tensors = {kind: {name: t.detach() for name, t in named.items()} for kind, named in tensors.items()}
+    with torch.no_grad():
+        tensors["losses"] = {
+            "feature": losses.feature_loss(outputs[2], outputs[3]),
+            "discriminator": losses.discriminator_loss(outputs[0], outputs[1])[0],
+            "generator": losses.generator_loss(outputs[1])[0],
+        }
+    tensors["waveform gradients"] = {"real": y.grad, "generated": y_hat.grad}
+    for name, parameter in module.named_parameters():
+        kind = "bias" if name.endswith("bias") else "magnitude" if name.endswith("weight_g") else "weight"
+        tensors.setdefault(f"{kind} gradients", {})[name] = parameter.grad
+    return Result(tensors, (outputs[2], outputs[3]))
+
+
+@contextlib.contextmanager
+def _taking_sides(module, maps):
+    """Within the block, the reference `module`'s next pair of calls takes the leaky ReLU branches that `maps` took."""
+    handles = []
+    for index, discriminator in enumerate(module.discriminators):
+        for depth, conv in enumerate(discriminator.convs):
+            signs = iter([side[index][depth].detach() > 0 for side in maps])
+
+            def hook(conv, args, out, signs=signs):
+                up, positive = next(signs), out > 0
+                turn = torch.where(up & ~positive, 1 / LRELU_SLOPE, torch.where(~up & positive, LRELU_SLOPE, 1.0))
+                return out * turn.to(out)
+
+            handles.append(conv.register_forward_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def error_ratio(pairs, ulps, eps, least_scale=0.0):
+    """The worse of the RMS and the maximum error ratio. pairs: [((ours, its oracle), (torch's, its oracle))].
+
+    The floor is `ulps` of the oracle's RMS and maximum, or of `least_scale` where that is larger.
+    """
+    errors = [[], []]
+    scale = []
+    for both in pairs:
+        for which, (value, oracle) in enumerate(both):
+            if value is None or oracle is None or value.shape != oracle.shape:
+                return 1.0 if value is None and oracle is None else float("inf")
+            errors[which].append((value.double() - oracle).flatten())
+        scale.append(both[1][1].flatten())
+    ours, plain, scale = (torch.cat(parts) for parts in (*errors, scale))
+    if not ours.numel():
+        return 0.0
+    floor = ulps * eps
+    rms = [t.square().mean().sqrt() for t in (ours, plain, scale)]
+    top = [t.abs().max() for t in (ours, plain, scale)]
+    for measures in (rms, top):
+        measures[2] = measures[2].clamp(min=least_scale)
+    tiny = torch.finfo(torch.float64).tiny
+    return max((a / (b + floor * s + tiny)).item() for a, b, s in (rms, top))
+
+
+def judge(ours, plain, oracle_of_ours, oracle_of_plain, dtype):
+    """Hold two results against float64 -> `Verdict` on the first."""
+    verdict = Verdict()
+    eps = torch.finfo(dtype).eps
+    for kind, named in ours.tensors.items():
+        small = []
+        for name in named:
+            pair = tuple(
+                (result.tensors[kind][name], oracle.tensors[kind][name])
+                for result, oracle in ((ours, oracle_of_ours), (plain, oracle_of_plain))
+            )
+            if pair[0][1] is not None and pair[0][1].numel() < SMALL:
+                small.append(pair)
+            else:
+                verdict.add(kind, name, error_ratio([pair], FLOOR_ULPS, eps))
+        if small:
+            verdict.add(kind, "small tensors together", error_ratio(small, SMALL_FLOOR_ULPS, eps))
+    return verdict
+
+
+def _same_sides(a, b):
+    """Whether two results took the same side of every leaky ReLU."""
+    pairs = zip(_flat(a.maps), _flat(b.maps))
+    return all(torch.equal(x > 0, y > 0) for x, y in pairs)
+
+
+def _flat(maps):
+    return [m for side in maps for own in side for m in own[:-1]]
+
+
+def compare(fast, plain, y, y_hat, backends=(None,), seed=0):
+    """Judge a drop-in ensemble by a reference ensemble with the same state, in the dtype of `y` -> {backend: Verdict}.
+
+    Both are copied by their state and stay as they are. A backend of None is the one that would be chosen.
+    """
+    with dispatch.use_backend("reference"):
+        theirs = evaluate(_copy(plain), y, y_hat, seed)
+        oracle_of_theirs = _oracle(plain, y, y_hat, theirs, seed)
+    verdicts = {}
+    for backend in backends:
+        with dispatch.use_backend(backend) if backend else contextlib.nullcontext():
+            ours = evaluate(_copy(fast), y, y_hat, seed)
+        same = _same_sides(ours, theirs)
+        oracle_of_ours = oracle_of_theirs if same else _oracle(plain, y, y_hat, ours, seed)
+        verdicts[backend] = judge(ours, theirs, oracle_of_ours, oracle_of_theirs, y.dtype)
+    return verdicts
+
+
+def _oracle(plain, y, y_hat, result, seed):
+    module = _copy(plain).double()
+    with dispatch.use_backend("reference"), _taking_sides(module, result.maps):
+        return evaluate(module, y.double(), y_hat.double(), seed)
+
+
+def _copy(module):
+    """A new ensemble of equal state: legacy weight norm survives no deep copy."""
+    periods = [d.period for d in module.discriminators if hasattr(d, "period")]
+    copied = type(module)(periods) if periods else type(module)()
+    copied.load_state_dict(module.state_dict())
+    return copied.to(next(module.parameters())).train(module.training)
+
+
+def build_pair(name, seed=0, trained=False):
+    """A drop-in and a reference ensemble ("mpd" or "msd") of equal state."""
+    pair = []
+    for build in ENSEMBLES[name]:
+        torch.manual_seed(seed)
+        pair.append(build())
+    if trained:
+        trained_like(pair[0], seed)
+        pair[1].load_state_dict(pair[0].state_dict())
+    return pair
+
+
+def waveforms(batch, length, dtype=torch.float32, clips=None, seed=0):
+    """A real and a generated-like batch [batch, 1, length]: crops of `clips` (arrays), and the same with noise.
+
+    Without clips, of the package's synthetic voice.
+    """
+    from .voice import synthetic_voice
+
+    rng = np.random.default_rng(seed)
+    clips = clips or [synthetic_voice(max(2.0, length / 22050 + 0.1), seed=seed)]
+    crops = []
+    for index in range(batch):
+        clip = np.asarray(clips[index % len(clips)], dtype=np.float64)
+        clip = np.pad(clip, (0, max(0, length - len(clip))))
+        start = rng.integers(0, len(clip) - length + 1)
+        crops.append(clip[start : start + length])
+    y = np.stack(crops)[:, None] if crops else np.zeros((0, 1, length))
+    y_hat = np.clip(0.9 * y + 0.02 * rng.standard_normal(y.shape), -1, 1)
+    return torch.tensor(y, dtype=dtype), torch.tensor(y_hat, dtype=dtype)
+
+
+def check(batch=1, length=8192, clips=None):
+    """Every backend that can run float32 here, on both ensembles, trained-like -> {ensemble: {backend: Verdict}}."""
+    backends = [
+        name
+        for name, backend in dispatch.BACKENDS.items()
+        if backend.cannot_run(torch.device("cpu"), torch.float32) is None
+    ]
+    y, y_hat = waveforms(batch, length, clips=clips)
+    return {name: compare(*build_pair(name, trained=True), y, y_hat, backends) for name in ENSEMBLES}

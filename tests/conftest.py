@@ -1,0 +1,38 @@
+"""Shared by all tests: real speech where it is there, NaN-poisoned allocations, small ensembles."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hifigan_fast.voice import synthetic_voice
+
+SPEECH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ljspeech"
+
+
+@pytest.fixture(scope="session")
+def clips():
+    """Clips as arrays: real speech where the checkout has it beside it, the synthetic voice otherwise."""
+    paths = sorted(SPEECH.glob("*.wav"))[:4]
+    if not paths:
+        return [synthetic_voice(2.0, seed=seed) for seed in range(4)]
+    soundfile = pytest.importorskip("soundfile", reason="reads the real speech")
+    return [soundfile.read(path, dtype="float32")[0] for path in paths]
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Every buffer that the package allocates is full of NaN: an element that no kernel wrote shows."""
+    new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
+
+    def poison(tensor):
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: poison(new_empty(*args, **kwargs)))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: poison(empty_like(*args, **kwargs)))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

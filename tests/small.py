@@ -1,0 +1,142 @@
+"""Ensembles of few channels, so that random geometries cost milliseconds; and their plain PyTorch counterpart."""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+
+from hifigan_fast import norms, parity
+from hifigan_fast.autograd import Call, run_ensemble
+from hifigan_fast.geometry import Ensemble, Layer, Stack
+
+CONVS = (Layer(1, 6, 5, 3, 2), Layer(6, 8, 5, 3, 2, groups=2), Layer(8, 20, 7, 1, 3), Layer(20, 1, 3, 1, 1, slope=1.0))
+
+
+class SmallEnsemble:
+    """Stacks, random parameters and waveforms; runs on a backend or in plain PyTorch."""
+
+    def __init__(
+        self, layers=CONVS, periods=(2, 3), folded=True, sides=2, samples=2, length=100, norm="weight", sigmas=1, seed=0
+    ):
+        random = torch.Generator().manual_seed(seed)
+
+        def randn(*shape):
+            return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+        stacks = tuple(Stack(tuple(layers), period if folded else 1, folded) for period in periods)
+        lengths = (length,) if folded else tuple(length // 2**i + (i > 0) for i in range(len(periods)))
+        waves = tuple(0 if folded else i for i in range(len(stacks)))
+        sets, self.states = [], []
+        for _ in stacks:
+            own = sides if norm == "spectral" and sigmas > 1 else 1
+            sets.append(tuple(len(self.states) + side % own for side in range(sides)))
+            self.states += [[None] * len(layers) for _ in range(own)]
+        self.ensemble = Ensemble(stacks, waves, lengths, samples, sides, tuple(sets))
+        self.waves = [[randn(samples, 1, n) for n in lengths] for _ in range(sides)]
+        self.parameters = []
+        for _ in stacks:
+            own = []
+            for layer in layers:
+                raw = randn(layer.out_channels, layer.in_channels // layer.groups, layer.taps)
+                raw = (raw + raw.sign()) / raw[0].numel() ** 0.5  # none near zero: weight norm divides by its length
+                magnitude = 1 + 0.3 * randn(layer.out_channels, 1, 1) if norm == "weight" else None
+                own.append(norms.Parameters(raw, magnitude, 0.3 * randn(layer.out_channels)))
+            self.parameters.append(own)
+        if norm == "spectral":
+            for states, stack in zip(self.states, self.ensemble.set_stacks):
+                for depth, p in enumerate(self.parameters[stack]):
+                    u, matrix = randn(len(p.raw)), p.raw.flatten(1)
+                    for _ in range(3):  # as unsettled as in training, not so that sigma is nearly zero
+                        v = F.normalize(matrix.t() @ u, dim=0)
+                        u = F.normalize(matrix @ v, dim=0)
+                    states[depth] = (u, v)
+        self.weighting = random.initial_seed() + 1
+
+    def _cast(self, dtype):
+        """Leaves of one dtype that require gradients, and spectral states."""
+        waves = [[w.to(dtype).requires_grad_() for w in side] for side in self.waves]
+        layers = [
+            [
+                norms.Parameters(
+                    *(None if t is None else t.to(dtype).requires_grad_() for t in (p.raw, p.magnitude, p.bias))
+                )
+                for p in own
+            ]
+            for own in self.parameters
+        ]
+        states = []
+        for own, stack in zip(self.states, self.ensemble.set_stacks):
+            states.append([])
+            for state, p in zip(own, layers[stack]):
+                if state is not None:
+                    u, v = (t.to(dtype) for t in state)
+                    sigma = torch.dot(u, p.raw.detach().flatten(1) @ v)
+                    state = norms.Spectral(u, v, sigma)
+                states[-1].append(state)
+        return waves, layers, states
+
+    def leaves(self, dtype):
+        waves, layers, states = self._cast(dtype)
+        flat = [w for side in waves for w in side]
+        flat += [t for own in layers for p in own for t in (p.raw, p.magnitude, p.bias) if t is not None]
+        return waves, layers, states, flat
+
+    def on(self, backend, dtype=torch.float32):
+        """Maps and gradients by the package, as (maps, gradients), both flat lists."""
+        waves, layers, states, flat = self.leaves(dtype)
+        maps = run_ensemble(Call(backend, self.ensemble, states), waves, layers)
+        return self._finish([m for side in maps for own in side for m in own], flat)
+
+    def plain(self, dtype, sides_of=None):
+        """The same in plain PyTorch; `sides_of`: maps whose sides of each leaky ReLU are taken."""
+        waves, layers, states, flat = self.leaves(dtype)
+        return self._finish(plain_maps(self.ensemble, waves, layers, states, sides_of), flat)
+
+    def _finish(self, maps, leaves):
+        random = torch.Generator().manual_seed(self.weighting)
+        total = sum(parity.weigh(m, random) for m in maps)
+        grads = torch.autograd.grad(total, leaves, allow_unused=True)
+        return [m.detach() for m in maps], grads
+
+    def worst_ratio(self, backend, dtype=torch.float32):
+        """The worst error ratio over all maps and gradients, small tensors by the wider floor."""
+        ours, theirs = self.on(backend, dtype), self.plain(dtype)
+        oracles = [self.plain(torch.float64, sides_of=maps) for maps, _ in (ours, theirs)]
+        eps = torch.finfo(dtype).eps
+        ratios = []
+        for kind in (0, 1):
+            pairs = list(zip(zip(ours[kind], oracles[0][kind]), zip(theirs[kind], oracles[1][kind])))
+            # Few terms make torch's own error a matter of luck, and the gradient of a weight-normed scalar is a zero
+            # that rounding misses: the floor is wide here. The real shapes are judged by the narrow one.
+            least = max(oracle.square().mean().sqrt().item() for _, (_, oracle) in pairs if oracle is not None)
+            ratios += [parity.error_ratio([pair], parity.SMALL_FLOOR_ULPS, eps, least) for pair in pairs]
+        return max(float("inf") if ratio != ratio else ratio for ratio in ratios)
+
+
+def plain_maps(ensemble, waves, layers, states, sides_of=None):
+    """Every map by F.conv1d / F.conv2d, in the order of `run_ensemble`."""
+    maps = []
+    sides_of = iter(sides_of) if sides_of is not None else itertools.repeat(None)
+    for side in range(ensemble.sides):
+        for index, stack in enumerate(ensemble.stacks):
+            x = waves[side][ensemble.waves[index]]
+            if stack.folded:
+                x = F.pad(x, (0, -x.shape[-1] % stack.period), "reflect") if x.shape[-1] % stack.period else x
+                x = x.view(*x.shape[:2], -1, stack.period)
+            for depth, (layer, p) in enumerate(zip(stack.layers, layers[index])):
+                state = states[ensemble.weight_sets[index][side]][depth]
+                weight = p.raw
+                if p.magnitude is not None:
+                    weight = p.magnitude * p.raw / p.raw.flatten(1).norm(dim=1)[:, None, None]
+                elif state is not None:
+                    weight = p.raw / torch.dot(state.u, p.raw.flatten(1) @ state.v)
+                if stack.folded:
+                    args = (layer.stride, 1), (layer.padding, 0), 1, layer.groups
+                    x = F.conv2d(x, weight.unsqueeze(3), p.bias, *args)
+                else:
+                    x = F.conv1d(x, weight, p.bias, layer.stride, layer.padding, 1, layer.groups)
+                taken = next(sides_of)
+                positive = (x if taken is None else taken) > 0
+                x = torch.where(positive, x, x * layer.slope)
+                maps.append(x)
+    return maps

@@ -1,0 +1,244 @@
+"""What the backward pass computes, for whom, and what it leaves out."""
+
+import collections
+import threading
+
+import pytest
+import torch
+
+import hifigan_fast as hf
+from hifigan_fast import dispatch, parity, reference
+from hifigan_fast.autograd import Call, run_ensemble
+from hifigan_fast.backends.reference import ReferenceBackend
+from hifigan_fast.geometry import Layer
+
+from .small import SmallEnsemble, plain_maps
+
+
+class Counting(ReferenceBackend):
+    """Counts the one-sided passes of convolutions and heads: calls × runs."""
+
+    def __init__(self):
+        self.passes = collections.Counter()
+
+    def forward(self, role, layer, runs, *args):
+        self.passes["forward"] += len(runs)
+        super().forward(role, layer, runs, *args)
+
+    def input_grad(self, role, layer, slope, runs, *args):
+        self.passes["input gradient"] += len(runs)
+        super().input_grad(role, layer, slope, runs, *args)
+
+    def stem_input_grad(self, layer, runs, *args):
+        self.passes["waveform gradient"] += len(runs)
+        super().stem_input_grad(layer, runs, *args)
+
+    def weight_grad(self, role, layer, runs, *args):
+        self.passes["weight gradient"] += len(runs)
+        return super().weight_grad(role, layer, runs, *args)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    backend = Counting()
+    monkeypatch.setitem(dispatch.BACKENDS, "reference", backend)
+    with hf.use_backend("reference"):
+        yield backend.passes
+
+
+def test_a_discriminator_step_computes_no_waveform_gradient(counted):
+    mpd = hf.MultiPeriodDiscriminator((2, 3))
+    y, y_hat = parity.waveforms(1, 300)
+    hf.discriminator_loss(*mpd(y, y_hat)[:2])[0].backward()
+    members, depths = 2 * 2, 6
+    assert counted == {
+        "forward": members * depths,
+        "input gradient": members * (depths - 1),
+        "weight gradient": members * depths,
+    }
+
+
+def test_a_generator_step_with_frozen_discriminators_leaves_the_real_half_alone(counted):
+    mpd = hf.MultiPeriodDiscriminator((2, 3))
+    y, y_hat = parity.waveforms(1, 300)
+    y_hat.requires_grad_()
+    with hf.frozen(mpd):
+        _, generated, real_maps, fake_maps = mpd(y, y_hat)
+        (hf.generator_loss(generated)[0] + hf.feature_loss(real_maps, fake_maps)).backward()
+    assert counted == {"forward": 4 * 6, "input gradient": 2 * 5, "waveform gradient": 2}
+    assert y_hat.grad.abs().sum() > 0
+    assert all(p.grad is None for p in mpd.parameters())
+    assert all(p.requires_grad for p in mpd.parameters()), "frozen puts the flags back"
+
+
+def test_lower_layers_are_left_out_where_only_the_head_trains(counted):
+    mpd = hf.MultiPeriodDiscriminator((2,)).requires_grad_(False)
+    mpd.discriminators[0].conv_post.requires_grad_(True)
+    hf.discriminator_loss(*mpd(*parity.waveforms(1, 300))[:2])[0].backward()
+    assert counted == {"forward": 2 * 6, "weight gradient": 2}
+
+
+def test_frozen_puts_back_mixed_flags_also_after_an_error():
+    d = hf.DiscriminatorP(2)
+    d.convs[1].bias.requires_grad_(False)
+    with pytest.raises(KeyError), hf.frozen(d):
+        assert not any(p.requires_grad for p in d.parameters())
+        raise KeyError
+    assert [n for n, p in d.named_parameters() if not p.requires_grad] == ["convs.1.bias"]
+
+
+def requires(module, y, y_hat):
+    return [t.requires_grad for part in module(y, y_hat) for own in part for t in (own if type(own) is list else [own])]
+
+
+@pytest.mark.parametrize("real, fake", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("trainable", ["all", "none", "from the third layer on"])
+def test_outputs_require_a_gradient_where_the_references_do(real, fake, trainable):
+    flags = []
+    for cls in (hf.MultiPeriodDiscriminator, reference.MultiPeriodDiscriminator):
+        module = cls((2, 3)).requires_grad_(trainable == "all")
+        if trainable == "from the third layer on":
+            for d in module.discriminators:
+                d.convs[2].requires_grad_(True)
+        y, y_hat = parity.waveforms(1, 200)
+        flags.append(requires(module, y.requires_grad_(real), y_hat.requires_grad_(fake)))
+    assert flags[0] == flags[1]
+
+
+@pytest.mark.parametrize("used", ["one logit", "one deep map", "one shallow map", "real maps only"])
+def test_partial_use_of_the_outputs(used):
+    ours, plain = parity.build_pair("mpd")
+    grads = []
+    for module in (ours, plain):
+        y, y_hat = (x.requires_grad_() for x in parity.waveforms(1, 500))
+        real, _, real_maps, fake_maps = module(y, y_hat)
+        picked = {
+            "one logit": [real[1]],
+            "one deep map": [fake_maps[2][4]],
+            "one shallow map": [fake_maps[0][0]],
+            "real maps only": real_maps[3][:3],
+        }[used]
+        leaves = [y, y_hat, *module.parameters()]
+        grads.append(torch.autograd.grad(sum(m.square().sum() for m in picked), leaves, allow_unused=True))
+    for ours_grad, plain_grad in zip(*grads):
+        if plain_grad is None or not plain_grad.any():
+            assert ours_grad is None or not ours_grad.any()
+        else:
+            assert (ours_grad - plain_grad).norm() <= 1e-4 * plain_grad.norm()
+
+
+def test_nothing_is_saved_without_a_graph():
+    mpd = hf.MultiPeriodDiscriminator((2,))
+    y, y_hat = parity.waveforms(1, 300)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert mpd(y, y_hat)[0][0].grad_fn is None
+    with hf.frozen(mpd):
+        assert mpd(y, y_hat)[0][0].grad_fn is None
+
+
+def test_gradients_accumulate_over_calls():
+    mpd = hf.MultiPeriodDiscriminator((2,))
+    y, y_hat = parity.waveforms(1, 300)
+    for _ in range(2):
+        hf.discriminator_loss(*mpd(y, y_hat)[:2])[0].backward()
+    twice = [p.grad.clone() for p in mpd.parameters()]
+    mpd.zero_grad()
+    hf.discriminator_loss(*mpd(y, y_hat)[:2])[0].backward()
+    for a, p in zip(twice, mpd.parameters()):
+        torch.testing.assert_close(a, 2 * p.grad)
+
+
+TINY = (Layer(1, 2, 3, 2, 1), Layer(2, 4, 3, 1, 1, groups=2), Layer(4, 1, 3, 1, 1, slope=1.0))
+
+
+@pytest.mark.parametrize("norm", ["weight", "spectral", "none"])
+@pytest.mark.parametrize("folded", [True, False])
+def test_gradcheck_and_gradgradcheck(norm, folded):
+    small = SmallEnsemble(TINY, (2, 3), folded, samples=1, length=9, norm=norm, sigmas=2)
+    waves, layers, states, leaves = small.leaves(torch.float64)
+
+    def run(*flat):
+        flat = iter(flat)
+        moved_waves = [[next(flat) for _ in side] for side in waves]
+        moved = [
+            [type(p)(next(flat), None if p.magnitude is None else next(flat), next(flat)) for p in own]
+            for own in layers
+        ]
+        for stack, own in zip(small.ensemble.set_stacks, states):
+            for state, p in zip(own, moved[stack]):
+                if state is not None:
+                    state.sigma = torch.dot(state.u, p.raw.detach().flatten(1) @ state.v)
+        maps = run_ensemble(Call(ReferenceBackend(), small.ensemble, states), moved_waves, moved)
+        return tuple(m for side in maps for own in side for m in own)
+
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_a_gradient_penalty_has_the_references_second_derivatives(name):
+    results = []
+    for module in parity.build_pair(name):
+        y, y_hat = (x.requires_grad_() for x in parity.waveforms(1, 300, torch.float64))
+        real, generated, _, fake_maps = module.double()(y, y_hat)
+        score = sum(s.sum() for s in (*real, *generated)) + sum(m.square().mean() for own in fake_maps for m in own)
+        grads = torch.autograd.grad(score, (y, y_hat), create_graph=True)
+        sum(g.square().sum() for g in grads).backward()
+        results.append([p.grad for p in module.parameters()])
+    for ours, plain in zip(*results):
+        if plain is None or not plain.any():
+            assert ours is None or not ours.any()
+        else:
+            assert (ours - plain).norm() <= 1e-9 * plain.norm()
+
+
+def test_feature_loss_is_differentiable_twice():
+    real = torch.randn(3, 4, dtype=torch.float32)
+    fake = torch.randn(3, 4, requires_grad=True)
+    loss = hf.feature_loss([[real]], [[fake * fake]])
+    (grad,) = torch.autograd.grad(loss, fake, create_graph=True)
+    (second,) = torch.autograd.grad(grad.sum(), fake)
+    torch.testing.assert_close(second, 2 * 2 * (fake * fake - real).sgn() / 12)
+
+
+def test_the_same_bits_for_any_number_of_python_threads():
+    """Several threads call at once; each gets what a lone call gets."""
+    mpd = hf.MultiPeriodDiscriminator((2, 3))
+    y, y_hat = parity.waveforms(2, 900)
+    y_hat.requires_grad_()
+
+    def run():
+        result = mpd(y, y_hat)
+        loss = hf.generator_loss(result[1])[0] + hf.feature_loss(result[2], result[3])
+        return [loss.detach(), *torch.autograd.grad(loss, [y_hat, *mpd.parameters()])]
+
+    expected, results = run(), [None] * 4
+
+    def work(index):
+        results[index] = run()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        assert all(torch.equal(a, b) for a, b in zip(result, expected))
+
+
+def test_the_small_ensembles_counterpart_is_the_reference():
+    """The tests' own plain formulation agrees with the reference modules."""
+    plain = reference.DiscriminatorP(3)
+    y, _ = parity.waveforms(2, 250)
+    ours = hf.DiscriminatorP(3)
+    ours.load_state_dict(plain.state_dict())
+    from hifigan_fast.discriminators import _convs, _stack
+    from hifigan_fast.geometry import Ensemble
+    from hifigan_fast.norms import Parameters
+
+    ensemble = Ensemble((_stack(ours),), (0,), (250,), 2, 1, ((0,),))
+    parameters = [[Parameters(c.weight_v.squeeze(3), c.weight_g.squeeze(3), c.bias) for c in _convs(ours)]]
+    maps = plain_maps(ensemble, [[y]], parameters, [[None] * 6])
+    for a, b in zip(maps, plain(y)[1]):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

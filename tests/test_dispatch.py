@@ -1,0 +1,221 @@
+"""Which backend runs, why, and how one asks for another."""
+
+import copy
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import hifigan_fast as hf
+from hifigan_fast import dispatch, parity, reference
+from hifigan_fast.backends import cpu
+
+needs_extension = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
+
+
+@pytest.fixture
+def mpd():
+    dispatch.warn_once.cache_clear()
+    return hf.MultiPeriodDiscriminator((2, 3))
+
+
+def same_as_reference(module, y, y_hat, tolerance=1e-4):
+    plain = reference.MultiPeriodDiscriminator((2, 3)).to(y)
+    plain.load_state_dict(module.state_dict())
+    for a, b in zip(module(y, y_hat)[0], plain(y, y_hat)[0]):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@needs_extension
+def test_float32_runs_on_the_cpu_kernels(mpd):
+    text = hf.explain(mpd)
+    assert text.count(" cpu ") == 12 and "discriminators.1.conv_post" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes_run_on_the_reference_backend_and_say_so_once(mpd, dtype):
+    mpd = mpd.to(dtype)
+    assert "reference" in hf.explain(mpd) and str(dtype).removeprefix("torch.") in hf.explain(mpd)
+    y, y_hat = parity.waveforms(1, 300, dtype)
+    with pytest.warns(UserWarning, match="reference backend"):
+        same_as_reference(mpd, y, y_hat, 1e-6 if dtype == torch.float64 else 5e-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mpd(y, y_hat)
+
+
+def test_use_backend_is_a_context_manager_that_nests(mpd):
+    with hf.use_backend("reference"):
+        assert "requested" in hf.explain(mpd)
+        same_as_reference(mpd, *parity.waveforms(1, 300))
+        if cpu.extension()[0]:
+            with hf.use_backend("cpu"):
+                assert " cpu " in hf.explain(mpd)
+        assert " reference " in hf.explain(mpd)
+    assert "requested" not in hf.explain(mpd)
+
+
+def test_an_unknown_backend_raises_and_names_the_known_ones(mpd, monkeypatch):
+    with pytest.raises(ValueError, match="backend: got 'gpu', expected one of .*reference"), hf.use_backend("gpu"):
+        pass
+    monkeypatch.setenv("HIFIGAN_FAST_BACKEND", "gpu")
+    with pytest.raises(ValueError, match="HIFIGAN_FAST_BACKEND: got 'gpu'"):
+        mpd(*parity.waveforms(1, 300))
+
+
+def test_the_environment_names_a_backend_too(mpd, monkeypatch):
+    monkeypatch.setenv("HIFIGAN_FAST_BACKEND", "reference")
+    assert "requested" in hf.explain(mpd)
+
+
+@needs_extension
+def test_a_requested_backend_is_never_replaced_in_silence(mpd):
+    with hf.use_backend("cpu"), pytest.raises(ValueError, match="'cpu' was requested, but .*float64"):
+        mpd.double()(*parity.waveforms(1, 300, torch.float64))
+
+
+def test_a_hook_on_an_inner_convolution_runs_module_by_module(mpd):
+    seen = []
+    mpd.discriminators[0].convs[1].register_forward_hook(lambda *_: seen.append(1))
+    assert "modules" in hf.explain(mpd) and "convs.1 has a forward hook" in hf.explain(mpd)
+    with pytest.warns(UserWarning, match="module by module"):
+        same_as_reference(mpd, *parity.waveforms(1, 300))
+    assert len(seen) == 2
+
+
+def test_a_hook_on_a_discriminator_fires_and_the_rest_stays_fused(mpd):
+    seen = []
+    mpd.discriminators[0].register_forward_hook(lambda *_: seen.append(1))
+    assert "discriminators.0 has a hook" in hf.explain(mpd)
+    same_as_reference(mpd, *parity.waveforms(1, 300))
+    assert len(seen) == 2
+
+
+def test_norms_that_cannot_be_read_run_module_by_module(mpd):
+    for d in mpd.discriminators:
+        nn.utils.remove_weight_norm(d.convs[0])
+        nn.utils.parametrizations.weight_norm(d.convs[0])
+    assert "convs.0 has a parametrization" in hf.explain(mpd)
+    with pytest.warns(UserWarning, match="parametrization"):
+        hf.discriminator_loss(*mpd(*parity.waveforms(1, 300))[:2])[0].backward()
+    assert mpd.discriminators[0].convs[0].parametrizations.weight.original0.grad is not None
+
+
+def test_removed_norms_run_fused(mpd):
+    y, y_hat = parity.waveforms(1, 300)
+    before = mpd(y, y_hat)[0][0]
+    for d in mpd.discriminators:
+        for conv in (*d.convs, d.conv_post):
+            nn.utils.remove_weight_norm(conv)
+    assert "modules" not in hf.explain(mpd)
+    torch.testing.assert_close(mpd(y, y_hat)[0][0], before)
+
+
+def test_autocast_runs_module_by_module(mpd):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "autocast" in hf.explain(mpd)
+        with pytest.warns(UserWarning, match="autocast"):
+            real, generated, _, _ = mpd(*parity.waveforms(1, 300))
+    assert real[0].dtype == torch.bfloat16
+    hf.discriminator_loss(real, generated)[0].backward()
+
+
+def test_a_subclassed_discriminator_is_called(mpd):
+    class Louder(hf.DiscriminatorP):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    louder = Louder(2)
+    louder.load_state_dict(mpd.discriminators[0].state_dict())
+    y, y_hat = parity.waveforms(1, 300)
+    expected = mpd(2 * y, y_hat)[0][0]
+    mpd.discriminators[0] = louder
+    assert torch.equal(mpd(y, y_hat)[0][0], expected)
+
+
+def test_discriminators_of_different_layers_run_one_by_one():
+    mpd = hf.MultiPeriodDiscriminator((2, 3))
+    mpd.discriminators[1] = hf.DiscriminatorP(3, kernel_size=3)
+    y, y_hat = parity.waveforms(1, 700)
+    assert "differ in their layers" in hf.explain(mpd)
+    torch.testing.assert_close(mpd(y, y_hat)[0][1], mpd.discriminators[1](y)[0])
+
+
+def test_explain_wants_a_discriminator():
+    with pytest.raises(ValueError, match="module: Linear holds no discriminator"):
+        hf.explain(nn.Linear(2, 2))
+
+
+def run_python(code, **env):
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, check=False
+    )
+
+
+WITHOUT_EXTENSION = """
+import sys
+sys.modules["hifigan_fast._cpu"] = None
+import warnings
+import torch, hifigan_fast as hf
+from hifigan_fast import info
+d = hf.DiscriminatorP(2)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    d(torch.randn(1, 1, 300)); d(torch.randn(1, 1, 300))
+said = [str(w.message) for w in caught if "hifigan_fast" in str(w.message)]
+assert len(said) == 1 and "extension is not installed" in said[0], said
+assert "not installed" in dict(info.rows())["C++ extension"]
+assert "reference" in hf.explain(d) and "not installed" in hf.explain(d)
+"""
+
+
+def test_without_the_extension_it_works_and_says_so_once():
+    done = run_python(WITHOUT_EXTENSION)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_extension
+def test_the_environment_forces_an_instruction_set():
+    code = "from hifigan_fast.backends import cpu; print(cpu.extension()[0].instruction_set())"
+    assert run_python(code, HIFIGAN_FAST_CPU_ISA="portable").stdout.strip() == "portable"
+    done = run_python(code, HIFIGAN_FAST_CPU_ISA="sse9")
+    assert done.returncode and "HIFIGAN_FAST_CPU_ISA: got 'sse9', expected one of" in done.stderr
+
+
+@needs_extension
+def test_a_forked_child_can_call_after_its_parent_did():
+    code = """
+import os, torch, hifigan_fast as hf
+d = hf.DiscriminatorP(2)
+x = torch.randn(2, 1, 4000)
+expected = d(x)[0]
+child = os.fork()
+if child == 0:
+    with torch.no_grad():
+        os._exit(0 if torch.equal(d(x)[0], expected) else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_extension
+def test_the_result_does_not_depend_on_the_thread_count(mpd):
+    y, y_hat = parity.waveforms(1, 2000)
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            module = hf.MultiPeriodDiscriminator((2, 3))
+            module.load_state_dict(copy.deepcopy(mpd.state_dict()))
+            hf.discriminator_loss(*module(y, y_hat)[:2])[0].backward()
+            results.append([p.grad for p in module.parameters()])
+    finally:
+        torch.set_num_threads(before)
+    for grads in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(grads, results[0]))

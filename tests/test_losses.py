@@ -1,0 +1,71 @@
+"""The losses: the original's values and gradients, its list shapes, and no host sync."""
+
+import pytest
+import torch
+
+import hifigan_fast as hf
+from hifigan_fast import reference
+
+
+def maps(seed, dtype=torch.float32, requires_grad=False):
+    random = torch.Generator().manual_seed(seed)
+    shapes = [(2, 32, 50, 3), (2, 5, 7, 3), (2, 1, 7, 3), (2, 128, 41), (2, 1, 9), (3,)]
+    made = [torch.randn(shape, generator=random).to(dtype) for shape in shapes]
+    made[0] = made[0].permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1)  # as the fused pass lays them
+    made = [m.requires_grad_(requires_grad) for m in made]
+    return [made[:3], made[3:]]
+
+
+def flat(lists):
+    return [m for own in lists for m in own]
+
+
+@pytest.mark.parametrize("needs", [(True, True), (False, True), (True, False)])
+def test_feature_loss_by_the_ratio_rule(needs, poisoned):
+    results = {}
+    for name, function, dtype in (
+        ("ours", hf.feature_loss, torch.float32),
+        ("torch", reference.feature_loss, torch.float32),
+        ("exact", reference.feature_loss, torch.float64),
+    ):
+        real, fake = maps(0, dtype, needs[0]), maps(1, dtype, needs[1])
+        loss = function(real, fake)
+        leaves = [m for m in flat(real) + flat(fake) if m.requires_grad]
+        grads = torch.autograd.grad(3 * loss, leaves)
+        assert all(g.stride() == m.stride() for g, m in zip(grads, leaves)) or name != "ours"
+        results[name] = [loss.detach(), *grads]
+    for ours, plain, exact in zip(results["ours"], results["torch"], results["exact"]):
+        error, of_torch = ((t.double() - exact).abs().max() for t in (ours, plain))
+        assert error <= 2 * of_torch + 2 * torch.finfo(torch.float32).eps * exact.abs().max()
+
+
+def test_feature_loss_gradient_is_zero_where_maps_agree_and_nan_where_they_are():
+    real = torch.tensor([1.0, 2.0, float("nan"), 4.0])
+    fake = torch.tensor([1.0, 3.0, 0.0, -4.0], requires_grad=True)
+    hf.feature_loss([[real]], [[fake]]).backward()
+    torch.testing.assert_close(fake.grad, torch.tensor([0.0, 0.5, float("nan"), -0.5]), equal_nan=True)
+
+
+@pytest.mark.parametrize("change", [lambda m: m.transpose(0, 1), lambda m: m.double(), lambda m: m[..., :0]])
+def test_maps_that_cannot_be_read_flat_go_the_reference_way(change):
+    real, fake = torch.randn(4, 4, 4), torch.randn(4, 4, 4)
+    ours = hf.feature_loss([[real, change(real)]], [[fake, change(fake).contiguous()]])
+    torch.testing.assert_close(
+        ours, reference.feature_loss([[real, change(real)]], [[fake, change(fake)]]), equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("losses", [hf, reference])
+def test_returns_what_the_original_returns(losses):
+    scores = [torch.randn(2, 9, requires_grad=True) for _ in range(3)]
+    fakes = [torch.randn(2, 9, requires_grad=True) for _ in range(3)]
+    loss, real, generated = losses.discriminator_loss(scores, fakes)
+    expected = sum(((1 - s) ** 2).mean() + (f**2).mean() for s, f in zip(scores, fakes))
+    torch.testing.assert_close(loss, expected)
+    assert type(real) is type(generated) is list and len(real) == 3
+    assert all(isinstance(t, torch.Tensor) and t.dim() == 0 and not t.requires_grad for t in real + generated)
+    loss, terms = losses.generator_loss(fakes)
+    torch.testing.assert_close(loss, sum(((1 - f) ** 2).mean() for f in fakes))
+    assert len(terms) == 3 and all(t.requires_grad for t in terms)
+    assert losses.feature_loss([], []) == 0
+    assert losses.discriminator_loss([], []) == (0, [], [])
