@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -64,6 +65,14 @@ std::vector<Run> read_runs(const RunArray &array, const Conv &conv, int64_t sets
     const Run run{f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8]};
     for (int j = 0; j < kRunFields; ++j)
       if (f[j] < 0) fail("runs: negative field");
+    // No product of a run's sizes and channels may overflow: each is far below what memory holds.
+    constexpr double most = 1e15;
+    if (double(run.samples) * double(run.period) * double(std::max(run.in_rows, run.out_rows)) *
+                double(std::max(conv.in_channels, conv.out_channels)) >
+            most ||
+        double(std::max({f[5], f[6], f[7], f[8]})) * double(std::max(conv.in_channels, conv.out_channels)) >
+            most)
+      fail("runs: too large");
     if (run.weights >= sets) fail("runs: no such set of weights");
     if (run.period < 1 || run.in_rows < 1 || run.out_rows < 1) fail("runs: empty sequence");
     const int64_t rows = window_rows(run, role);

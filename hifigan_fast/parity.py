@@ -192,13 +192,15 @@ def compare(fast, plain, y, y_hat, backends=(None,), seed=0):
 
     Both are copied by their state and stay as they are. A backend of None is the one that would be chosen.
     """
-    with dispatch.use_backend("reference"):
-        theirs = evaluate(_copy(plain), y, y_hat, seed)
-        oracle_of_theirs = _oracle(plain, y, y_hat, theirs, seed)
-    verdicts = {}
+    results = {}
     for backend in backends:
         with dispatch.use_backend(backend) if backend else contextlib.nullcontext():
-            ours = evaluate(_copy(fast), y, y_hat, seed)
+            results[backend] = evaluate(_copy(fast), y, y_hat, seed)
+    with dispatch.use_backend("reference"):
+        theirs = evaluate(_copy(plain), y, y_hat, seed)
+    oracle_of_theirs = _oracle(plain, y, y_hat, theirs, seed)
+    verdicts = {}
+    for backend, ours in results.items():
         same = _same_sides(ours, theirs)
         oracle_of_ours = oracle_of_theirs if same else _oracle(plain, y, y_hat, ours, seed)
         verdicts[backend] = judge(ours, theirs, oracle_of_ours, oracle_of_theirs, y.dtype)

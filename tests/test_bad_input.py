@@ -1,0 +1,100 @@
+"""Bad input: a clear error that names the argument, what came and what was expected, before any kernel runs."""
+
+import pytest
+import torch
+
+import hifigan_fast as hf
+from hifigan_fast import reference
+
+
+@pytest.fixture(scope="module")
+def mpd():
+    return hf.MultiPeriodDiscriminator((2, 3))
+
+
+@pytest.fixture(scope="module")
+def msd():
+    return hf.MultiScaleDiscriminator()
+
+
+WAVEFORMS = {
+    "two dimensions": (torch.zeros(2, 400), ValueError, r"expected shape \[batch, 1, samples\], got \[2, 400\]"),
+    "two channels": (torch.zeros(2, 2, 400), ValueError, r"expected shape .*, got \[2, 2, 400\]"),
+    "integers": (torch.zeros(2, 1, 400, dtype=torch.int16), TypeError, "expected a floating dtype, got torch.int16"),
+    "complex": (torch.zeros(2, 1, 400, dtype=torch.complex64), TypeError, "expected a floating dtype, got torch.compl"),
+    "no samples": (torch.zeros(2, 1, 0), ValueError, r"expected at least one sample, got shape \[2, 1, 0\]"),
+    "an array": (torch.zeros(2, 1, 400).numpy(), TypeError, "expected a tensor .*, got ndarray"),
+}
+
+
+@pytest.mark.parametrize("waveform, error, message", WAVEFORMS.values(), ids=WAVEFORMS)
+@pytest.mark.parametrize("argument", ["y", "y_hat", "x"])
+def test_waveforms(mpd, msd, waveform, error, message, argument):
+    good = torch.zeros(2, 1, 400)
+    with pytest.raises(error, match=f"^{argument}: {message}"):
+        if argument == "x":
+            mpd.discriminators[0](waveform)
+        else:
+            mpd(*((waveform, good) if argument == "y" else (good, waveform)))
+    with pytest.raises(error, match=message):
+        msd(waveform, good)
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (torch.zeros(2, 1, 401), r"y_hat: expected the shape of y, \[2, 1, 400\], got \[2, 1, 401\]"),
+        (torch.zeros(1, 1, 400), r"y_hat: expected the shape of y"),
+        (
+            torch.zeros(2, 1, 400, dtype=torch.float64),
+            r"y_hat: expected the dtype of y, torch.float32, got torch.float64",
+        ),
+        (torch.zeros(2, 1, 400, device="meta"), r"y_hat: expected the device of y, cpu, got meta"),
+    ],
+)
+def test_pairs_that_differ(mpd, msd, other, message):
+    for module in (mpd, msd):
+        with pytest.raises(ValueError, match=message):
+            module(torch.zeros(2, 1, 400), other)
+
+
+def test_a_waveform_of_another_dtype_than_the_parameters(mpd):
+    with pytest.raises(ValueError, match="x: expected the dtype of the parameters, torch.float32, got torch.float64"):
+        mpd.discriminators[0](torch.zeros(1, 1, 400, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("length, period", [(1, 2), (5, 11), (3, 8)])
+def test_too_short_for_the_reflect_pad(length, period):
+    """PyTorch refuses it too, in its own words."""
+    y = torch.zeros(1, 1, length)
+    with pytest.raises(RuntimeError):
+        reference.DiscriminatorP(period)(y)
+    with pytest.raises(ValueError, match=f"x: {length} samples are too few for period {period}"):
+        hf.DiscriminatorP(period)(y)
+    with pytest.raises(ValueError, match=f"y: {length} samples are too few for period {period}"):
+        hf.MultiPeriodDiscriminator((1, period))(y, y)
+
+
+def test_too_short_for_a_layer_without_enough_padding():
+    y = torch.zeros(1, 1, 40)
+    with pytest.raises(RuntimeError):
+        reference.DiscriminatorP(5, kernel_size=9)(y)
+    with pytest.raises(ValueError, match="waveform: 40 samples are too short: layer 1"):
+        hf.DiscriminatorP(5, kernel_size=9)(y)
+
+
+def test_a_refused_call_does_not_move_the_spectral_norm(msd):
+    before = [b.clone() for b in msd.buffers()]
+    for bad in (torch.zeros(2, 1, 0), torch.zeros(2, 3, 400)):
+        with pytest.raises(ValueError):
+            msd(bad, bad)
+    assert all(torch.equal(a, b) for a, b in zip(before, msd.buffers()))
+
+
+@pytest.mark.parametrize("period", [0, -3, 2.0, "2", None, True])
+@pytest.mark.parametrize("module", [hf, reference])
+def test_periods(period, module):
+    with pytest.raises(ValueError, match="period: expected an integer of at least 1, got"):
+        module.DiscriminatorP(period)
+    with pytest.raises(ValueError, match="period"):
+        module.MultiPeriodDiscriminator((2, period))
