@@ -18,20 +18,22 @@ from .geometry import LRELU_SLOPE, Ensemble, Layer, Stack
 MODULES = "modules"  # how `explain` names plain PyTorch, module by module
 
 
-def _convs(discriminator):
+def convs_of(discriminator):
+    """The convolutions of a discriminator, stem to head."""
     return [*discriminator.convs, discriminator.conv_post]
 
 
 def _drop_stale_weights(discriminator):
     """Legacy weight norm leaves a `weight` with a graph on each convolution, which no deep copy survives; a fused pass
     never reads it."""
-    for conv in _convs(discriminator):
+    for conv in convs_of(discriminator):
         if not isinstance(conv.weight, nn.Parameter):
             conv.weight = conv.weight.detach()
 
 
-def _stack(discriminator):
-    convs = _convs(discriminator)
+def stack_of(discriminator):
+    """A discriminator's layers as data."""
+    convs = convs_of(discriminator)
     slopes = [LRELU_SLOPE] * (len(convs) - 1) + [1.0]
     layers = tuple(Layer.of(conv, slope) for conv, slope in zip(convs, slopes))
     folded = isinstance(discriminator, reference.DiscriminatorP)
@@ -45,7 +47,7 @@ def _has_hooks(module):
 def _why_module_by_module(discriminators):
     """Why these discriminators cannot run as one fused pass, in words; None if they can."""
     for index, discriminator in enumerate(discriminators):
-        for position, conv in enumerate(_convs(discriminator)):
+        for position, conv in enumerate(convs_of(discriminator)):
             name = "conv_post" if conv is discriminator.conv_post else f"convs.{position}"
             reason = norms.unreadable(conv)
             if reason:
@@ -63,7 +65,7 @@ def _why_not_together(discriminators):
             return f"discriminators.{index} has a hook"
         if type(discriminator) not in (DiscriminatorP, DiscriminatorS):
             return f"discriminators.{index} is a {type(discriminator).__name__}"
-    if len({_stack(d).layers for d in discriminators}) != 1:
+    if len({stack_of(d).layers for d in discriminators}) != 1:
         return "the discriminators differ in their layers"
     return None
 
@@ -75,13 +77,13 @@ def _discriminate(discriminators, sides, waves):
         sides: waveforms [side][level], each [batch, 1, samples].
         waves: the level that each discriminator reads.
     """
-    stacks = tuple(_stack(d) for d in discriminators)
+    stacks = tuple(stack_of(d) for d in discriminators)
     lengths = tuple(wave.shape[-1] for wave in sides[0])
     for stack, wave in zip(stacks, waves):
         stack.rows(lengths[wave])  # too short: said before spectral norm moves
     weight_sets, states = [], []
     for discriminator in discriminators:
-        convs = _convs(discriminator)
+        convs = convs_of(discriminator)
         own = len(sides) if any(norms.iterates(conv) for conv in convs) else 1
         weight_sets.append(tuple(len(states) + side % own for side in range(len(sides))))
         # Side after side, as the modules' calls would: each moves the power iteration on.
@@ -91,7 +93,7 @@ def _discriminate(discriminators, sides, waves):
     choice = dispatch.choose(first.device, first.dtype)
     if choice.backend.name == "reference" and dispatch.requested() is None:
         dispatch.warn_once(f"running on the reference backend: {choice.why}")
-    parameters = [[norms.parameters(conv) for conv in _convs(d)] for d in discriminators]
+    parameters = [[norms.parameters(conv) for conv in convs_of(d)] for d in discriminators]
     return run_ensemble(Call(choice.backend, ensemble, states), sides, parameters)
 
 

@@ -233,12 +233,12 @@ def test_the_small_ensembles_counterpart_is_the_reference():
     y, _ = parity.waveforms(2, 250)
     ours = hf.DiscriminatorP(3)
     ours.load_state_dict(plain.state_dict())
-    from hifigan_fast.discriminators import _convs, _stack
+    from hifigan_fast.discriminators import convs_of, stack_of
     from hifigan_fast.geometry import Ensemble
     from hifigan_fast.norms import Parameters
 
-    ensemble = Ensemble((_stack(ours),), (0,), (250,), 2, 1, ((0,),))
-    parameters = [[Parameters(c.weight_v.squeeze(3), c.weight_g.squeeze(3), c.bias) for c in _convs(ours)]]
+    ensemble = Ensemble((stack_of(ours),), (0,), (250,), 2, 1, ((0,),))
+    parameters = [[Parameters(c.weight_v.squeeze(3), c.weight_g.squeeze(3), c.bias) for c in convs_of(ours)]]
     maps = plain_maps(ensemble, [[y]], parameters, [[None] * 6])
     for a, b in zip(maps, plain(y)[1]):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
