@@ -11,7 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from . import dispatch, functional, norms, reference
+from . import checks, dispatch, norms, reference
 from .autograd import Call, run_ensemble
 from .geometry import LRELU_SLOPE, Ensemble, Layer, Stack
 
@@ -120,9 +120,9 @@ def _falls_back(device, discriminators):
 
 
 def _run_single(discriminator, x):
-    functional.check_waveform("x", x)
+    checks.check_waveform("x", x)
     if isinstance(discriminator, reference.DiscriminatorP):
-        functional.check_reflect_pad("x", x.shape[-1], discriminator.period)
+        checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
     if _falls_back(x.device, [discriminator]):
         return None
     _check_parameters("x", x, [discriminator])
@@ -131,11 +131,11 @@ def _run_single(discriminator, x):
 
 
 def _run_pair(ensemble, y, y_hat):
-    functional.check_pair(y, y_hat)
+    checks.check_pair(y, y_hat)
     discriminators = list(ensemble.discriminators)
     for discriminator in discriminators:
         if isinstance(discriminator, reference.DiscriminatorP):
-            functional.check_reflect_pad("y", y.shape[-1], discriminator.period)
+            checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
     if not discriminators or _why_not_together(discriminators) or _falls_back(y.device, discriminators):
         return None
     _check_parameters("y", y, discriminators)

@@ -120,6 +120,20 @@ def test_other_entry_points_check_their_sizes():
         lib.input_grad(lib.Role.conv, conv(), 0.1, table, 1, *[(8, 10**6)] * 3, [], (8, 10**6), 1)
 
 
+@pytest.mark.parametrize("purpose", ["forward", "input_grad", "stem_input_grad"])
+@pytest.mark.parametrize(
+    "layer", [LAYER, Layer(1, 37, 15, 3, 7), Layer(6, 9, 2, 5, 1, 3), Layer(8, 4, 41, 4, 20, 4), Layer(70, 70, 1, 1, 0)]
+)
+def test_packing_writes_every_element(layer, purpose):
+    if purpose == "stem_input_grad" and layer.in_channels > 1:
+        return
+    purpose = getattr(lib.Pass, purpose)
+    raw = torch.ones(layer.out_channels, layer.in_channels // layer.groups, layer.taps)
+    packed = torch.full((lib.packed_floats(conv(layer), purpose),), float("nan"))
+    lib.pack(conv(layer), purpose, span(raw), span(scale := torch.ones(layer.out_channels)), span(packed), 1)
+    assert packed.isfinite().all() and scale.all()
+
+
 def test_offsets_are_64_bit():
     """A buffer of more than 2³¹ elements is addressed right: on the geometry, nothing is allocated."""
     layers = (Layer(1, 1024, 5, 1, 2), Layer(1024, 1024, 5, 1, 2), Layer(1024, 1, 3, 1, 1, slope=1.0))

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 
 import torch
 
@@ -38,6 +39,17 @@ def _conv(layer):
     return extension()[0].Conv(
         layer.in_channels, layer.out_channels, layer.taps, layer.stride, layer.padding, layer.groups, layer.slope
     )
+
+
+_memory = threading.local()
+
+
+def _scratch(rows, columns):
+    """Memory for packed weights, reused by the calling thread: fresh pages cost more than the packing itself."""
+    floats = rows * columns
+    if getattr(_memory, "floats", None) is None or _memory.floats.numel() < floats:
+        _memory.floats = torch.empty(floats)
+    return _memory.floats[:floats].view(rows, columns)
 
 
 _table = functools.lru_cache(maxsize=512)(run_table)
@@ -83,7 +95,7 @@ class CpuBackend(Backend):
         if role == "head":
             return torch.cat([(s.raw[0] * scale).t().flatten() for s, scale in zip(weights.sets, weights.scales)])
         purpose = getattr(self._lib.Pass, purpose)
-        packed = weights.sets[0].raw.new_empty(len(weights.sets), self._lib.packed_floats(_conv(layer), purpose))
+        packed = _scratch(len(weights.sets), self._lib.packed_floats(_conv(layer), purpose))
         for s, scale, row in zip(weights.sets, weights.scales, packed):
             self._lib.pack(_conv(layer), purpose, _span(s.raw), _span(scale), _span(row), torch.get_num_threads())
         return packed

@@ -1,4 +1,4 @@
-"""The checks that every public call makes before a kernel runs: shapes, dtypes, devices, in the caller's words."""
+"""What every public call checks before a kernel runs: shapes, dtypes, devices, in the caller's words."""
 
 import torch
 
