@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cpu/plan.h"
+#include "cpu/threads.h"
 
 namespace py = pybind11;
 using namespace hifigan;
@@ -36,10 +37,17 @@ float *floats(const Span &span, int64_t needed, const char *name) {
   return reinterpret_cast<float *>(span.first);
 }
 
+// Sizes are far below what memory holds, so that no product of them overflows.
+template <class... Sizes>
+void check_product(const char *name, Sizes... sizes) {
+  if ((static_cast<double>(sizes) * ... * 1.0) > 1e15) fail(std::string(name) + ": too large");
+}
+
 Conv make_conv(int64_t in_channels, int64_t out_channels, int64_t taps, int64_t stride, int64_t padding,
                int64_t groups, float slope) {
   if (in_channels < 1 || out_channels < 1 || taps < 1 || stride < 1 || padding < 0 || groups < 1)
     fail("Conv: channels, taps, stride and groups must be at least 1, padding at least 0");
+  check_product("Conv", in_channels, out_channels, taps + padding, stride);
   if (in_channels % groups || out_channels % groups) fail("Conv: groups must divide the channels");
   return {in_channels, out_channels, taps, stride, padding, groups, slope};
 }
@@ -55,6 +63,7 @@ std::vector<Run> read_runs(const RunArray &array, const Conv &conv, int64_t sets
   if (array.ndim() != 2 || array.shape(1) != kRunFields)
     fail("runs: expected an array of shape [n, " + std::to_string(kRunFields) + "]");
   if (sets < 1) fail("sets: must be at least 1");
+  check_product("sets", sets, conv.in_channels, conv.out_channels, conv.taps + conv.stride);
   if (role == Role::stem && (conv.in_channels != 1 || conv.groups != 1))
     fail("stem: expected one input channel");
   if (role == Role::head && (conv.out_channels != 1 || conv.groups != 1))
@@ -65,14 +74,9 @@ std::vector<Run> read_runs(const RunArray &array, const Conv &conv, int64_t sets
     const Run run{f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8]};
     for (int j = 0; j < kRunFields; ++j)
       if (f[j] < 0) fail("runs: negative field");
-    // No product of a run's sizes and channels may overflow: each is far below what memory holds.
-    constexpr double most = 1e15;
-    if (double(run.samples) * double(run.period) * double(std::max(run.in_rows, run.out_rows)) *
-                double(std::max(conv.in_channels, conv.out_channels)) >
-            most ||
-        double(std::max({f[5], f[6], f[7], f[8]})) * double(std::max(conv.in_channels, conv.out_channels)) >
-            most)
-      fail("runs: too large");
+    const int64_t channels = std::max(conv.in_channels, conv.out_channels);
+    check_product("runs", run.samples, run.period, std::max(run.in_rows, run.out_rows), channels);
+    check_product("runs", std::max({f[5], f[6], f[7], f[8]}), channels);
     if (run.weights >= sets) fail("runs: no such set of weights");
     if (run.period < 1 || run.in_rows < 1 || run.out_rows < 1) fail("runs: empty sequence");
     const int64_t rows = window_rows(run, role);
@@ -137,6 +141,7 @@ std::vector<const float *> read_map_grads(const std::vector<std::optional<Span>>
 
 void row_norms(Span raw, int64_t rows, int64_t size, Span norms, int threads) {
   if (rows < 0 || size < 0) fail("row_norms: negative size");
+  check_product("row_norms", rows, size);
   const float *from = floats(raw, rows * size, "raw");
   float *to = floats(norms, rows, "norms");
   py::gil_scoped_release release;
@@ -221,6 +226,10 @@ void input_grad(Role role, const Conv &conv, float slope, const RunArray &array,
 void stem_input_grad(const Conv &conv, const RunArray &array, int64_t sets, Span grad_out, Span weights,
                      Span grad_waves, int threads) {
   const auto runs = read_runs(array, conv, sets, Role::stem);
+  for (const Run &a : runs)
+    for (const Run &b : runs)
+      if (a.in_offset == b.in_offset && (a.samples != b.samples || a.in_rows != b.in_rows))
+        fail("runs: one waveform with two sizes");
   const Extent e = extent(runs, conv, Role::stem);
   const Plan plan = plan_of(conv, Pass::stem_input_grad);
   const float *from = floats(grad_out, e.grad_out, "grad_out");
@@ -311,6 +320,7 @@ void use_instruction_set(const std::string &name) {
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
+  prepare_threads();
   py::class_<Conv>(m, "Conv").def(py::init(&make_conv));
   py::enum_<Role>(m, "Role").value("stem", Role::stem).value("conv", Role::conv).value("head", Role::head);
   py::enum_<Pass>(m, "Pass")

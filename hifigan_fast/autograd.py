@@ -5,7 +5,7 @@ gradient, a generator's step with frozen discriminators no weight gradient and n
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -38,14 +38,10 @@ class Call:
         layers = [[tuple(itertools.islice(flat, 3)) for _ in e.layers] for _ in e.stacks]
         return waves, layers
 
-    def normalise(self, depth, layers):
-        """The `Weights` of every set at one depth."""
-        e = self.ensemble
-        sets = [
-            norms.weight_set(*layers[stack][depth][:2], states[depth])
-            for stack, states in zip(e.set_stacks, self.states)
-        ]
-        return self.backend.normalise_weights(e.layers[depth], sets)
+    def weight_sets(self, depth, layers):
+        """The `WeightSet`s of one depth, by parameters [stack][depth]."""
+        pairs = zip(self.ensemble.set_stacks, self.states)
+        return [norms.weight_set(*layers[stack][depth][:2], states[depth]) for stack, states in pairs]
 
 
 def run_ensemble(call, waves, parameters):
@@ -87,7 +83,7 @@ class _EnsembleFunction(torch.autograd.Function):
         buffers = [torch.cat([wave.reshape(-1) for side in waves for wave in side])]
         weights = []
         for depth, layer in enumerate(e.layers):
-            weights.append(call.normalise(depth, layers))
+            weights.append(backend.normalise_weights(layer, call.weight_sets(depth, layers)))
             _, rows = e.offsets(depth + 1, e.members)
             out = buffers[0].new_empty(rows * layer.out_channels)
             bias = torch.stack([layers[stack][depth][2] for stack in e.set_stacks])
@@ -101,20 +97,18 @@ class _EnsembleFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        call, e = ctx.call, ctx.call.ensemble
-        saved = ctx.saved_tensors
-        count = len(ctx.needs_input_grad) - 1
-        tensors, buffers = saved[:count], saved[count:]
-        if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
-            return None, *_differentiable_grads(call, tensors, ctx.needs_input_grad[1:], grads)
+        call, tensors, buffers, weights = _restored(ctx.call, len(ctx.needs_input_grad) - 1, ctx.saved_tensors)
+        e, needs = call.ensemble, ctx.needs_input_grad[1:]
+        # create_graph, or a batch of gradients: by operations that PyTorch can differentiate and batch again
+        if torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+            return None, *_differentiable_grads(call, tensors, needs, grads)
         grads = iter(grads)
         maps = {
             (stack, side): list(itertools.islice(grads, len(e.layers)))
             for side in range(e.sides)
             for stack in range(len(e.stacks))
         }
-        needs = call.split(ctx.needs_input_grad[1:])
-        waves, layers = _Backward(call, ctx.weights, buffers, maps, *needs).run()
+        waves, layers = _Backward(call, weights, buffers, maps, *call.split(needs)).run()
         flat = [wave for side in waves for wave in side]
         flat += [grad for stack in layers for layer in stack for grad in layer]
         return None, *(None if grad is None else grad.view(t.shape) for grad, t in zip(flat, tensors))
@@ -124,18 +118,40 @@ def _save(ctx, call, tensors, buffers, weights, maps):
     """Keep what the backward pass reads, and say which maps can have a gradient."""
     e = call.ensemble
     wave_needs, layer_needs = call.split(ctx.needs_input_grad[1:])
-    constant = []
+    constant, wanted = [], set()
     for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
         above = wave_needs[side][e.waves[stack]]
         for depth in range(len(e.layers)):
             above = above or any(layer_needs[stack][depth])
             if not above:
                 constant.append(maps[stack, side][depth])
+        if above:
+            wanted.add(side * len(e.lengths) + e.waves[stack])
     ctx.mark_non_differentiable(*constant)
     if not any(ctx.needs_input_grad):
         return
-    ctx.call, ctx.weights = call, weights
-    ctx.save_for_backward(*tensors, *buffers[:-1])
+    waves = e.sides * len(e.lengths)
+    kept = [t if index >= waves or index in wanted else None for index, t in enumerate(tensors)]
+    states = [t for own in call.states for s in own for t in ((s.u, s.v, s.sigma) if s else (None,) * 3)]
+    scaling = [t for w in weights for t in (*w.scales, *w.norms)]
+    # All by save_for_backward, so that changes in place are seen, and checkpoints and offloading hooks reach them.
+    ctx.save_for_backward(*kept, *buffers[:-1], *states, *scaling)
+    ctx.call = replace(call, states=None)
+
+
+def _restored(call, count, saved):
+    """What `_save` kept: the call with its states, the flat arguments, the buffers and the weights of each depth."""
+    flat, depths, sets = iter(saved), len(call.ensemble.layers), call.ensemble.set_count
+    tensors = list(itertools.islice(flat, count))
+    buffers = list(itertools.islice(flat, depths))
+    triples = [[tuple(itertools.islice(flat, 3)) for _ in range(depths)] for _ in range(sets)]
+    call = replace(call, states=[[None if t[0] is None else norms.Spectral(*t) for t in own] for own in triples])
+    _, layers = call.split(tensors)
+    weights = [
+        Weights(call.weight_sets(depth, layers), *(list(itertools.islice(flat, sets)) for _ in range(2)))
+        for depth in range(depths)
+    ]
+    return call, tensors, buffers, weights
 
 
 class _Backward:
@@ -244,6 +260,7 @@ def _rows_of(grad):
     """A map's gradient in the layout of the buffers, [samples, period, rows, channels]; a copy only if it must be."""
     if grad is None:
         return None
+    grad = grad.resolve_neg()  # kernels read memory, and know nothing of lazy signs
     return (grad.permute(0, 3, 2, 1) if grad.dim() == 4 else grad.transpose(1, 2)).contiguous()
 
 
@@ -255,6 +272,9 @@ def _differentiable_grads(call, tensors, needs, grads):
     e = call.ensemble
     maps = []
     for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
+        if waves[side][e.waves[stack]] is None:  # not kept: nothing of it has a gradient
+            maps += [None] * len(e.layers)
+            continue
         x = _fold(waves[side][e.waves[stack]], e.stacks[stack])
         states = call.states[e.weight_sets[stack][side]]
         for layer, (raw, magnitude, bias), state in zip(e.layers, layers[stack], states):
@@ -266,7 +286,9 @@ def _differentiable_grads(call, tensors, needs, grads):
                 x = F.conv1d(x, weight, bias, layer.stride, layer.padding, 1, layer.groups)
             x = x if layer.slope == 1 else F.leaky_relu(x, layer.slope)
             maps.append(x)
-    used = [(m, grad) for m, grad in zip(maps, grads) if grad is not None and m.requires_grad]
+    used = [(m, grad) for m, grad in zip(maps, grads) if m is not None and grad is not None and m.requires_grad]
+    if not used:
+        return [None] * len(tensors)
     wanted = [t for t, need in zip(tensors, needs) if need]
     outputs, given = zip(*used)
     found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))

@@ -15,8 +15,6 @@ from . import checks, dispatch, norms, reference
 from .autograd import Call, run_ensemble
 from .geometry import LRELU_SLOPE, Ensemble, Layer, Stack
 
-MODULES = "modules"  # how `explain` names plain PyTorch, module by module
-
 
 def convs_of(discriminator):
     """The convolutions of a discriminator, stem to head."""
@@ -63,7 +61,7 @@ def _why_not_together(discriminators):
     for index, discriminator in enumerate(discriminators):
         if _has_hooks(discriminator):
             return f"discriminators.{index} has a hook"
-        if type(discriminator) not in (DiscriminatorP, DiscriminatorS):
+        if type(discriminator) not in (DiscriminatorP, DiscriminatorS) or "forward" in vars(discriminator):
             return f"discriminators.{index} is a {type(discriminator).__name__}"
     if len({stack_of(d).layers for d in discriminators}) != 1:
         return "the discriminators differ in their layers"
@@ -81,6 +79,10 @@ def _discriminate(discriminators, sides, waves):
     lengths = tuple(wave.shape[-1] for wave in sides[0])
     for stack, wave in zip(stacks, waves):
         stack.rows(lengths[wave])  # too short: said before spectral norm moves
+    first = sides[0][0]
+    choice = dispatch.choose(first.device, first.dtype)
+    if choice.backend.name == "reference" and dispatch.requested() is None:
+        dispatch.warn_once(f"running on the reference backend: {choice.why}")
     weight_sets, states = [], []
     for discriminator in discriminators:
         convs = convs_of(discriminator)
@@ -89,10 +91,6 @@ def _discriminate(discriminators, sides, waves):
         # Side after side, as the modules' calls would: each moves the power iteration on.
         states += [[norms.spectral_state(conv) for conv in convs] for _ in range(own)]
     ensemble = Ensemble(stacks, tuple(waves), lengths, sides[0][0].shape[0], len(sides), tuple(weight_sets))
-    first = sides[0][0]
-    choice = dispatch.choose(first.device, first.dtype)
-    if choice.backend.name == "reference" and dispatch.requested() is None:
-        dispatch.warn_once(f"running on the reference backend: {choice.why}")
     parameters = [[norms.parameters(conv) for conv in convs_of(d)] for d in discriminators]
     return run_ensemble(Call(choice.backend, ensemble, states), sides, parameters)
 
@@ -114,7 +112,7 @@ def _why_not_fused(device, discriminators):
 
 def _falls_back(device, discriminators):
     reason = _why_not_fused(device, discriminators)
-    if reason and not torch.compiler.is_compiling():
+    if reason and reason != "requested" and not torch.compiler.is_compiling():
         dispatch.warn_once(f"running module by module in plain PyTorch: {reason}")
     return reason is not None
 
@@ -136,7 +134,7 @@ def _run_pair(ensemble, y, y_hat):
     for discriminator in discriminators:
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
-    if not discriminators or _why_not_together(discriminators) or _falls_back(y.device, discriminators):
+    if _falls_back(y.device, discriminators) or _why_not_together(discriminators):
         return None
     _check_parameters("y", y, discriminators)
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
@@ -156,7 +154,8 @@ def explain(module):
     rows = []
     for name, child in module.named_modules():
         if isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
-            reason = _why_not_together(list(child.discriminators))
+            members = list(child.discriminators)
+            reason = _why_module_by_module(members) or _why_not_together(members)
             if reason:
                 rows.append((name or type(child).__name__, "one discriminator at a time", reason))
         if isinstance(child, (DiscriminatorP, DiscriminatorS)):
@@ -170,7 +169,7 @@ def _explain_discriminator(name, discriminator):
     parameter = next(discriminator.parameters())
     reason = _why_not_fused(parameter.device, [discriminator])
     if reason:
-        backend, why = MODULES, reason
+        backend, why = dispatch.MODULES, reason
     else:
         choice = dispatch.choose(parameter.device, parameter.dtype)
         backend, why = choice.backend.name, choice.why

@@ -14,14 +14,15 @@ from .backends.cpu import CpuBackend
 from .backends.reference import ReferenceBackend
 
 BACKENDS = {backend.name: backend for backend in (CpuBackend(), ReferenceBackend())}  # the fastest first
+MODULES = "modules"  # no backend: plain PyTorch, module by module
 VARIABLE = "HIFIGAN_FAST_BACKEND"
 
 _chosen = contextvars.ContextVar("hifigan_fast_backend", default=None)
 
 
 def _checked(name, source):
-    if name not in BACKENDS:
-        raise ValueError(f"{source}: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    if name not in (*BACKENDS, MODULES):
+        raise ValueError(f"{source}: got {name!r}, expected one of {', '.join((*BACKENDS, MODULES))}")
     return name
 
 
@@ -29,6 +30,7 @@ def _checked(name, source):
 def use_backend(name):
     """Within the block (of this thread), calls run on backend `name`; ValueError for a name that is none.
 
+    "modules" is plain PyTorch, module by module: for hooks on feature maps, say, which a fused pass does not see.
     A call that the backend cannot run (another device or dtype) raises ValueError in the block: what was asked for
     by name is never replaced in silence.
     """
@@ -75,16 +77,22 @@ def choose(device, dtype):
 
 def not_fusible(device):
     """Why no fused pass may run now, whatever the module: the state of PyTorch; None if one may."""
+    if requested() == MODULES:
+        return "requested"
     if torch.compiler.is_compiling():
         return "torch.compile is tracing"
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return f"autocast is on for {device.type}: no kernels for mixed precision yet"
     if torch.jit.is_tracing():
         return "torch.jit is tracing"
+    if device.type == "meta" or torch._C._len_torch_dispatch_stack():
+        return "operations are traced or counted, not run"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is on"
+    if torch.nn.modules.module._has_any_global_hook():
+        return "a hook on every module is registered"
     return None
 
 

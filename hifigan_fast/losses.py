@@ -54,6 +54,8 @@ def _why_not_fused(pairs):
         for m in (real, generated):
             if m.dtype != first.dtype or m.device != first.device or m.stride() != real.stride():
                 return "maps differ in dtype, device or layout"
+            if m.is_neg() or not m.dtype.is_floating_point:
+                return "maps are negated lazily, or not real"
         if real.shape != generated.shape or not real.numel() or not _is_dense(real):
             return "maps are empty, not dense or differ in shape"
     return dispatch.not_fusible(first.device)

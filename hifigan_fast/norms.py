@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -38,14 +39,20 @@ def _norm_hook(conv):
 
 
 def unreadable(conv):
-    """Why the weights of `conv` cannot be read without calling it, in words; None if they can."""
+    """Why a fused pass cannot do what calling `conv` would, in words; None if it can."""
+    if hasattr(conv, "parametrizations"):
+        return "has a parametrization"
+    if type(conv) not in (nn.Conv1d, nn.Conv2d) or "forward" in vars(conv):
+        return f"is a {type(conv).__name__} with a forward of its own"
+    if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or set(conv.dilation) != {1}:
+        return "pads or dilates in another way than the original"
+    if (*conv.kernel_size[1:], *conv.stride[1:], *conv.padding[1:]) not in ((), (1, 1, 0)):
+        return "spans more than one column of the fold"
     norm = _norm_hook(conv)
     if len(conv._forward_pre_hooks) > (norm is not None) or conv._forward_hooks:
         return "has a forward hook"
     if conv._backward_hooks or conv._backward_pre_hooks:
         return "has a backward hook"
-    if hasattr(conv, "parametrizations"):
-        return "has a parametrization"
     if norm is not None and (norm.name != "weight" or norm.dim != 0):
         return f"is normalised over {norm.name!r}, dimension {norm.dim}"
     if conv.bias is None:
@@ -89,8 +96,8 @@ def spectral_state(conv):
 
 def weight_set(raw, magnitude, spectral):
     """What a backend needs of one layer under one set."""
-    raw = raw.detach().flatten(2).contiguous()
-    magnitude = None if magnitude is None else magnitude.detach().flatten().contiguous()
+    raw = raw.detach().flatten(2).resolve_neg().contiguous()
+    magnitude = None if magnitude is None else magnitude.detach().flatten().resolve_neg().contiguous()
     return WeightSet(raw, magnitude, None if spectral is None else spectral.sigma)
 
 
@@ -105,7 +112,7 @@ def parameter_grads(weights, states, results):
     total, magnitude = None, None
     for norm, state, (grad, inner) in zip(weights.norms, states, results):
         if norm is not None:
-            magnitude = inner / norm
+            magnitude = inner / norm if magnitude is None else magnitude + inner / norm
         if state is not None:  # W / σ depends on W through σ = uᵀ W v too
             along = inner.sum() / state.sigma**2
             grad = torch.addr(grad.flatten(1), state.u * -along, state.v).view_as(grad)

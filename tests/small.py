@@ -28,7 +28,7 @@ class SmallEnsemble:
         waves = tuple(0 if folded else i for i in range(len(stacks)))
         sets, self.states = [], []
         for _ in stacks:
-            own = sides if norm == "spectral" and sigmas > 1 else 1
+            own = sides if norm in ("spectral", "mixed") and sigmas > 1 else 1
             sets.append(tuple(len(self.states) + side % own for side in range(sides)))
             self.states += [[None] * len(layers) for _ in range(own)]
         self.ensemble = Ensemble(stacks, waves, lengths, samples, sides, tuple(sets))
@@ -36,21 +36,28 @@ class SmallEnsemble:
         self.parameters = []
         for _ in stacks:
             own = []
-            for layer in layers:
+            for depth, layer in enumerate(layers):
                 raw = randn(layer.out_channels, layer.in_channels // layer.groups, layer.taps)
                 raw = (raw + raw.sign()) / raw[0].numel() ** 0.5  # none near zero: weight norm divides by its length
-                magnitude = 1 + 0.3 * randn(layer.out_channels, 1, 1) if norm == "weight" else None
+                magnitude = 1 + 0.3 * randn(layer.out_channels, 1, 1) if self._has(norm, "weight", depth) else None
                 own.append(norms.Parameters(raw, magnitude, 0.3 * randn(layer.out_channels)))
             self.parameters.append(own)
-        if norm == "spectral":
+        if norm in ("spectral", "mixed"):
             for states, stack in zip(self.states, self.ensemble.set_stacks):
                 for depth, p in enumerate(self.parameters[stack]):
+                    if not self._has(norm, "spectral", depth):
+                        continue
                     u, matrix = randn(len(p.raw)), p.raw.flatten(1)
                     for _ in range(3):  # as unsettled as in training, not so that sigma is nearly zero
                         v = F.normalize(matrix.t() @ u, dim=0)
                         u = F.normalize(matrix @ v, dim=0)
                     states[depth] = (u, v)
         self.weighting = random.initial_seed() + 1
+
+    @staticmethod
+    def _has(norm, kind, depth):
+        """Whether a layer has that norm; "mixed" alternates."""
+        return norm == kind or (norm == "mixed" and ("weight", "spectral")[depth % 2] == kind)
 
     def _cast(self, dtype):
         """Leaves of one dtype that require gradients, and spectral states."""

@@ -14,6 +14,8 @@ from hifigan_fast.geometry import Layer
 
 from .small import SmallEnsemble, plain_maps
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 
 class Counting(ReferenceBackend):
     """Counts the one-sided passes of convolutions and heads: calls × runs."""
@@ -152,7 +154,7 @@ def test_gradients_accumulate_over_calls():
 TINY = (Layer(1, 2, 3, 2, 1), Layer(2, 4, 3, 1, 1, groups=2), Layer(4, 1, 3, 1, 1, slope=1.0))
 
 
-@pytest.mark.parametrize("norm", ["weight", "spectral", "none"])
+@pytest.mark.parametrize("norm", ["weight", "spectral", "mixed", "none"])
 @pytest.mark.parametrize("folded", [True, False])
 def test_gradcheck_and_gradgradcheck(norm, folded):
     small = SmallEnsemble(TINY, (2, 3), folded, samples=1, length=9, norm=norm, sigmas=2)
@@ -242,3 +244,108 @@ def test_the_small_ensembles_counterpart_is_the_reference():
     maps = plain_maps(ensemble, [[y]], parameters, [[None] * 6])
     for a, b in zip(maps, plain(y)[1]):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def gradients(module, run):
+    """Parameter gradients after `run(module)` gave a loss."""
+    module.zero_grad()
+    run(module).backward()
+    return [p.grad for p in module.parameters()]
+
+
+def agree(run, name="msd", tolerance=1e-4, change=lambda module: None, trained=True):
+    """The drop-in and the reference have equal gradients after `change(module)`."""
+    pair = parity.build_pair(name, trained=trained)
+    for module in pair:
+        change(module)
+    for ours, plain in zip(*(gradients(module, run) for module in pair)):
+        assert (ours is None) == (plain is None)
+        assert ours is None or (ours - plain).norm() <= tolerance * plain.norm() + 1e-9
+
+
+def discriminator_step(module):
+    return reference.discriminator_loss(*module(*parity.waveforms(1, 500))[:2])[0]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_spectral_norms_gradient_has_each_sides_singular_vectors(trained):
+    agree(discriminator_step, trained=trained)
+
+
+def test_weight_and_spectral_norm_in_one_discriminator():
+    def mix(module):
+        torch.manual_seed(0)
+        for d in module.discriminators:
+            torch.nn.utils.remove_weight_norm(d.conv_post)
+            torch.nn.utils.spectral_norm(d.conv_post)
+
+    agree(discriminator_step, "mpd", change=mix)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_activation_checkpointing(name, reentrant):
+    def run(module):
+        y, y_hat = parity.waveforms(1, 500)
+        y.requires_grad_()
+        logits = torch.utils.checkpoint.checkpoint(
+            lambda *pair: tuple(s for side in module(*pair)[:2] for s in side), y, y_hat, use_reentrant=reentrant
+        )
+        return sum(s.square().mean() for s in logits)
+
+    agree(run, name, trained=False, tolerance=1e-3)
+
+
+def test_spectral_vectors_that_move_before_backward_raise_as_in_the_reference():
+    y, y_hat = parity.waveforms(1, 400)
+    for cls in (hf.DiscriminatorS, reference.DiscriminatorS):
+        d = cls(use_spectral_norm=True).eval()
+        score, _ = d(y)
+        d.train()
+        d(y_hat)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            score.square().sum().backward()
+
+
+def test_saved_tensor_hooks_reach_all_that_is_saved():
+    packed = []
+    mpd = hf.MultiPeriodDiscriminator((2,))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t.clone(), lambda t: t):
+        loss = discriminator_step(mpd)
+    loss.backward()
+    assert len(packed) > 6
+
+
+def test_undefined_gradients_under_create_graph():
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    y, y_hat = parity.waveforms(1, 300)
+    score = Nothing.apply(hf.MultiPeriodDiscriminator((2,))(y.requires_grad_(), y_hat)[0][0]).sum()
+    assert torch.autograd.grad(score, y, create_graph=True, allow_unused=True) == (None,)
+
+
+def test_lazily_negated_gradients():
+    mpd = hf.MultiPeriodDiscriminator((2,))
+    y, y_hat = parity.waveforms(1, 300)
+    results = []
+    for negate in (torch.neg, torch._neg_view):
+        deep = mpd(y.requires_grad_(), y_hat)[2][0][1]
+        results.append(torch.autograd.grad(deep, y, negate(torch.ones_like(deep)))[0])
+    assert torch.equal(*results)
+
+
+def test_a_real_half_in_inference_mode_under_frozen_discriminators():
+    mpd = hf.MultiPeriodDiscriminator((2,))
+    with torch.inference_mode():
+        y, _ = parity.waveforms(1, 300)
+    y_hat = parity.waveforms(1, 300)[1].requires_grad_()
+    with hf.frozen(mpd):
+        hf.generator_loss(mpd(y, y_hat)[1])[0].backward()
+    assert y_hat.grad.abs().sum() > 0

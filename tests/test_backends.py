@@ -35,7 +35,7 @@ def stacks(draw):
 def ensembles(draw):
     folded = draw(st.booleans())
     periods = tuple(draw(st.lists(st.integers(1, 13), min_size=1, max_size=3)))
-    norm = draw(st.sampled_from(["weight", "spectral", "none"]))
+    norm = draw(st.sampled_from(["weight", "spectral", "mixed", "none"]))
     return {
         "layers": draw(stacks()),
         "periods": periods,
@@ -78,3 +78,41 @@ def test_any_geometry_on_every_instruction_set(isa, case):
         assert SmallEnsemble(**case).worst_ratio(BACKENDS["cpu"]) <= parity.LIMIT
     finally:
         library.use_instruction_set(before)
+
+
+@pytest.mark.parametrize("name", list(BACKENDS))
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"periods": (23, 37), "samples": 3, "length": 150},  # many sequences of a row or two
+        {"norm": "mixed", "sigmas": 2},
+        {"periods": (1,), "folded": False, "samples": 1, "length": 3000},
+        {
+            "layers": (Layer(1, 100, 15, 1, 7), Layer(100, 300, 3, 1, 1), Layer(300, 1, 3, 1, 1, slope=1.0)),
+            "length": 60,
+        },
+    ],
+    ids=["short sequences", "mixed norms", "a long sequence", "wide layers"],
+)
+def test_particular_geometries(name, case):
+    backend = BACKENDS[name]
+    if backend.cannot_run(torch.device("cpu"), torch.float32):
+        pytest.skip(backend.cannot_run(torch.device("cpu"), torch.float32))
+    assert SmallEnsemble(**case).worst_ratio(backend) <= parity.LIMIT
+
+
+@pytest.mark.parametrize("name", list(BACKENDS))
+def test_an_output_of_exactly_zero_is_on_the_lower_side(name):
+    """leaky ReLU's gradient at 0 is the slope, in PyTorch as here: silence under zero biases shows it."""
+    backend = BACKENDS[name]
+    if backend.cannot_run(torch.device("cpu"), torch.float32):
+        pytest.skip(backend.cannot_run(torch.device("cpu"), torch.float32))
+    small = SmallEnsemble(length=64)
+    for side in small.waves:
+        side[0].zero_()
+    for own in small.parameters:
+        for p in own:
+            p.bias.zero_()
+    (_, ours), (_, plain) = small.on(backend), small.plain(torch.float32)
+    for a, b in zip(ours, plain):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

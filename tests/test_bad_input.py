@@ -98,3 +98,14 @@ def test_periods(period, module):
         module.DiscriminatorP(period)
     with pytest.raises(ValueError, match="period"):
         module.MultiPeriodDiscriminator((2, period))
+
+
+@pytest.mark.parametrize("module", [hf, reference])
+def test_other_constructor_arguments(module):
+    for name in ("kernel_size", "stride"):
+        for value in (0, 2.5, "5"):
+            with pytest.raises(ValueError, match=f"{name}: expected an integer of at least 1, got"):
+                module.DiscriminatorP(2, **{name: value})
+    for periods in ((), 3, None):
+        with pytest.raises(ValueError, match="periods: expected at least one period, got"):
+            module.MultiPeriodDiscriminator(periods)

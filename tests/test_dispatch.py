@@ -145,6 +145,72 @@ def test_discriminators_of_different_layers_run_one_by_one():
     torch.testing.assert_close(mpd(y, y_hat)[0][1], mpd.discriminators[1](y)[0])
 
 
+PATCHES = {
+    "dilation": lambda d: setattr(d.convs[1], "dilation", (2, 1)),
+    "padding mode": lambda d: (setattr(d.convs[1], "padding_mode", "reflect"), d.convs[1].__setstate__({})),
+    "kernel of two columns": lambda d: d.convs.__setitem__(1, nn.Conv2d(32, 128, (5, 2), (3, 1), (2, 1))),
+    "stride over columns": lambda d: setattr(d.convs[1], "stride", (3, 2)),
+    "same padding": lambda d: d.convs.__setitem__(4, nn.Conv2d(1024, 1024, (5, 1), padding="same")),
+    "a forward of its own": lambda d: setattr(d.convs[1], "forward", lambda x: 2 * nn.Conv2d.forward(d.convs[1], x)),
+    "wrapped": lambda d: d.convs.__setitem__(1, nn.Sequential(d.convs[1])),
+    "the discriminator's own forward": lambda d: setattr(d, "forward", lambda x: (x.flatten(1), [x])),
+}
+
+
+@pytest.mark.parametrize("patch", PATCHES.values(), ids=PATCHES)
+def test_a_patched_discriminator_does_what_the_reference_would(patch):
+    results = []
+    for module in (hf, reference):
+        torch.manual_seed(0)
+        mpd = module.MultiPeriodDiscriminator((2, 3))
+        torch.manual_seed(1)
+        patch(mpd.discriminators[1])
+        results.append(mpd(*parity.waveforms(1, 600))[0][1])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_modules_can_be_asked_for_by_name(mpd):
+    y, y_hat = parity.waveforms(1, 300)
+    with hf.use_backend("modules"):
+        assert "modules" in hf.explain(mpd) and "requested" in hf.explain(mpd)
+        real, _, maps, fake_maps = mpd(y, y_hat)
+        hf.feature_loss(maps, fake_maps)
+        assert torch.autograd.grad(real[0].sum(), maps[0][1])[0].any(), "a map is a part of the graph here"
+
+
+def test_tracing_counting_and_meta_tensors_see_the_operations(mpd):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    y, y_hat = parity.waveforms(1, 300)
+    counts = []
+    for module in (mpd, reference.MultiPeriodDiscriminator((2, 3))):
+        with FlopCounterMode(display=False) as counter:
+            module(y, y_hat)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+    meta = torch.zeros(1, 1, 300, device="meta")
+    assert hf.MultiPeriodDiscriminator((2,)).to("meta")(meta, meta)[0][0].shape == (1, 4)
+
+
+def test_a_global_hook_sees_every_module(mpd):
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(type(m)))
+    try:
+        mpd(*parity.waveforms(1, 300))
+    finally:
+        handle.remove()
+    assert seen.count(nn.Conv2d) == 2 * 2 * 6
+
+
+@needs_extension
+def test_a_refused_backend_does_not_move_the_spectral_norm():
+    msd = hf.MultiScaleDiscriminator().double()
+    before = [b.clone() for b in msd.buffers()]
+    with hf.use_backend("cpu"), pytest.raises(ValueError):
+        msd(*parity.waveforms(1, 300, torch.float64))
+    assert all(torch.equal(a, b) for a, b in zip(before, msd.buffers()))
+
+
 def test_explain_wants_a_discriminator():
     with pytest.raises(ValueError, match="module: Linear holds no discriminator"):
         hf.explain(nn.Linear(2, 2))

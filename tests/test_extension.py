@@ -76,6 +76,8 @@ WRONG = {
     "more samples than there are": ({"samples": 3}, "holds"),
     "huge": ({"samples": 2**40}, "x: holds"),
     "overflowing": ({"samples": 2**62}, "runs: too large"),
+    "overflowing offset": ({"out_offset": 2**62}, "runs: too large"),
+    "overflowing sets": ({"sets": 2**62}, "sets: too large"),
     "wrong table": ({"runs": np.zeros((1, 3), dtype=np.int64)}, "runs: expected an array"),
     "not a stem": ({"role": lib.Role.stem} if lib else {}, "stem: expected one input channel"),
     "not a head": ({"role": lib.Role.head} if lib else {}, "head: expected one output channel"),
@@ -107,6 +109,10 @@ def test_other_entry_points_check_their_sizes():
         lib.row_norms(span(t), 3, 2, span(t), 1)
     with pytest.raises(ValueError, match="negative"):
         lib.row_norms(span(t), -1, 2, span(t), 1)
+    with pytest.raises(ValueError, match="too large"):
+        lib.row_norms(span(t), 2**32, 2**32, span(t), 1)
+    with pytest.raises(ValueError, match="Conv: too large"):
+        lib.Conv(2**31, 2**31, 4, 1, 1, 1, 0.1)
     with pytest.raises(ValueError, match="raw: holds 4"):
         lib.pack(conv(), lib.Pass.forward, span(t), span(t), span(t), 1)
     with pytest.raises(ValueError, match="packed: holds 4"):
@@ -118,6 +124,15 @@ def test_other_entry_points_check_their_sizes():
     with pytest.raises(ValueError, match="map_grads: expected one entry a run"):
         table = np.array([list(RUN.values())], dtype=np.int64)
         lib.input_grad(lib.Role.conv, conv(), 0.1, table, 1, *[(8, 10**6)] * 3, [], (8, 10**6), 1)
+
+
+def test_two_runs_of_one_waveform_must_agree_on_its_size():
+    stem = Layer(1, 4, 3, 1, 1)
+    runs = np.array([[0, n, 1, 10, 10, 0, 0, 0, 0] for n in (1, 2)], dtype=np.int64)
+    grads, waves = torch.zeros(2 * 10 * 4), torch.zeros(20)
+    packed = torch.zeros(lib.packed_floats(conv(stem), lib.Pass.stem_input_grad))
+    with pytest.raises(ValueError, match="one waveform with two sizes"):
+        lib.stem_input_grad(conv(stem), runs, 1, span(grads), span(packed), span(waves), 1)
 
 
 @pytest.mark.parametrize("purpose", ["forward", "input_grad", "stem_input_grad"])

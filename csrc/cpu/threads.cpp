@@ -4,6 +4,7 @@
 #include <atomic>
 #include <exception>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -36,16 +37,18 @@ using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
 
 #if defined(__unix__) || defined(__APPLE__)
 std::atomic<bool> forked{false};
+Parallel pool =
+    nullptr;  // GNU OpenMP's entry point, if the process has loaded it (PyTorch's Linux builds do)
 
-// GNU OpenMP's entry point, if the process has loaded it (PyTorch's Linux builds do).
-Parallel shared_pool() {
-  static const Parallel pool = [] {
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });
-    return reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-  }();
-  return forked ? nullptr : pool;  // its threads do not survive a fork: waiting for them would hang
+void find_pool() {
+  pthread_atfork(nullptr, nullptr, [] { forked = true; });
+  pool = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
 }
+
+// Its threads do not survive a fork: waiting for them would hang.
+Parallel shared_pool() { return forked ? nullptr : pool; }
 #else
+void find_pool() {}
 Parallel shared_pool() { return nullptr; }
 #endif
 
@@ -61,16 +64,21 @@ struct Buffer {
 
 }  // namespace
 
+void prepare_threads() { find_pool(); }
+
 void parallel(int threads, int64_t count, Task task, void *context) {
   Region region{count, task, context};
   const auto wanted = static_cast<unsigned>(std::min<int64_t>(std::max(threads, 1), count));
   if (wanted <= 1) {
     region.work();
-  } else if (const Parallel pool = shared_pool()) {
-    pool([](void *r) { static_cast<Region *>(r)->work(); }, &region, wanted, 0);
+  } else if (const Parallel shared = shared_pool()) {
+    shared([](void *r) { static_cast<Region *>(r)->work(); }, &region, wanted, 0);
   } else {
     std::vector<std::thread> helpers;
-    for (unsigned i = 1; i < wanted; ++i) helpers.emplace_back([&] { region.work(); });
+    try {
+      for (unsigned i = 1; i < wanted; ++i) helpers.emplace_back([&] { region.work(); });
+    } catch (const std::system_error &) {  // no more threads to be had: those that started share the work
+    }
     region.work();
     for (auto &helper : helpers) helper.join();
   }

@@ -8,6 +8,9 @@ namespace hifigan {
 
 using Task = void (*)(void *context, int64_t index);
 
+// Looks for PyTorch's pool, and learns of forks from now on. To be called once, when the module loads.
+void prepare_threads();
+
 // Runs task(context, 0 ... count - 1) on up to `threads` threads, in no fixed order: PyTorch's own
 // OpenMP pool where one is loaded (no second pool to compete with it), std::thread otherwise.
 void parallel(int threads, int64_t count, Task task, void *context);

@@ -4,6 +4,7 @@ Parameter names, shapes, order and initialisation are the original's, so its `do
 """
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,9 @@ class DiscriminatorP(nn.Module):
 
     def __init__(self, period, kernel_size=5, stride=3, use_spectral_norm=False):
         super().__init__()
-        if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-            raise ValueError(f"period: expected an integer of at least 1, got {period!r}")
+        for name, value in (("period", period), ("kernel_size", kernel_size), ("stride", stride)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
         self.period = period
 
         def layer(in_channels, out_channels, taps, step, padding):
@@ -107,6 +109,8 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def __init__(self, periods=PERIODS):
         super().__init__()
+        if not isinstance(periods, Iterable) or not (periods := list(periods)):
+            raise ValueError(f"periods: expected at least one period, got {periods!r}")
         self.discriminators = nn.ModuleList([self.member(period) for period in periods])
 
     def forward(self, y, y_hat):
@@ -135,8 +139,8 @@ class MultiScaleDiscriminator(nn.Module):
     def pooled(self, x):
         """The waveform at each scale; the poolings count their zero padding and accumulate."""
         levels = [x]
-        for pool in self.meanpools:
-            levels.append(pool(levels[-1]))
+        for index in range(1, len(self.discriminators)):
+            levels.append(self.meanpools[index - 1](levels[-1]))
         return levels
 
 
