@@ -228,7 +228,7 @@ void stem_input_grad(const Conv &conv, const RunArray &array, int64_t sets, Span
   const auto runs = read_runs(array, conv, sets, Role::stem);
   for (const Run &a : runs)
     for (const Run &b : runs)
-      if (a.in_offset == b.in_offset && (a.samples != b.samples || a.in_rows != b.in_rows))
+      if (a.in_offset == b.in_offset && (a.samples != b.samples || (a.samples && a.in_rows != b.in_rows)))
         fail("runs: one waveform with two sizes");
   const Extent e = extent(runs, conv, Role::stem);
   const Plan plan = plan_of(conv, Pass::stem_input_grad);
