@@ -81,8 +81,6 @@ def _discriminate(discriminators, sides, waves):
         stack.rows(lengths[wave])  # too short: said before spectral norm moves
     first = sides[0][0]
     choice = dispatch.choose(first.device, first.dtype)
-    if choice.backend.name == "reference" and dispatch.requested() is None:
-        dispatch.warn_once(f"running on the reference backend: {choice.why}")
     weight_sets, states = [], []
     for discriminator in discriminators:
         convs = convs_of(discriminator)
@@ -97,6 +95,8 @@ def _discriminate(discriminators, sides, waves):
 
 def _check_parameters(name, x, discriminators):
     """The parameters must be where the waveform is, and of its dtype, as for any convolution."""
+    if dispatch.not_fusible(x.device):  # autocast mixes dtypes as it sees fit
+        return
     for parameter in (p for d in discriminators for p in d.parameters()):
         for what in ("dtype", "device"):
             if getattr(parameter, what) != getattr(x, what):
@@ -105,13 +105,17 @@ def _check_parameters(name, x, discriminators):
                 )
 
 
-def _why_not_fused(device, discriminators):
-    """Why a call runs module by module, in words; None if it runs fused."""
-    return dispatch.not_fusible(device) or _why_module_by_module(discriminators)
+def _why_not_fused(like, discriminators):
+    """Why a call on tensors like `like` runs module by module, in words; None if it runs fused."""
+    return (
+        dispatch.not_fusible(like.device)
+        or dispatch.no_kernels(like.device, like.dtype)
+        or _why_module_by_module(discriminators)
+    )
 
 
-def _falls_back(device, discriminators):
-    reason = _why_not_fused(device, discriminators)
+def _falls_back(x, discriminators):
+    reason = _why_not_fused(x, discriminators)
     if reason and reason != "requested" and not torch.compiler.is_compiling():
         dispatch.warn_once(f"running module by module in plain PyTorch: {reason}")
     return reason is not None
@@ -121,9 +125,9 @@ def _run_single(discriminator, x):
     checks.check_waveform("x", x)
     if isinstance(discriminator, reference.DiscriminatorP):
         checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
-    if _falls_back(x.device, [discriminator]):
-        return None
     _check_parameters("x", x, [discriminator])
+    if _falls_back(x, [discriminator]):
+        return None
     ((maps,),) = _discriminate([discriminator], [[x]], [0])
     return torch.flatten(maps[-1], 1, -1), maps
 
@@ -134,9 +138,9 @@ def _run_pair(ensemble, y, y_hat):
     for discriminator in discriminators:
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
-    if _falls_back(y.device, discriminators) or _why_not_together(discriminators):
-        return None
     _check_parameters("y", y, discriminators)
+    if _falls_back(y, discriminators) or _why_not_together(discriminators):
+        return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
         sides, waves = [ensemble.pooled(y), ensemble.pooled(y_hat)], range(len(discriminators))
     else:
@@ -167,7 +171,7 @@ def explain(module):
 
 def _explain_discriminator(name, discriminator):
     parameter = next(discriminator.parameters())
-    reason = _why_not_fused(parameter.device, [discriminator])
+    reason = _why_not_fused(parameter, [discriminator])
     if reason:
         backend, why = dispatch.MODULES, reason
     else:

@@ -66,13 +66,21 @@ def choose(device, dtype):
         if refusal:
             raise ValueError(f"backend: {name!r} was requested, but {refusal}")
         return Choice(BACKENDS[name], "requested")
-    refusals = []
-    for backend in BACKENDS.values():
-        refusal = backend.cannot_run(device, dtype)
-        if refusal is None:
-            return Choice(backend, "; ".join(refusals) or "the fastest that can run here")
-        refusals.append(f"{backend.name}: {refusal}")
-    raise ValueError(f"no backend can run {dtype} on {device}: {'; '.join(refusals)}")
+    able = next(backend for backend in BACKENDS.values() if backend.cannot_run(device, dtype) is None)
+    return Choice(able, "the fastest that can run here")
+
+
+def no_kernels(device, dtype):
+    """Why no backend has kernels for these tensors, in words; None if one has, or if one was requested.
+
+    The reference backend does not count: plain PyTorch, module by module, is faster than its contract in plain PyTorch.
+    """
+    if requested() is not None:
+        return None
+    refusals = {
+        name: backend.cannot_run(device, dtype) for name, backend in BACKENDS.items() if name != ReferenceBackend.name
+    }
+    return "; ".join(f"{name}: {why}" for name, why in refusals.items()) if all(refusals.values()) else None
 
 
 def not_fusible(device):

@@ -37,11 +37,11 @@ def test_float32_runs_on_the_cpu_kernels(mpd):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_other_dtypes_run_on_the_reference_backend_and_say_so_once(mpd, dtype):
+def test_other_dtypes_run_module_by_module_and_say_so_once(mpd, dtype):
     mpd = mpd.to(dtype)
-    assert "reference" in hf.explain(mpd) and str(dtype).removeprefix("torch.") in hf.explain(mpd)
+    assert "modules" in hf.explain(mpd) and str(dtype).removeprefix("torch.") in hf.explain(mpd)
     y, y_hat = parity.waveforms(1, 300, dtype)
-    with pytest.warns(UserWarning, match="reference backend"):
+    with pytest.warns(UserWarning, match="module by module in plain PyTorch: cpu: the C"):
         same_as_reference(mpd, y, y_hat, 1e-6 if dtype == torch.float64 else 5e-2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -235,7 +235,10 @@ with warnings.catch_warnings(record=True) as caught:
 said = [str(w.message) for w in caught if "hifigan_fast" in str(w.message)]
 assert len(said) == 1 and "extension is not installed" in said[0], said
 assert "not installed" in dict(info.rows())["C++ extension"]
-assert "reference" in hf.explain(d) and "not installed" in hf.explain(d)
+assert "modules" in hf.explain(d) and "not installed" in hf.explain(d)
+with hf.use_backend("reference"):
+    assert "reference" in hf.explain(d)
+    d(torch.randn(1, 1, 300))
 """
 
 
@@ -285,3 +288,10 @@ def test_the_result_does_not_depend_on_the_thread_count(mpd):
         torch.set_num_threads(before)
     for grads in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(grads, results[0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_the_reference_backend_takes_any_floating_dtype(mpd, dtype):
+    with hf.use_backend("reference"):
+        assert " reference " in hf.explain(mpd.to(dtype))
+        same_as_reference(mpd, *parity.waveforms(1, 300, dtype), 1e-6 if dtype == torch.float64 else 5e-2)
