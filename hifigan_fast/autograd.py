@@ -99,8 +99,7 @@ class _EnsembleFunction(torch.autograd.Function):
     def backward(ctx, *grads):
         call, tensors, buffers, weights = _restored(ctx.call, len(ctx.needs_input_grad) - 1, ctx.saved_tensors)
         e, needs = call.ensemble, ctx.needs_input_grad[1:]
-        # create_graph, or a batch of gradients: by operations that PyTorch can differentiate and batch again
-        if torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
             return None, *_differentiable_grads(call, tensors, needs, grads)
         grads = iter(grads)
         maps = {
