@@ -137,7 +137,7 @@ def figure(rows, path, title):
         bars = axes.bar([i + 0.27 * (index - 1) for i in range(len(steps))], heights, 0.25, label=ensemble)
         axes.bar_label(bars, fmt="%.1f", padding=2)
     axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(steps)), steps)
+    axes.set_xticks(range(len(steps)), [step.replace(", ", ",\n") for step in steps])
     axes.set_ylabel("times faster than plain PyTorch")
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False)
