@@ -5,7 +5,7 @@ Words: a *layer* is one convolution with its bias and leaky ReLU; a *stack* is t
 """
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 
 import numpy as np
 
@@ -81,18 +81,6 @@ class Run:
     grad_in_offset: int
     grad_out_offset: int
 
-    FIELDS = (
-        "weights",
-        "samples",
-        "period",
-        "in_rows",
-        "out_rows",
-        "in_offset",
-        "out_offset",
-        "grad_in_offset",
-        "grad_out_offset",
-    )
-
     @property
     def sequences(self):
         return self.samples * self.period
@@ -100,9 +88,7 @@ class Run:
 
 def run_table(runs):
     """Runs as an int64 array [runs, fields]."""
-    return np.array([[getattr(run, field) for field in Run.FIELDS] for run in runs], dtype=np.int64).reshape(
-        len(runs), len(Run.FIELDS)
-    )
+    return np.array([astuple(run) for run in runs], dtype=np.int64).reshape(len(runs), len(fields(Run)))
 
 
 @dataclass(frozen=True)
@@ -175,14 +161,6 @@ class Ensemble:
     def runs(self, depth, active):
         """The runs of layer `depth` for the members in `active`, a tuple in the order of `members`."""
         return _runs(self, depth, active)
-
-    def flops(self):
-        """Multiplications and additions of a forward pass."""
-        return sum(
-            layer.flops(self.samples * stack.period * rows[depth + 1])
-            for stack, rows, _ in ((self.stacks[s], self.rows[s], side) for s, side in self.members)
-            for depth, layer in enumerate(stack.layers)
-        )
 
 
 @functools.lru_cache(maxsize=512)
