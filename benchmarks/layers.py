@@ -1,71 +1,192 @@
-"""The layers of docs/design.md's table, one at a time: ours through the contract, and plain PyTorch's convolution."""
+"""The layers of docs/design.md's table, one at a time: ours through the contract, and plain PyTorch's convolution.
+
+python -m benchmarks.layers --layers P1,S1
+
+Both do the same: a forward pass has its bias and leaky ReLU, an input gradient the mask of the layer below, a weight
+gradient that of the bias. Ours does the normalisation of the weights besides. Both take the two sides at once, though
+the original calls each alone.
+"""
+
+import dataclasses
+import functools
+import statistics
+import sys
 
 import torch
 import torch.nn.functional as F
+from tabulate import tabulate
 
-from hifigan_fast import dispatch
+from hifigan_fast import bench, dispatch
 from hifigan_fast.backends.contract import WeightSet
 from hifigan_fast.discriminators import DiscriminatorP, DiscriminatorS, stack_of
-from hifigan_fast.geometry import Run
+from hifigan_fast.geometry import LRELU_SLOPE, Ensemble
+from hifigan_fast.reference import PERIODS
 
-PERIOD = 5  # stands for the five: their rows are as many
+from . import report
+from .report import SEGMENT
+
+DIRECTIONS = ("forward", "input gradient", "weight gradient")
+CAPTION = (
+    "P: the five periods in one call; S: the scale that is not pooled. GFLOP/s and % of peak count the operations of\n"
+    "the direct convolution: ours and PyTorch's may use fast algorithms of fewer, and a figure may exceed 100%."
+)
 
 
+@functools.cache
 def table():
-    """{name: (layer, role, input rows, sequences a sample)} for a segment of 8192."""
+    """{name: (stacks, depth)}: "P" all five periods, "S" the first scale."""
+    period = stack_of(DiscriminatorP(PERIODS[0]))
     found = {}
-    for prefix, stack, period in (
-        ("P", stack_of(DiscriminatorP(PERIOD)), PERIOD),
-        ("S", stack_of(DiscriminatorS()), 1),
+    for prefix, stacks in (
+        ("P", tuple(dataclasses.replace(period, period=p) for p in PERIODS)),
+        ("S", (stack_of(DiscriminatorS()),)),
     ):
-        rows = stack.rows(8192)
-        for depth, layer in enumerate(stack.layers):
-            role = {0: "stem", len(stack.layers) - 1: "head"}.get(depth, "conv")
-            found[f"{prefix}{depth}"] = (layer, role, rows[depth], period)
+        found.update({f"{prefix}{depth}": (stacks, depth) for depth in range(len(stacks[0].layers))})
     return found
 
 
 class LayerCase:
     """One layer's operands, and a callable for each direction and implementation."""
 
-    def __init__(self, name, batch, backend="cpu"):
-        self.layer, self.role, self.in_rows, period = table()[name]
-        layer = self.layer
-        self.out_rows = layer.out_rows(self.in_rows)
+    def __init__(self, name, samples, backend="cpu"):
+        stacks, depth = table()[name]
+        sets = len(stacks)
         self.backend = dispatch.BACKENDS[backend]
-        stem = self.role == "stem"
-        in_rows = 8192 if stem else self.in_rows
-        self.runs = (Run(0, batch, period, in_rows, self.out_rows, 0, 0, 0, 0),)
-        sequences = batch * period
-        random = torch.Generator().manual_seed(0)
-        self.x = torch.randn(batch * 8192 if stem else sequences * in_rows * layer.in_channels, generator=random)
-        self.grad = torch.randn(sequences * self.out_rows * layer.out_channels, generator=random)
-        raw = torch.randn(layer.out_channels, layer.in_channels // layer.groups, layer.taps, generator=random)
-        self.weights = self.backend.normalise_weights(layer, [WeightSet(raw, torch.rand(layer.out_channels))])
-        self.bias = torch.zeros(1, layer.out_channels)
-        self.plain_x = torch.randn(sequences, layer.in_channels, self.in_rows, generator=random)
-        self.plain_grad = torch.randn(sequences, layer.out_channels, self.out_rows, generator=random)
-        self.flops = layer.flops(sequences * self.out_rows)
+        self.layer = layer = stacks[0].layers[depth]
+        self.role = {0: "stem", len(stacks[0].layers) - 1: "head"}.get(depth, "conv")
+        ensemble = Ensemble(stacks, (0,) * sets, (SEGMENT,), samples, 1, tuple((i,) for i in range(sets)))
+        members = tuple(ensemble.members)
+        self.runs = ensemble.runs(depth, members)
+        (_, in_rows), (_, out_rows) = (ensemble.offsets(d, members) for d in (depth, depth + 1))
+        self.flops = layer.flops(out_rows)
+
+        randn = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0))
+        self.x = randn(samples * SEGMENT if depth == 0 else in_rows * layer.in_channels)
+        self.grad = randn(out_rows * layer.out_channels)
+        raws = [randn(layer.out_channels, layer.in_channels // layer.groups, layer.taps) for _ in stacks]
+        own = [WeightSet(raw, torch.rand(layer.out_channels)) for raw in raws]
+        self.weights = self.backend.normalise_weights(layer, own)
+        self.bias = torch.zeros(sets, layer.out_channels)
+
+        ones = [1] if stacks[0].folded else []  # the second dimension of a folded map
+        none = [0] * len(ones)
+        self.geometry = [layer.stride, *ones], [layer.padding, *none], [1, *ones], False, [0, *none], layer.groups
+        self.operands = []  # plain PyTorch's, a stack: input, gradient of the output, weight
+        for stack, rows, raw in zip(stacks, ensemble.rows, raws):
+            columns = [stack.period] if stack.folded else []
+            x = randn(samples, layer.in_channels, rows[depth], *columns)
+            grad = randn(samples, layer.out_channels, rows[depth + 1], *columns)
+            self.operands.append((x, grad, raw.view(*raw.shape, *ones)))
 
     def ours(self, direction):
         b, layer, role, runs = self.backend, self.layer, self.role, self.runs
-        if direction == "forward":
-            return lambda: b.forward(role, layer, runs, self.x, self.weights, self.bias, torch.empty_like(self.grad))
-        if direction == "weight gradient":
-            return lambda: b.weight_grad(role, layer, runs, self.x, self.grad, 1)
-        if role == "stem":
-            return lambda: b.stem_input_grad(layer, runs, self.grad, self.weights, torch.zeros_like(self.x))
-        return lambda: b.input_grad(
-            role, layer, 0.1, runs, self.grad, self.weights, self.x, [None], torch.empty_like(self.x)
-        )
+
+        def forward():
+            out = b.empty(self.grad.numel(), self.grad)
+            b.forward(role, layer, runs, self.x, self.weights, self.bias, out)
+
+        def input_grad():
+            if role == "stem":
+                return b.stem_input_grad(layer, runs, self.grad, self.weights, torch.zeros_like(self.x))
+            out = b.empty(self.x.numel(), self.x)
+            no_maps = [None] * len(runs)
+            return b.input_grad(role, layer, LRELU_SLOPE, runs, self.grad, self.weights, self.x, no_maps, out)
+
+        def weight_grad():
+            b.weight_grad(role, layer, runs, self.x, self.grad, self.weights)
+
+        return dict(zip(DIRECTIONS, (forward, input_grad, weight_grad)))[direction]
 
     def plain(self, direction):
-        layer, weight = self.layer, self.weights.sets[0].raw
-        if direction == "forward":
-            args = (layer.stride, layer.padding, 1, layer.groups)
-            return lambda: F.leaky_relu(F.conv1d(self.plain_x, weight, self.bias[0], *args), 0.1)
-        wanted = [direction == "input gradient", direction == "weight gradient", direction == "weight gradient"]
-        geometry = ([layer.stride], [layer.padding], [1], False, [0], layer.groups)
-        return lambda: torch.ops.aten.convolution_backward(
-            self.plain_grad, self.plain_x, weight, [layer.out_channels], *geometry, wanted
+        layer = self.layer
+
+        def backward(x, grad, weight, wanted):
+            bias = [layer.out_channels]
+            return torch.ops.aten.convolution_backward(grad, x, weight, bias, *self.geometry, wanted)
+
+        def forward():
+            for (x, _, weight), bias in zip(self.operands, self.bias):
+                y = torch.convolution(x, weight, bias, *self.geometry)
+                if layer.slope != 1:
+                    F.leaky_relu(y, layer.slope)
+
+        def input_grad():
+            for x, grad, weight in self.operands:
+                found, _, _ = backward(x, grad, weight, [True, False, False])
+                if self.role != "stem":
+                    torch.ops.aten.leaky_relu_backward(found, x, LRELU_SLOPE, True)
+
+        def weight_grad():
+            for operands in self.operands:
+                backward(*operands, [False, True, True])
+
+        return dict(zip(DIRECTIONS, (forward, input_grad, weight_grad)))[direction]
+
+
+def measure(names, batch, repeats, say=print):
+    """Time every direction of the named layers -> (rows of {layer, direction, fast_ms, plain_ms, speedup, …}, peak)."""
+    rows, peak = [], 0.0
+    for name in names:
+        case = LayerCase(name, 2 * batch)
+        for direction in DIRECTIONS:
+            peak = max(peak, report.peak())  # again and again: the clock moves, and others use the machine
+            fast_s, plain_s = bench.interleaved(case.ours(direction), case.plain(direction), repeats)
+            ratios = sorted(p / f for f, p in zip(fast_s, plain_s))
+            row = {"layer": name, "direction": direction, "gflop": case.flops / 1e9}
+            for key, taken in (("fast", fast_s), ("plain", plain_s)):
+                row[f"{key}_ms"] = 1e3 * statistics.median(taken)
+                row[f"{key}_gflops"] = case.flops / 1e9 / statistics.median(taken)
+            row |= {"speedup": statistics.median(ratios), "speedup_range": [ratios[0], ratios[-1]]}
+            rows.append(row)
+            say(f"  {name}, {direction}: {row['speedup']:.2f} ×")
+    for row in rows:
+        row |= {f"{key}_of_peak": 1e9 * row[f"{key}_gflops"] / peak for key in ("fast", "plain")}
+    return rows, peak
+
+
+def shown(rows):
+    """The rows as the table that the command prints."""
+    keys = ("layer", "direction", "plain_ms", "fast_ms", "speedup")
+    lines = [
+        (
+            *(r[key] for key in keys),
+            "{:.2f}–{:.2f}".format(*r["speedup_range"]),
+            *(r[f"{key}_gflops"] for key in ("plain", "fast")),
+            *(100 * r[f"{key}_of_peak"] for key in ("plain", "fast")),
         )
+        for r in rows
+    ]
+    headers = ["layer", "what", "plain PyTorch,\nms", "hifigan_fast,\nms", "speed-up,\n×", "range"]
+    headers += [f"{who},\n{what}" for what in ("GFLOP/s", "% of peak") for who in ("plain PyTorch", "hifigan_fast")]
+    return tabulate(lines, headers=headers, floatfmt=("", "", ".2f", ".2f", ".2f", "", ".0f", ".0f", ".0f", ".0f"))
+
+
+def _names(text):
+    names = text.split(",")
+    unknown = [name for name in names if name not in table()]
+    if unknown:
+        raise ValueError(f"--layers: got {', '.join(unknown)}, expected some of {', '.join(table())}")
+    return names
+
+
+def command(args):
+    names = _names(args.layers) if args.layers else list(table())
+    result = report.conditions(args.batch, args.repeats)
+    threads = result["threads"]
+    print(f"layers, 2 × {args.batch} × {SEGMENT}, {threads} threads, {args.repeats} interleaved repeats:")
+    rows, peak = measure(names, args.batch, args.repeats)
+    print(
+        f"\n{shown(rows)}\n\nPeak: {peak / 1e9:.0f} GFLOP/s, multiply-adds in registers, {threads} threads.\n{CAPTION}"
+    )
+    if args.out:
+        report.write(args.out, {**result, "peak_gflops": peak / 1e9, "note": CAPTION, "layers": rows})
+
+
+def main(argv=None):
+    parser = report.parser("layers", "Time every layer and direction against plain PyTorch's convolution.", repeats=5)
+    parser.add_argument("--layers", metavar="P1,S1,…", help=f"default: {', '.join(table())}")
+    return report.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,12 +7,15 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "cpu/memory.h"
 #include "cpu/plan.h"
 #include "cpu/threads.h"
 
@@ -110,23 +113,26 @@ Extent extent(const std::vector<Run> &runs, const Conv &conv, Role role) {
   return e;
 }
 
-// The pieces of a product whose operand is `base`; `gradient`: rows of grad_out are the operand.
-std::vector<Piece> make_pieces(const std::vector<Run> &runs, const Conv &conv, const Plan &plan,
-                               const float *base, const float *weights, bool gradient) {
-  std::vector<Piece> pieces;
-  for (const Run &run : runs) {
-    const float *set = weights + run.weights * plan.floats();
-    if (gradient)
-      pieces.push_back({base + run.grad_out_offset * conv.out_channels, set, run.sequences(),
-                        (run.in_rows + conv.stride - 1) / conv.stride, run.out_rows});
-    else
-      pieces.push_back(
-          {base + run.in_offset * conv.in_channels, set, run.sequences(), run.out_rows, run.in_rows});
-  }
-  return pieces;
+// One (raw, scale) a set.
+using FilterSpans = std::vector<std::pair<Span, Span>>;
+
+std::vector<Filters> read_filters(const FilterSpans &spans, const Conv &conv) {
+  std::vector<Filters> filters;
+  for (const auto &[raw, scale] : spans)
+    filters.push_back({floats(raw, conv.filter_floats(), "raw"), floats(scale, conv.out_channels, "scale")});
+  return filters;
 }
 
-Plan plan_of(const Conv &conv, Pass pass) { return make_plan(conv, pass, active->width); }
+// The head's filters, [set][tap][channel].
+std::vector<float> turn_head(const std::vector<Filters> &filters, const Conv &conv) {
+  std::vector<float> turned;
+  for (const Filters &f : filters)
+    for (int64_t t = 0; t < conv.taps; ++t)
+      for (int64_t c = 0; c < conv.in_channels; ++c) turned.push_back(f.raw[c * conv.taps + t] * *f.scale);
+  return turned;
+}
+
+int64_t signed_size(std::size_t size) { return static_cast<int64_t>(size); }
 
 std::vector<const float *> read_map_grads(const std::vector<std::optional<Span>> &spans,
                                           const std::vector<Run> &runs, const Conv &conv) {
@@ -148,117 +154,115 @@ void row_norms(Span raw, int64_t rows, int64_t size, Span norms, int threads) {
   active->row_norms(from, rows, size, to, threads);
 }
 
-void pack(const Conv &conv, Pass pass, Span raw, Span scale, Span packed, int threads) {
-  const Plan plan = plan_of(conv, pass);
-  const int64_t size = conv.out_channels * conv.in_group() * conv.taps;
-  const float *from = floats(raw, size, "raw"), *by = floats(scale, conv.out_channels, "scale");
-  float *to = floats(packed, plan.floats(), "packed");
+void forward(Role role, const Conv &conv, const RunArray &array, Span x, const FilterSpans &weights,
+             Span bias, Span out, int threads) {
+  const int64_t sets = signed_size(weights.size());
+  const auto runs = read_runs(array, conv, sets, role);
+  const Extent e = extent(runs, conv, role);
+  const auto filters = read_filters(weights, conv);
+  const float *from = floats(x, e.in, "x"), *b = floats(bias, sets * conv.out_channels, "bias");
+  float *to = floats(out, e.out, "out");
+  const int64_t count = signed_size(runs.size());
   py::gil_scoped_release release;
-  if (pass == Pass::forward) {
-    active->pack_forward(conv, plan.product, from, by, to, threads);
-  } else if (pass == Pass::input_grad) {
-    active->pack_input_grad(conv, plan.product, from, by, to, threads);
+  if (role == Role::stem) {
+    active->stem_forward(conv, runs.data(), count, from, filters.data(), sets, b, to, threads);
+  } else if (role == Role::conv) {
+    const auto run = [&](bool direct) {
+      const Plan plan = make_plan(conv, Pass::forward, runs, sets, active->width, direct);
+      return active->conv_forward(conv, plan.correlation, plan.pieces.data(), signed_size(plan.pieces.size()),
+                                  runs.data(), from, filters.data(), b, to, threads);
+    };
+    if (!run(false)) run(true);
   } else {
-    // [out channel][tap] as it stands: a forward packing of the transposed one-tap convolution
-    std::vector<float> turned(static_cast<std::size_t>(size)),
-        ones(static_cast<std::size_t>(conv.taps), 1.0f);
-    for (int64_t o = 0; o < conv.out_channels; ++o)
-      for (int64_t t = 0; t < conv.taps; ++t)
-        turned[static_cast<std::size_t>(t * conv.out_channels + o)] = from[o * conv.taps + t] * by[o];
-    const Conv transposed{conv.out_channels, conv.taps, 1, 1, 0, 1, 1.0f};
-    active->pack_forward(transposed, plan.product, turned.data(), ones.data(), to, threads);
+    active->head_forward(conv, runs.data(), count, from, turn_head(filters, conv).data(), b, to, threads);
   }
 }
 
-void unpack_grad(const Conv &conv, Span packed, Span raw, Span scale, std::optional<Span> norms,
-                 Span grad_raw, Span inner, int threads) {
-  const Plan plan = plan_of(conv, Pass::forward);
-  const int64_t size = conv.out_channels * conv.in_group() * conv.taps;
-  const float *from = floats(packed, plan.floats(), "packed"), *values = floats(raw, size, "raw");
-  const float *by = floats(scale, conv.out_channels, "scale");
-  const float *lengths = norms ? floats(*norms, conv.out_channels, "norms") : nullptr;
-  float *to = floats(grad_raw, size, "grad_raw"), *dots = floats(inner, conv.out_channels, "inner");
-  py::gil_scoped_release release;
-  active->unpack_grad(conv, plan.product, from, values, by, lengths, to, dots, threads);
-}
-
-void forward(Role role, const Conv &conv, const RunArray &array, int64_t sets, Span x, Span weights,
-             Span bias, Span out, int threads) {
+void input_grad(Role role, const Conv &conv, float slope, const RunArray &array, Span grad_out,
+                const FilterSpans &weights, Span saved, const std::vector<std::optional<Span>> &map_grads,
+                Span grad_in, int threads) {
+  const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, role);
   const Extent e = extent(runs, conv, role);
-  const Plan plan = plan_of(conv, role == Role::stem ? Pass::stem_forward : Pass::forward);
-  const int64_t set = role == Role::head ? conv.taps * conv.in_channels : plan.floats();
-  const float *from = floats(x, e.in, "x"), *w = floats(weights, sets * set, "weights");
-  const float *b = floats(bias, sets * conv.out_channels, "bias");
-  float *to = floats(out, e.out, "out");
-  const auto pieces = make_pieces(runs, conv, plan, from, w, false);
-  const auto count = static_cast<int64_t>(runs.size());
-  py::gil_scoped_release release;
-  if (role == Role::stem)
-    active->stem_forward(conv, plan.product, runs.data(), count, pieces.data(), from, b, to, threads);
-  else if (role == Role::conv)
-    active->conv_forward(conv, plan.product, runs.data(), count, pieces.data(), b, to, threads);
-  else
-    active->head_forward(conv, runs.data(), count, from, w, b, to, threads);
-}
-
-void input_grad(Role role, const Conv &conv, float slope, const RunArray &array, int64_t sets, Span grad_out,
-                Span weights, Span saved, const std::vector<std::optional<Span>> &map_grads, Span grad_in,
-                int threads) {
-  const auto runs = read_runs(array, conv, sets, role);
-  const Extent e = extent(runs, conv, role);
-  const Plan plan = plan_of(conv, Pass::input_grad);
-  const int64_t set = role == Role::head ? conv.taps * conv.in_channels : plan.floats();
-  const float *from = floats(grad_out, e.grad_out, "grad_out");
-  const float *w = floats(weights, sets * set, "weights"), *mask = floats(saved, e.in, "saved");
+  const auto filters = read_filters(weights, conv);
+  const float *from = floats(grad_out, e.grad_out, "grad_out"), *mask = floats(saved, e.in, "saved");
   float *to = floats(grad_in, e.grad_in, "grad_in");
   const auto extra = read_map_grads(map_grads, runs, conv);
-  const auto pieces = make_pieces(runs, conv, plan, from, w, true);
-  const auto count = static_cast<int64_t>(runs.size());
   py::gil_scoped_release release;
-  if (role == Role::conv)
-    active->conv_input_grad(conv, slope, plan.product, runs.data(), count, pieces.data(), mask, extra.data(),
-                            to, threads);
-  else
-    active->head_input_grad(conv, slope, runs.data(), count, from, w, mask, extra.data(), to, threads);
+  if (role == Role::conv) {
+    const auto run = [&](bool direct) {
+      const Plan plan = make_plan(conv, Pass::input_grad, runs, sets, active->width, direct);
+      return active->conv_input_grad(conv, slope, plan.correlation, plan.pieces.data(),
+                                     signed_size(plan.pieces.size()), runs.data(), from, filters.data(), mask,
+                                     extra.data(), to, threads);
+    };
+    if (!run(false)) run(true);
+  } else {
+    active->head_input_grad(conv, slope, runs.data(), signed_size(runs.size()), from,
+                            turn_head(filters, conv).data(), mask, extra.data(), to, threads);
+  }
 }
 
-void stem_input_grad(const Conv &conv, const RunArray &array, int64_t sets, Span grad_out, Span weights,
+void stem_input_grad(const Conv &conv, const RunArray &array, Span grad_out, const FilterSpans &weights,
                      Span grad_waves, int threads) {
+  const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, Role::stem);
   for (const Run &a : runs)
     for (const Run &b : runs)
       if (a.in_offset == b.in_offset && (a.samples != b.samples || (a.samples && a.in_rows != b.in_rows)))
         fail("runs: one waveform with two sizes");
   const Extent e = extent(runs, conv, Role::stem);
-  const Plan plan = plan_of(conv, Pass::stem_input_grad);
+  const auto filters = read_filters(weights, conv);
   const float *from = floats(grad_out, e.grad_out, "grad_out");
-  const float *w = floats(weights, sets * plan.floats(), "weights");
   float *to = floats(grad_waves, e.in, "grad_waves");
-  const auto pieces = make_pieces(runs, conv, plan, from, w, true);
   py::gil_scoped_release release;
-  active->stem_input_grad(conv, plan.product, runs.data(), static_cast<int64_t>(runs.size()), pieces.data(),
-                          to, threads);
+  active->stem_input_grad(conv, runs.data(), signed_size(runs.size()), from, filters.data(), sets, to,
+                          threads);
 }
 
-void weight_grad(Role role, const Conv &conv, const RunArray &array, int64_t sets, Span x, Span grad_out,
-                 Span grad_weights, Span grad_bias, int threads) {
+// One (norms or null, gradient of raw, inner) a set; zeroed for sets that no run has.
+using GradSpans = std::vector<std::tuple<std::optional<Span>, Span, Span>>;
+
+std::vector<FilterGrads> read_grads(const GradSpans &spans, const Conv &conv, const std::vector<Run> &runs) {
+  std::vector<FilterGrads> grads;
+  for (const auto &[norms, raw, inner] : spans)
+    grads.push_back({norms ? floats(*norms, conv.out_channels, "norms") : nullptr,
+                     floats(raw, conv.filter_floats(), "grad_raw"),
+                     floats(inner, conv.out_channels, "inner")});
+  for (std::size_t set = 0; set < grads.size(); ++set) {
+    if (std::any_of(runs.begin(), runs.end(),
+                    [&](const Run &run) { return run.weights == signed_size(set) && run.sequences() > 0; }))
+      continue;
+    std::fill_n(grads[set].raw, conv.filter_floats(), 0.0f);
+    std::fill_n(grads[set].inner, conv.out_channels, 0.0f);
+  }
+  return grads;
+}
+
+void weight_grad(Role role, const Conv &conv, const RunArray &array, Span x, Span grad_out,
+                 const FilterSpans &weights, const GradSpans &grad_weights, Span grad_bias, int threads) {
+  const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, role);
   const Extent e = extent(runs, conv, role);
-  const Plan plan = plan_of(conv, Pass::forward);
-  const int64_t set = role == Role::head ? conv.taps * conv.in_channels : plan.floats();
-  const float *from = floats(x, e.in, "x"), *grads = floats(grad_out, e.grad_out, "grad_out");
-  float *to = floats(grad_weights, sets * set, "grad_weights");
+  const auto filters = read_filters(weights, conv);
+  if (grad_weights.size() != weights.size()) fail("grad_weights: expected one entry a set");
+  const float *from = floats(x, e.in, "x"), *rows = floats(grad_out, e.grad_out, "grad_out");
   float *bias = floats(grad_bias, sets * conv.out_channels, "grad_bias");
-  const auto count = static_cast<int64_t>(runs.size());
+  const auto grads = read_grads(grad_weights, conv, runs);
+  const int64_t count = signed_size(runs.size());
   py::gil_scoped_release release;
-  if (role == Role::stem)
-    active->stem_weight_grad(conv, plan.product, runs.data(), count, sets, from, grads, to, threads);
-  else if (role == Role::conv)
-    active->conv_weight_grad(conv, plan.product, runs.data(), count, sets, from, grads, to, threads);
-  else
-    active->head_weight_grad(conv, runs.data(), count, sets, from, grads, to, threads);
-  active->bias_grad(conv, runs.data(), count, sets, grads, bias, threads);
+  if (role == Role::stem) {
+    active->stem_weight_grad(conv, runs.data(), count, sets, from, rows, filters.data(), grads.data(),
+                             threads);
+  } else if (role == Role::conv) {
+    const Plan plan = make_plan(conv, Pass::forward, runs, sets, active->width);
+    active->conv_weight_grad(conv, plan.correlation, plan.pieces.data(), signed_size(plan.pieces.size()),
+                             runs.data(), from, rows, filters.data(), grads.data(), threads);
+  } else {
+    active->head_weight_grad(conv, runs.data(), count, sets, from, rows, filters.data(), grads.data(),
+                             threads);
+  }
+  active->bias_grad(conv, runs.data(), count, sets, rows, bias, threads);
 }
 
 using Pair = std::pair<Span, Span>;
@@ -302,6 +306,25 @@ void feature_l1_grad(const std::vector<Pair> &maps, Span grads,
   active->feature_l1_grad(pairs.data(), count, by, threads);
 }
 
+void advise(Span fresh) {
+  if (fresh.second > 0)
+    prefer_huge_pages(floats(fresh, fresh.second, "fresh"),
+                      sizeof(float) * static_cast<std::size_t>(fresh.second));
+}
+
+double peak(int threads) {
+  if (threads < 1) fail("threads: must be at least 1");
+  py::gil_scoped_release release;
+  double best = 0;
+  for (int i = 0; i < 5; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const double operations = active->multiply_add_peak(2'000'000, threads);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    best = std::max(best, operations / took.count());
+  }
+  return best;
+}
+
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
   for (const Kernels *kernels : available_kernels()) names.emplace_back(kernels->name);
@@ -323,17 +346,12 @@ PYBIND11_MODULE(_cpu, m) {
   prepare_threads();
   py::class_<Conv>(m, "Conv").def(py::init(&make_conv));
   py::enum_<Role>(m, "Role").value("stem", Role::stem).value("conv", Role::conv).value("head", Role::head);
-  py::enum_<Pass>(m, "Pass")
-      .value("forward", Pass::forward)
-      .value("input_grad", Pass::input_grad)
-      .value("stem_input_grad", Pass::stem_input_grad);
   m.def("instruction_sets", &instruction_sets, "Those that this machine has, best first.");
   m.def("instruction_set", [] { return std::string(active->name); });
   m.def("use_instruction_set", &use_instruction_set);
-  m.def("packed_floats", [](const Conv &conv, Pass pass) { return plan_of(conv, pass).floats(); });
+  m.def("prefer_huge_pages", &advise);
+  m.def("peak", &peak, "Floating-point operations a second in registers, best of five: the machine's peak.");
   m.def("row_norms", &row_norms);
-  m.def("pack", &pack);
-  m.def("unpack_grad", &unpack_grad);
   m.def("forward", &forward);
   m.def("input_grad", &input_grad);
   m.def("stem_input_grad", &stem_input_grad);

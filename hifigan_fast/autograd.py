@@ -85,7 +85,7 @@ class _EnsembleFunction(torch.autograd.Function):
         for depth, layer in enumerate(e.layers):
             weights.append(backend.normalise_weights(layer, call.weight_sets(depth, layers)))
             _, rows = e.offsets(depth + 1, e.members)
-            out = buffers[0].new_empty(rows * layer.out_channels)
+            out = backend.empty(rows * layer.out_channels, buffers[0])
             bias = torch.stack([layers[stack][depth][2] for stack in e.set_stacks])
             runs = e.runs(depth, tuple(e.members))
             backend.forward(call.role(depth), layer, runs, buffers[-1], weights[-1], bias, out)
@@ -188,7 +188,7 @@ class _Backward:
     def _empty(self, depth):
         """A gradient buffer for the active members' rows at `depth` (the output of layer depth - 1)."""
         _, rows = self.e.offsets(depth, self.active)
-        return self.buffers[0].new_empty(rows * self.e.layers[depth - 1].out_channels)
+        return self.backend.empty(rows * self.e.layers[depth - 1].out_channels, self.buffers[0])
 
     def _head_grad(self):
         depth = len(self.e.layers)
@@ -227,14 +227,13 @@ class _Backward:
         members = tuple(member for member in self.active if member[0] in stacks)
         runs = tuple(run for run, member in zip(self.e.runs(depth, self.active), self.active) if member in members)
         role = self.call.role(depth)
-        grads, bias = self.backend.weight_grad(role, layer, runs, self.buffers[depth], grad_out, self.e.set_count)
+        grads, bias = self.backend.weight_grad(role, layer, runs, self.buffers[depth], grad_out, weights)
         used = {self.e.weight_sets[stack][side] for stack, side in members}
         for stack in stacks:
             sets = [s for s in dict.fromkeys(self.e.weight_sets[stack]) if s in used]
             own = Weights(*([of[s] for s in sets] for of in (weights.sets, weights.scales, weights.norms)))
-            results = self.backend.normalise_weights_backward(role, layer, own, [grads[s] for s in sets])
             states = [self.call.states[s][depth] for s in sets]
-            raw, magnitude = norms.parameter_grads(own, states, results)
+            raw, magnitude = norms.parameter_grads(own, states, [grads[s] for s in sets])
             total = (raw, magnitude, bias[sets].sum(0))
             self.layer_grads[stack][depth] = tuple(
                 grad if need else None for grad, need in zip(total, self.layer_needs[stack][depth])

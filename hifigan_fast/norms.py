@@ -107,7 +107,7 @@ def parameter_grads(weights, states, results):
     Args:
         weights: the sets' `Weights`, reduced to those of one discriminator.
         states: their `Spectral` states or None.
-        results: their (grad_raw, inner), as `Backend.normalise_weights_backward` returns them.
+        results: their (grad_raw, inner), as `Backend.weight_grad` returns them.
     """
     total, magnitude = None, None
     for norm, state, (grad, inner) in zip(weights.norms, states, results):

@@ -1,81 +1,68 @@
-// Convolution forward and input gradient: an overlapped-row product each, and their epilogues.
+// Convolution forward and input gradient: a correlation each, and their epilogues.
 #pragma once
 
-#include "product.h"
+#include "correlation.h"
+#include "filters.h"
 
 namespace hifigan {
 namespace HIFIGAN_ISA {
 
-// The forward epilogue: out = leaky(sums + bias) for `count` rows of one panel.
-inline void store_activations(const Conv &conv, const Panel &panel, const float *sums, const float *bias,
-                              float *out, int64_t count) {
-  const int64_t width = vectors(panel.columns) * kWidth;
-  for (int64_t r = 0; r < count; ++r, out += conv.out_channels) {
-    for (int64_t j = 0; j < panel.columns; j += kWidth) {
-      const int64_t left = panel.columns - j;
-      const Vec sum = load(sums + r * width + j);
-      if (left >= kWidth) {
-        const Vec v = sum + load(bias + j);
-        store(out + j, leaky(v, v, conv.slope));
-      } else {
-        const Vec v = sum + load_partial(bias + j, left);
-        store_partial(out + j, leaky(v, v, conv.slope), left);
-      }
-    }
-  }
+// out = leaky(conv(x) + bias). `bias` holds one set after another. False as `correlate` is.
+inline bool conv_forward(const Conv &conv, const Correlation &c, const Piece *pieces, int64_t piece_count,
+                         const Run *runs, const float *x, const Filters *filters, const float *bias,
+                         float *out, int threads) {
+  return correlate(c, pieces, piece_count, x, ForwardFilters{conv, filters}, threads,
+                   [&](const Segment &s, int64_t group, int64_t column, const Vec *y, int64_t lanes) {
+                     const Run &run = runs[s.run];
+                     const int64_t channel = group * conv.out_group() + column;
+                     const Vec add = load_partial(bias + run.weights * conv.out_channels + channel, lanes);
+                     float *to = out +
+                                 (run.out_offset + s.sequence * run.out_rows + s.first) * conv.out_channels +
+                                 channel;
+                     for (int64_t i = 0; i < s.count; ++i, to += conv.out_channels) {
+                       const Vec v = y[i] + add;
+                       if (lanes == kWidth)
+                         store(to, leaky(v, v, conv.slope));
+                       else
+                         store_partial(to, leaky(v, v, conv.slope), lanes);
+                     }
+                   });
 }
 
-// out = leaky(conv(x) + bias). `bias` holds one set after another.
-inline void conv_forward(const Conv &conv, const Product &p, const Run *runs, int64_t run_count,
-                         const Piece *pieces, const float *bias, float *out, int threads) {
-  multiply(
-      p, pieces, run_count, threads,
-      [&](int64_t index, int64_t group, const Panel &panel, int64_t first, int64_t count, const float *sums) {
-        const int64_t channel = group * conv.out_group() + panel.first_column;
-        store_activations(conv, panel, sums, bias + runs[index].weights * conv.out_channels + channel,
-                          out + (runs[index].out_offset + first) * conv.out_channels + channel, count);
-      });
-}
-
-// grad_in = (convᵀ(grad_out) + map_grad) · leaky'(saved): a product row is `stride` input rows, its
+// grad_in = (convᵀ(grad_out) + map_grad) · leaky'(saved): an output row is `stride` input rows, its
 // columns are (phase, input channel). map_grads has a pointer or null per run.
-inline void conv_input_grad(const Conv &conv, float slope, const Product &p, const Run *runs,
-                            int64_t run_count, const Piece *pieces, const float *saved,
-                            const float *const *map_grads, float *grad_in, int threads) {
+inline bool conv_input_grad(const Conv &conv, float slope, const Correlation &c, const Piece *pieces,
+                            int64_t piece_count, const Run *runs, const float *grad_out,
+                            const Filters *filters, const float *saved, const float *const *map_grads,
+                            float *grad_in, int threads) {
   const int64_t channels = conv.in_channels, in_group = conv.in_group();
-  multiply(
-      p, pieces, run_count, threads,
-      [&](int64_t index, int64_t group, const Panel &panel, int64_t first, int64_t count, const float *sums) {
-        const Run &run = runs[index];
-        const float *mask = saved + run.in_offset * channels;
-        const float *extra = map_grads[index];
-        float *grad = grad_in + run.grad_in_offset * channels;
-        const int64_t width = vectors(panel.columns) * kWidth;
-        const int64_t rows = ceil_div(run.in_rows, conv.stride);
-        for (int64_t r = 0; r < count; ++r) {
-          const int64_t sequence = (first + r) / rows, q = (first + r) % rows;
-          for (int64_t j = 0; j < panel.columns;) {
-            const int64_t column = panel.first_column + j;
-            const int64_t row = q * conv.stride + column / in_group;
-            const int64_t c = column % in_group;
-            // up to the end of the phase, of the vector, and of the panel
-            const int64_t n = lesser(lesser(in_group - c, kWidth), panel.columns - j);
-            if (row < run.in_rows) {
-              const int64_t at = (sequence * run.in_rows + row) * channels + group * in_group + c;
-              const float *s = sums + r * width + j;
-              if (n == kWidth) {
-                Vec v = load(s);
-                if (extra) v += load(extra + at);
-                store(grad + at, leaky(v, load(mask + at), slope));
-              } else {
-                for (int64_t i = 0; i < n; ++i)
-                  grad[at + i] = leaky(s[i] + (extra ? extra[at + i] : 0.0f), mask[at + i], slope);
-              }
-            }
-            j += n;
-          }
-        }
-      });
+  const int64_t skipped = conv.padding / conv.stride;  // output rows that have no input row
+  return correlate(c, pieces, piece_count, grad_out, InputGradFilters{conv, filters}, threads,
+                   [&](const Segment &s, int64_t group, int64_t column, const Vec *y, int64_t lanes) {
+                     const Run &run = runs[s.run];
+                     const float *mask = saved + run.in_offset * channels;
+                     const float *extra = map_grads[s.run];
+                     float *grad = grad_in + run.grad_in_offset * channels;
+                     for (int64_t done = 0; done < lanes;) {  // up to the end of a phase
+                       const int64_t phase = (column + done) / in_group, channel = (column + done) % in_group;
+                       const int64_t n = lesser(in_group - channel, lanes - done);
+                       for (int64_t i = 0; i < s.count; ++i) {
+                         const int64_t row = conv.stride * (s.first + i + skipped) + phase - conv.padding;
+                         if (row < 0 || row >= run.in_rows) continue;
+                         const int64_t at =
+                             (s.sequence * run.in_rows + row) * channels + group * in_group + channel;
+                         if (n == kWidth) {
+                           const Vec v = extra ? y[i] + load(extra + at) : y[i];
+                           store(grad + at, leaky(v, load(mask + at), slope));
+                         } else {
+                           Vec v = load_partial(reinterpret_cast<const float *>(y + i) + done, n);
+                           if (extra) v += load_partial(extra + at, n);
+                           store_partial(grad + at, leaky(v, load_partial(mask + at, n), slope), n);
+                         }
+                       }
+                       done += n;
+                     }
+                   });
 }
 
 }  // namespace HIFIGAN_ISA

@@ -2,22 +2,11 @@
 // is H-major, [samples, rows, period], so that the logits are a view of it. Weights are [taps][channels].
 #pragma once
 
-#include "simd.h"
+#include "filters.h"
+#include "sequences.h"
 
 namespace hifigan {
 namespace HIFIGAN_ISA {
-
-// Calls body(run, its index, sample, column) for every sequence.
-template <class Body>
-void for_sequences(const Run *runs, int64_t run_count, int threads, const Body &body) {
-  int64_t tasks = 0;
-  for (int64_t i = 0; i < run_count; ++i) tasks += runs[i].sequences();
-  parallel_for(threads, tasks, [&](int64_t sequence) {
-    int64_t index = 0;
-    for (; sequence >= runs[index].sequences(); ++index) sequence -= runs[index].sequences();
-    body(runs[index], index, sequence / runs[index].period, sequence % runs[index].period);
-  });
-}
 
 // Where output row h of a sequence lies in the H-major buffer.
 inline int64_t head_row(const Run &run, int64_t sample, int64_t column, int64_t h) {
@@ -69,9 +58,9 @@ inline void head_input_grad(const Conv &conv, float slope, const Run *runs, int6
   });
 }
 
-// grad_weights[set][tap][channel]
 inline void head_weight_grad(const Conv &conv, const Run *runs, int64_t run_count, int64_t sets,
-                             const float *x, const float *grad_out, float *grad_weights, int threads) {
+                             const float *x, const float *grad_out, const Filters *filters,
+                             const FilterGrads *filter_grads, int threads) {
   constexpr int64_t wide = 4 * kWidth;
   const int64_t channels = conv.in_channels, blocks = ceil_div(channels, wide);
   parallel_for(threads, sets * conv.taps * blocks, [&](int64_t task) {
@@ -93,9 +82,9 @@ inline void head_weight_grad(const Conv &conv, const Run *runs, int64_t run_coun
         for (int64_t j = 0; j < columns; ++j) total[j] += part[j];
       }
     }
-    std::memcpy(grad_weights + (set * conv.taps + tap) * channels + c, total,
-                static_cast<std::size_t>(columns) * sizeof(float));
+    for (int64_t j = 0; j < columns; ++j) filter_grads[set].raw[(c + j) * conv.taps + tap] = total[j];
   });
+  for (int64_t set = 0; set < sets; ++set) finish_rows(conv, filters[set], filter_grads[set], 0, 1);
 }
 
 }  // namespace HIFIGAN_ISA

@@ -11,30 +11,29 @@ struct Kernels {
   const char *name;
   int64_t width;  // floats in a vector; panels are one or two wide
 
-  void (*row_norms)(const float *raw, int64_t rows, int64_t size, float *norms, int threads);
-  void (*pack_forward)(const Conv &, const Product &, const float *raw, const float *scale, float *packed,
-                       int threads);
-  void (*pack_input_grad)(const Conv &, const Product &, const float *raw, const float *scale, float *packed,
-                          int threads);
-  void (*unpack_grad)(const Conv &, const Product &, const float *packed, const float *raw,
-                      const float *scale, const float *norms, float *grad_raw, float *inner, int threads);
+  // Multiplies and adds in registers, `rounds` times on each thread: what the machine can do at most.
+  // Returns how many floating-point operations that were.
+  double (*multiply_add_peak)(int64_t rounds, int threads);
 
-  void (*conv_forward)(const Conv &, const Product &, const Run *, int64_t run_count, const Piece *,
-                       const float *bias, float *out, int threads);
-  void (*conv_input_grad)(const Conv &, float slope, const Product &, const Run *, int64_t run_count,
-                          const Piece *, const float *saved, const float *const *map_grads, float *grad_in,
-                          int threads);
-  void (*conv_weight_grad)(const Conv &, const Product &, const Run *, int64_t run_count, int64_t sets,
-                           const float *x, const float *grad_out, float *grad_weights, int threads);
+  void (*row_norms)(const float *raw, int64_t rows, int64_t size, float *norms, int threads);
+  // False if a result is not finite (correlation.h).
+  bool (*conv_forward)(const Conv &, const Correlation &, const Piece *, int64_t piece_count, const Run *,
+                       const float *x, const Filters *, const float *bias, float *out, int threads);
+  bool (*conv_input_grad)(const Conv &, float slope, const Correlation &, const Piece *, int64_t piece_count,
+                          const Run *, const float *grad_out, const Filters *, const float *saved,
+                          const float *const *map_grads, float *grad_in, int threads);
+  void (*conv_weight_grad)(const Conv &, const Correlation &, const Piece *, int64_t piece_count, const Run *,
+                           const float *x, const float *grad_out, const Filters *, const FilterGrads *,
+                           int threads);
   void (*bias_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const float *grad_out,
                     float *grad_bias, int threads);
 
-  void (*stem_forward)(const Conv &, const Product &, const Run *, int64_t run_count, const Piece *,
-                       const float *waves, const float *bias, float *out, int threads);
-  void (*stem_input_grad)(const Conv &, const Product &, const Run *, int64_t run_count, const Piece *,
-                          float *grad_waves, int threads);
-  void (*stem_weight_grad)(const Conv &, const Product &, const Run *, int64_t run_count, int64_t sets,
-                           const float *waves, const float *grad_out, float *grad_weights, int threads);
+  void (*stem_forward)(const Conv &, const Run *, int64_t run_count, const float *waves, const Filters *,
+                       int64_t sets, const float *bias, float *out, int threads);
+  void (*stem_input_grad)(const Conv &, const Run *, int64_t run_count, const float *grad_out,
+                          const Filters *, int64_t sets, float *grad_waves, int threads);
+  void (*stem_weight_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const float *waves,
+                           const float *grad_out, const Filters *, const FilterGrads *, int threads);
 
   void (*head_forward)(const Conv &, const Run *, int64_t run_count, const float *x, const float *weights,
                        const float *bias, float *out, int threads);
@@ -42,7 +41,7 @@ struct Kernels {
                           const float *weights, const float *saved, const float *const *map_grads,
                           float *grad_in, int threads);
   void (*head_weight_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const float *x,
-                           const float *grad_out, float *grad_weights, int threads);
+                           const float *grad_out, const Filters *, const FilterGrads *, int threads);
 
   void (*feature_l1)(const MapPair *, int64_t pair_count, double *partial, float *means, int threads);
   void (*feature_l1_grad)(const MapPair *, int64_t pair_count, const float *grads, int threads);

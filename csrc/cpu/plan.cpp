@@ -1,55 +1,137 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace hifigan {
 namespace {
 
-int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
-int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0
+
+// Sequences of equal length, as a correlation sees them.
+struct Lines {
+  int64_t run, sequences;
+  int64_t operand, operand_rows, rows;  // offset of the first sequence's first row; rows of output
+};
+
+// One way to compute a piece.
+struct Choice {
+  int64_t transform, block_taps, blocks;
+  int64_t outputs() const { return kTransforms[transform].length - block_taps + 1; }
+};
+
+// Whether one circular transform covers a whole sequence: what wraps around must meet zeros, the
+// padding that is there at either end.
+bool covers(const Correlation &c, const Choice &choice, const Lines &lines) {
+  const int64_t length = kTransforms[choice.transform].length;
+  if (length <= 4 || choice.blocks > 1) return lines.rows <= choice.outputs();
+  const int64_t leading = c.origin < 0 ? -c.origin / c.phases : 0;
+  return lines.rows <= choice.outputs() + std::min(leading, choice.block_taps - 1) &&
+         c.phases * length + c.origin >= lines.operand_rows;
+}
+
+int64_t segments_of(const Correlation &c, const Choice &choice, const Lines &lines) {
+  return covers(c, choice, lines) ? 1 : ceil_div(lines.rows, choice.outputs());
+}
+
+// Cycles of one transform of one vector, roughly, as measured.
+double transform_cost(int64_t length) {
+  const auto n = static_cast<double>(length);
+  return length == 1 ? 4 : length == 4 ? 16 : 20 + 2.5 * n * std::log2(n);
+}
+
+double cost(const Correlation &c, const Choice &choice, const std::vector<Lines> &lines, int64_t width) {
+  const TransformSize &size = kTransforms[choice.transform];
+  int64_t count = 0;
+  for (const Lines &l : lines) count += l.sequences * segments_of(c, choice, l);
+  const int64_t parts = choice.blocks * c.phases;
+  const auto depth = static_cast<double>(parts * c.channels);
+  const auto vectors_in = static_cast<double>(parts * ceil_div(c.channels, width));
+  const auto vectors_out = static_cast<double>(ceil_div(c.columns, width));
+  const double one = transform_cost(size.length), segments = static_cast<double>(count);
+  const double chunks = std::ceil(segments / static_cast<double>(chunk_segments(size)));
+  const double products = segments * static_cast<double>(size.products) * depth * vectors_out * 1.2;
+  return products + one * (segments * (vectors_in + vectors_out) + chunks * depth * vectors_out);
+}
+
+Choice without_transform(const Correlation &c) { return {kDirect, 1, c.taps}; }
+
+Choice choose(const Correlation &c, const std::vector<Lines> &lines, int64_t width) {
+  Choice best = without_transform(c);
+  double least = cost(c, best, lines, width);
+  for (int64_t i = 1; i < kTransformCount; ++i) {
+    const int64_t length = kTransforms[i].length;
+    if (length == 4 && (c.taps < 2 || c.taps > 3)) continue;
+    if (c.taps == 1) continue;
+    for (int64_t blocks = 1; blocks == 1 || (length > 4 && 8 * blocks <= c.taps); ++blocks) {
+      const Choice choice{i, ceil_div(c.taps, blocks), blocks};
+      if (choice.outputs() < 2) continue;
+      const double here = cost(c, choice, lines, width);
+      if (here < least) least = here, best = choice;
+    }
+  }
+  return best;
+}
+
+void cut(const Correlation &c, const Choice &choice, const Lines &lines, std::vector<Segment> &segments) {
+  const int64_t count = segments_of(c, choice, lines), step = ceil_div(lines.rows, count);
+  for (int64_t q = 0; q < lines.sequences; ++q)
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t first = i * step, rows = std::min(step, lines.rows - first);
+      if (rows > 0)
+        segments.push_back(
+            {lines.run, q, first, rows, lines.operand + q * lines.operand_rows, lines.operand_rows});
+    }
+}
 
 }  // namespace
 
-Plan make_plan(const Conv &conv, Pass pass, int64_t width) {
+Correlation forward_correlation(const Conv &conv) {
+  return {conv.in_channels, conv.in_group(), conv.stride, -conv.padding, ceil_div(conv.taps, conv.stride),
+          conv.out_group(), conv.groups};
+}
+
+// An output row is `stride` input rows, its columns are (phase, input channel); the first output row
+// is the first that has an input row in it.
+Correlation input_grad_correlation(const Conv &conv) {
+  const int64_t taps = ceil_div(conv.taps, conv.stride);
+  return {conv.out_channels,
+          conv.out_group(),
+          1,
+          conv.padding / conv.stride - (taps - 1),
+          taps,
+          conv.stride * conv.in_group(),
+          conv.groups};
+}
+
+Plan make_plan(const Conv &conv, Pass pass, const std::vector<Run> &runs, int64_t sets, int64_t width,
+               bool direct) {
   Plan plan;
-  Product &p = plan.product;
-  int64_t columns;
-  switch (pass) {
-    case Pass::forward:
-    case Pass::stem_forward:
-      p = {conv.in_channels, conv.in_group(), conv.stride, conv.groups};
-      columns = conv.out_group();
-      break;
-    case Pass::input_grad:
-      p = {conv.out_channels, conv.out_group(), 1, conv.groups};
-      columns = conv.stride * conv.in_group();
-      break;
-    default:  // one column a tap
-      p = {conv.out_channels, conv.out_channels, 1, 1};
-      columns = conv.taps;
-  }
-  int64_t floats = 0;
-  for (int64_t first = 0; first < columns; first += 2 * width) {
-    Panel panel{floats, first, std::min(2 * width, columns - first), 0, 1};
-    if (pass == Pass::forward || pass == Pass::stem_forward) {
-      // A stem's line begins with its padding; elsewhere the window may begin before the first row.
-      panel.first = pass == Pass::stem_forward ? 0 : -conv.padding;
-      panel.taps = conv.taps;
-    } else if (pass == Pass::input_grad) {
-      // The window rows that reach any phase of the panel: tap = phase + padding - stride * d.
-      const int64_t low_phase = first / conv.in_group();
-      const int64_t high_phase = (first + panel.columns - 1) / conv.in_group();
-      panel.first = ceil_div(low_phase + conv.padding - conv.taps + 1, conv.stride);
-      const int64_t last = floor_div(high_phase + conv.padding, conv.stride);
-      panel.taps = std::max<int64_t>(0, last - panel.first + 1);
+  plan.correlation = pass == Pass::forward ? forward_correlation(conv) : input_grad_correlation(conv);
+  std::vector<std::size_t> ends;
+  for (int64_t set = 0; set < sets; ++set) {
+    std::vector<Lines> lines;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      const Run &run = runs[i];
+      if (run.weights != set || !run.sequences()) continue;
+      const auto index = static_cast<int64_t>(i);
+      if (pass == Pass::forward)
+        lines.push_back({index, run.sequences(), run.in_offset, run.in_rows, run.out_rows});
+      else
+        lines.push_back({index, run.sequences(), run.grad_out_offset, run.out_rows,
+                         ceil_div(run.in_rows + conv.padding, conv.stride) - conv.padding / conv.stride});
     }
-    const int64_t packed_width = panel.columns > width ? 2 * width : width;
-    floats += panel.taps * p.group_channels * packed_width;
-    plan.panels.push_back(panel);
+    if (lines.empty()) continue;
+    const Choice choice =
+        direct ? without_transform(plan.correlation) : choose(plan.correlation, lines, width);
+    for (const Lines &l : lines) cut(plan.correlation, choice, l, plan.segments);
+    plan.pieces.push_back({set, choice.transform, choice.block_taps, choice.blocks, nullptr, 0});
+    ends.push_back(plan.segments.size());
   }
-  p.panels = plan.panels.data();
-  p.panel_count = static_cast<int64_t>(plan.panels.size());
-  p.group_floats = floats;
+  for (std::size_t i = 0, begin = 0; i < ends.size(); begin = ends[i++]) {
+    plan.pieces[i].segments = plan.segments.data() + begin;
+    plan.pieces[i].count = static_cast<int64_t>(ends[i] - begin);
+  }
   return plan;
 }
 

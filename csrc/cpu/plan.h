@@ -1,24 +1,28 @@
-// How a convolution's products are cut into panels, and which kernels this machine can run.
+// What is decided before a kernel runs: correlations, transforms, segments, and the instruction set.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "kernels.h"
 
 namespace hifigan {
 
-// A product that owns its panels.
+Correlation forward_correlation(const Conv &conv);
+Correlation input_grad_correlation(const Conv &conv);
+
+// The pieces of a correlation, one a set of weights, that own their segments.
 struct Plan {
-  std::vector<Panel> panels;
-  Product product;
-  int64_t floats() const { return product.groups * product.group_floats; }  // packed, of one set
+  Correlation correlation;
+  std::vector<Segment> segments;
+  std::vector<Piece> pieces;
 };
 
-// A stem's forward product differs in its window only: its weights are packed for `forward`.
-enum class Pass { forward, stem_forward, input_grad, stem_input_grad };
+enum class Pass { forward, input_grad };  // a weight gradient is cut as its forward pass is
 
-Plan make_plan(const Conv &conv, Pass pass, int64_t width);
+// `direct` forbids transforms: each output is then a sum over its own taps, as where a NaN is to stay
+// where the reference has it.
+Plan make_plan(const Conv &conv, Pass pass, const std::vector<Run> &runs, int64_t sets, int64_t width,
+               bool direct = false);
 
 std::vector<const Kernels *> available_kernels();  // best first
 

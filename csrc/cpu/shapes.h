@@ -12,6 +12,19 @@ struct Conv {
 
   int64_t in_group() const { return in_channels / groups; }
   int64_t out_group() const { return out_channels / groups; }
+  int64_t filter_floats() const { return out_channels * in_group() * taps; }
+};
+
+// One set of a convolution's weights, [out channels][in channels of a group][taps]: effective weights
+// are raw · scale, a scale an output channel.
+struct Filters {
+  const float *raw, *scale;
+};
+
+// Where the gradients of one set go: of raw, and inner[o] = <the effective weight's gradient, raw> a row.
+struct FilterGrads {
+  const float *norms;  // of raw's rows; null without weight norm
+  float *raw, *inner;
 };
 
 // The sequences of one discriminator and one half (real or generated) at one depth. Rows lie one
@@ -29,31 +42,53 @@ struct Run {
 };
 constexpr int kRunFields = 9;
 
-// A block of product columns within one group: its packed weights are [taps][channels][width].
-struct Panel {
-  int64_t weights;                // first packed float, within the group
-  int64_t first_column, columns;  // columns that exist; the packed width is padded to vectors
-  int64_t first, taps;            // window: operand rows row * step + first ... + taps - 1
-};
-
-// A matrix product whose rows overlap: row r reads operand rows r * step + window. A forward pass
-// and an input gradient are both one of these (docs/design.md, "One product, three directions").
-struct Product {
-  int64_t row_channels;    // floats from one operand row to the next
-  int64_t group_channels;  // operand channels that a group reads
-  int64_t step;
+// A strided convolution or its input gradient as a correlation of stride 1 (docs/design.md, "One
+// correlation, three directions"): tap j of output row h meets the `phases` operand rows that begin
+// at phases * (h + j) + origin; rows outside the sequence are zero.
+struct Correlation {
+  int64_t row_channels;  // channels of an operand row
+  int64_t channels;      // of these, what one group reads
+  int64_t phases, origin, taps;
+  int64_t columns;  // output columns of a group
   int64_t groups;
-  const Panel *panels;  // of one group
-  int64_t panel_count;
-  int64_t group_floats;  // packed floats of one group
 };
 
-// The part of a product that belongs to one run: the same weights, sequences of equal length.
-struct Piece {
-  const float *operand;  // the run's first row
-  const float *weights;  // the run's set
-  int64_t sequences, rows, operand_rows;
+// Lengths of the transforms and how many products each makes; see transform.h.
+struct TransformSize {
+  int64_t length, products;
 };
+constexpr TransformSize kTransforms[] = {
+    {1, 1},   {4, 4},   {8, 11},  {12, 17}, {14, 20}, {16, 23}, {18, 26}, {20, 29},
+    {24, 35}, {28, 41}, {32, 47}, {36, 53}, {40, 59}, {48, 71}, {56, 83}, {64, 95},
+};
+constexpr int kTransformCount = sizeof(kTransforms) / sizeof(kTransforms[0]);
+constexpr int64_t kDirect = 0, kToomCook = 1;  // their indices
+constexpr int64_t kLongestTransform = 64;
+
+// Consecutive output rows of one sequence, computed by one transform.
+struct Segment {
+  int64_t run, sequence;
+  int64_t first, count;           // output rows
+  int64_t operand, operand_rows;  // the sequence's first row, and how many there are
+};
+
+// The segments that share a set of weights and a transform. Taps are cut into `blocks` of
+// `block_taps`, which are summed like channels.
+struct Piece {
+  int64_t set;
+  int64_t transform, block_taps, blocks;
+  const Segment *segments;
+  int64_t count;
+
+  const TransformSize &size() const { return kTransforms[transform]; }
+  int64_t outputs() const { return size().length - block_taps + 1; }  // of a segment, at least
+};
+
+// Segments that one transform of the weights serves: many, but their products shall stay in cache.
+constexpr int64_t chunk_segments(const TransformSize &size) {
+  const int64_t fit = 2304 / size.products / 24 * 24;
+  return fit < 96 ? 96 : fit > 768 ? 768 : fit;
+}
 
 // One pair of feature maps of equal layout, as flat memory.
 struct MapPair {

@@ -8,8 +8,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "memory.h"
 #include "shapes.h"
 #include "threads.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #ifndef HIFIGAN_ISA
 #error "compile with -DHIFIGAN_ISA=<namespace of the instruction set>"
@@ -20,7 +25,7 @@ namespace HIFIGAN_ISA {
 
 #if defined(__AVX512F__)
 constexpr int kWidth = 16;  // floats in a vector
-constexpr int kRows = 12;   // rows of a register tile: 12 x 2 accumulators of 32 registers
+constexpr int kRows = 8;    // rows of a register tile: enough accumulators for the latency, and few to set up
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kRows = 6;
@@ -36,13 +41,22 @@ typedef int32_t Mask __attribute__((vector_size(kWidth * 4)));
 inline Vec load(const float *p) { return *reinterpret_cast<const Vec *>(p); }
 inline void store(float *p, Vec v) { *reinterpret_cast<Vec *>(p) = v; }
 
+// The first `count` lanes, 0 < count <= kWidth; the others are zero, and no memory behind them is read.
 inline Vec load_partial(const float *p, int64_t count) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#else
   Vec v = {};
   std::memcpy(&v, p, static_cast<std::size_t>(count) * sizeof(float));
   return v;
+#endif
 }
 inline void store_partial(float *p, Vec v, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+#else
   std::memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(float));
+#endif
 }
 
 // value where where > 0, slope * value elsewhere: leaky ReLU, and its backward by the sign of the
@@ -59,7 +73,7 @@ inline float sum(Vec v) {
 inline int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0
-inline int64_t vectors(int64_t columns) { return columns > kWidth ? 2 : 1; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 inline float dot(const float *a, const float *b, int64_t n) {
   Vec sums[4] = {};

@@ -3,11 +3,13 @@
 // window is a contiguous run of it; the fold itself is never written.
 #pragma once
 
-#include "conv.h"
-#include "weight_grad.h"
+#include "filters.h"
+#include "sequences.h"
 
 namespace hifigan {
 namespace HIFIGAN_ISA {
+
+constexpr int64_t kStemRows = 96;  // output rows at once
 
 inline int64_t line_floats(const Conv &conv, const Run &run) {
   return (run.out_rows - 1) * conv.stride + conv.taps;
@@ -37,68 +39,108 @@ inline const float *lay_line(const Conv &conv, const Run &run, int64_t sequence,
   return line;
 }
 
-inline void stem_forward(const Conv &conv, const Product &p, const Run *runs, int64_t run_count,
-                         const Piece *pieces, const float *waves, const float *bias, float *out,
-                         int threads) {
-  const int64_t longest = longest_line(conv, runs, run_count);
-  int64_t tasks = 0;
-  for (int64_t i = 0; i < run_count; ++i) tasks += runs[i].sequences();
-  parallel_for(threads, tasks, [&](int64_t sequence) {
-    int64_t index = 0;
-    for (; sequence >= runs[index].sequences(); ++index) sequence -= runs[index].sequences();
-    const Run &run = runs[index];
-    float *line = scratch(static_cast<std::size_t>(longest + kBlockRows * kPanel));
+// One set's filters, [panel][tap][column], from the waveform's one channel.
+inline void turn_stem(const Conv &conv, const Filters &filters, float *to) {
+  for (int64_t i = 0; i < panel_count(conv.out_channels); ++i) {
+    const Panel panel = panel_at(conv.out_channels, i);
+    ForwardFilters{conv, &filters}.turn(0, 0, 0, 1, panel, packed_panel(conv, to, 0, panel));
+  }
+}
+
+inline void stem_forward(const Conv &conv, const Run *runs, int64_t run_count, const float *waves,
+                         const Filters *filters, int64_t sets, const float *bias, float *out, int threads) {
+  const int64_t longest = longest_line(conv, runs, run_count) + kRows * conv.stride;
+  float *turned = scratch(Scratch::shared, static_cast<std::size_t>(sets * packed_floats(conv)));
+  for (int64_t set = 0; set < sets; ++set) turn_stem(conv, filters[set], turned + set * packed_floats(conv));
+  for_sequences(runs, run_count, threads, [&](const Run &run, int64_t, int64_t sample, int64_t column) {
+    const int64_t sequence = sample * run.period + column;
+    float *line = scratch(Scratch::own, static_cast<std::size_t>(longest + kStemRows * kPanel));
     float *sums = line + longest;
     lay_line(conv, run, sequence, waves, line);
-    for (int64_t first = 0; first < run.out_rows; first += kBlockRows) {
-      Rows rows;
-      rows.locate(p, first, lesser(kBlockRows, run.out_rows - first), run.out_rows, line_floats(conv, run));
-      float *row = out + (run.out_offset + sequence * run.out_rows + first) * conv.out_channels;
-      for (int64_t i = 0; i < p.panel_count; ++i) {
-        const Panel &panel = p.panels[i];
-        const float *weights = pieces[index].weights + panel.weights;
-        if (vectors(panel.columns) == 2)
-          block<2>(p, panel, rows, line, weights, nullptr, sums);
-        else
-          block<1>(p, panel, rows, line, weights, nullptr, sums);
-        store_activations(conv, panel, sums, bias + run.weights * conv.out_channels + panel.first_column,
-                          row + panel.first_column, rows.count);
+    for (int64_t first = 0; first < run.out_rows; first += kStemRows) {
+      const int64_t count = lesser(kStemRows, run.out_rows - first);
+      for (int64_t i = 0; i < panel_count(conv.out_channels); ++i) {
+        const Panel panel = panel_at(conv.out_channels, i);
+        const float *weights = packed_panel(conv, turned + run.weights * packed_floats(conv), 0, panel);
+        matrix_product(panel, {line + first * conv.stride, conv.stride, 1, weights, panel.width(), conv.taps},
+                       count, true, sums);
+        const float *add = bias + run.weights * conv.out_channels + panel.first;
+        float *to =
+            out + (run.out_offset + sequence * run.out_rows + first) * conv.out_channels + panel.first;
+        for (int64_t r = 0; r < count; ++r, to += conv.out_channels)
+          for (int64_t j = 0; j < panel.columns; j += kWidth) {
+            const int64_t lanes = lesser(kWidth, panel.columns - j);
+            const Vec v = load(sums + r * panel.width() + j) + load_partial(add + j, lanes);
+            store_partial(to + j, leaky(v, v, conv.slope), lanes);
+          }
       }
     }
   });
 }
 
-inline void stem_weight_grad(const Conv &conv, const Product &p, const Run *runs, int64_t run_count,
-                             int64_t sets, const float *waves, const float *grad_out, float *grad_weights,
-                             int threads) {
-  Conv on_line = conv;
-  on_line.padding = 0;
-  weight_grad(on_line, p, runs, run_count, sets, grad_out, grad_weights, threads,
-              longest_line(conv, runs, run_count),
-              [&](const Run &run, int64_t q, float *line) { return lay_line(conv, run, q, waves, line); });
+// A task a set and panel.
+inline void stem_weight_grad(const Conv &conv, const Run *runs, int64_t run_count, int64_t sets,
+                             const float *waves, const float *grad_out, const Filters *filters,
+                             const FilterGrads *filter_grads, int threads) {
+  const int64_t longest = longest_line(conv, runs, run_count) + kRows;
+  const int64_t panels = panel_count(conv.out_channels), taps = round_up(conv.taps, kRows);
+  parallel_for(threads, sets * panels, [&](int64_t task) {
+    const int64_t set = task / panels;
+    const Panel panel = panel_at(conv.out_channels, task % panels);
+    const int64_t width = panel.width();
+    float *line = scratch(Scratch::own, static_cast<std::size_t>(longest + kStemRows * kPanel));
+    float *copy = line + longest;
+    float *sums = scratch(Scratch::packed, static_cast<std::size_t>(taps * width));
+    std::memset(sums, 0, static_cast<std::size_t>(taps * width) * sizeof(float));
+    for (int64_t i = 0; i < run_count; ++i) {
+      const Run &run = runs[i];
+      if (run.weights != set) continue;
+      for (int64_t q = 0; q < run.sequences(); ++q) {
+        lay_line(conv, run, q, waves, line);
+        const float *grads =
+            grad_out + (run.grad_out_offset + q * run.out_rows) * conv.out_channels + panel.first;
+        for (int64_t first = 0; first < run.out_rows; first += kStemRows) {
+          const int64_t count = lesser(kStemRows, run.out_rows - first);
+          const float *rows = grads + first * conv.out_channels;
+          int64_t step = conv.out_channels;
+          if (panel.columns % kWidth) {  // a panel narrower than its vectors
+            for (int64_t r = 0; r < count; ++r)
+              for (int64_t j = 0; j < width; j += kWidth)
+                store(copy + r * width + j,
+                      load_partial(rows + r * step + j, lesser(kWidth, panel.columns - j)));
+            rows = copy, step = width;
+          }
+          matrix_product(panel, {line + first * conv.stride, 1, conv.stride, rows, step, count}, conv.taps,
+                         false, sums);
+        }
+      }
+    }
+    finish_panel(conv, 0, panel, sums, filters[set], filter_grads[set]);
+  });
 }
 
-// Adds the gradient of one waveform, as far as `run` sees it. The product `p` has one row a row of
-// grad_out and one column a tap; its sums are then added up along the line and back along the fold.
-inline void add_wave_grad(const Conv &conv, const Product &p, const Run &run, const Piece &piece,
-                          int64_t sample, float *wave_grad, float *line, float *sums) {
+// Adds the gradient of one waveform, as far as `run` sees it: products of grad_out's rows with one
+// column a tap are added up along the line, and the line back along the fold. weights: [out channel][tap].
+inline void add_wave_grad(const Conv &conv, const Run &run, int64_t sample, const float *grad_out,
+                          const float *weights, float *wave_grad, float *line, float *sums) {
+  const int64_t padded = round_up(conv.taps, kWidth), channels = conv.out_channels;
   for (int64_t column = 0; column < run.period; ++column) {
     std::memset(line, 0, static_cast<std::size_t>(line_floats(conv, run)) * sizeof(float));
     const int64_t sequence = sample * run.period + column;
-    const float *grads = piece.operand + sequence * run.out_rows * conv.out_channels;
-    for (int64_t first = 0; first < run.out_rows; first += kBlockRows) {
-      Rows rows;
-      rows.locate(p, first, lesser(kBlockRows, run.out_rows - first), run.out_rows, run.out_rows);
-      for (int64_t i = 0; i < p.panel_count; ++i) {
-        const Panel &panel = p.panels[i];
-        const int64_t width = vectors(panel.columns) * kWidth;
-        if (width == kPanel)
-          block<2>(p, panel, rows, grads, piece.weights + panel.weights, nullptr, sums);
-        else
-          block<1>(p, panel, rows, grads, piece.weights + panel.weights, nullptr, sums);
-        for (int64_t r = 0; r < rows.count; ++r)
-          for (int64_t t = 0; t < panel.columns; ++t)
-            line[(first + r) * conv.stride + panel.first_column + t] += sums[r * width + t];
+    const float *grads = grad_out + (run.grad_out_offset + sequence * run.out_rows) * channels;
+    for (int64_t h = 0; h < run.out_rows; h += kRows) {
+      const int64_t count = lesser(kRows, run.out_rows - h);
+      for (int64_t tap = 0; tap < conv.taps; tap += kWidth) {
+        const Operands o{grads + h * channels, channels, 1, weights + tap, padded, channels};
+        for (int64_t r = 0; r < count;) {  // no row behind the last is read
+          if (count == kRows)
+            tile_product<kRows, 1>(o, 0, true, sums), r = count;
+          else
+            tile_product<1, 1>(o, r, true, sums), ++r;
+        }
+        for (int64_t r = 0; r < count; ++r)
+          for (int64_t t = tap; t < lesser(conv.taps, tap + kWidth); ++t)
+            line[(h + r) * conv.stride + t] += sums[r * kWidth + t - tap];
       }
     }
     for_samples(conv, run, column, [&](int64_t at, int64_t index) { wave_grad[index] += line[at]; });
@@ -107,9 +149,15 @@ inline void add_wave_grad(const Conv &conv, const Product &p, const Run &run, co
 
 // grad_waves (zeroed by the caller) gets every run's gradient; runs of one waveform are added in
 // order by one task, so no two tasks write the same sample.
-inline void stem_input_grad(const Conv &conv, const Product &p, const Run *runs, int64_t run_count,
-                            const Piece *pieces, float *grad_waves, int threads) {
-  const int64_t longest = longest_line(conv, runs, run_count);
+inline void stem_input_grad(const Conv &conv, const Run *runs, int64_t run_count, const float *grad_out,
+                            const Filters *filters, int64_t sets, float *grad_waves, int threads) {
+  const int64_t longest = longest_line(conv, runs, run_count), padded = round_up(conv.taps, kWidth);
+  float *turned = scratch(Scratch::shared, static_cast<std::size_t>(sets * conv.out_channels * padded));
+  for (int64_t set = 0; set < sets; ++set)
+    for (int64_t o = 0; o < conv.out_channels; ++o)
+      for (int64_t t = 0; t < padded; ++t)
+        turned[(set * conv.out_channels + o) * padded + t] =
+            t < conv.taps ? filters[set].raw[o * conv.taps + t] * filters[set].scale[o] : 0.0f;
   const auto leads = [&](int64_t i) {  // the first run of its waveforms
     for (int64_t j = 0; j < i; ++j)
       if (runs[j].in_offset == runs[i].in_offset) return false;
@@ -124,10 +172,10 @@ inline void stem_input_grad(const Conv &conv, const Product &p, const Run *runs,
       if (sample < here) break;
       sample -= here;
     }
-    float *line = scratch(static_cast<std::size_t>(longest + kBlockRows * kPanel));
+    float *line = scratch(Scratch::own, static_cast<std::size_t>(longest + kRows * kWidth));
     for (int64_t i = lead; i < run_count; ++i)
       if (runs[i].in_offset == runs[lead].in_offset)
-        add_wave_grad(conv, p, runs[i], pieces[i], sample,
+        add_wave_grad(conv, runs[i], sample, grad_out, turned + runs[i].weights * conv.out_channels * padded,
                       grad_waves + runs[i].in_offset + sample * runs[i].in_rows, line, line + longest);
   });
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -52,16 +51,6 @@ void find_pool() {}
 Parallel shared_pool() { return nullptr; }
 #endif
 
-struct Buffer {
-  float *data = nullptr;
-  std::size_t size = 0;
-  ~Buffer() { release(); }
-  void release() {
-    if (data) ::operator delete(data, std::align_val_t(64));
-    data = nullptr;
-  }
-};
-
 }  // namespace
 
 void prepare_threads() { find_pool(); }
@@ -83,17 +72,6 @@ void parallel(int threads, int64_t count, Task task, void *context) {
     for (auto &helper : helpers) helper.join();
   }
   if (region.failure) std::rethrow_exception(region.failure);
-}
-
-float *scratch(std::size_t floats) {
-  static thread_local Buffer buffer;
-  if (buffer.size < floats) {
-    buffer.release();
-    buffer.size = 0;
-    buffer.data = static_cast<float *>(::operator new(floats * sizeof(float), std::align_val_t(64)));
-    buffer.size = floats;
-  }
-  return buffer.data;
 }
 
 }  // namespace hifigan

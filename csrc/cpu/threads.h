@@ -1,7 +1,6 @@
-// Threads and scratch memory. Compiled once, for every instruction set.
+// Threads. Compiled once, for every instruction set.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 namespace hifigan {
@@ -14,9 +13,6 @@ void prepare_threads();
 // Runs task(context, 0 ... count - 1) on up to `threads` threads, in no fixed order: PyTorch's own
 // OpenMP pool where one is loaded (no second pool to compete with it), std::thread otherwise.
 void parallel(int threads, int64_t count, Task task, void *context);
-
-// At least `floats` floats, 64-byte aligned, owned by the calling thread until its next call.
-float *scratch(std::size_t floats);
 
 template <class Body>
 void parallel_for(int threads, int64_t count, const Body &body) {

@@ -45,6 +45,10 @@ class Backend(ABC):
     def cannot_run(self, device, dtype):
         """Why this backend cannot run tensors of `device` and `dtype`, in words; None if it can."""
 
+    def empty(self, count, like):
+        """A fresh flat buffer of `count` elements, of the dtype and device of `like`."""
+        return like.new_empty(count)
+
     @abstractmethod
     def row_norms(self, raw):
         """[out, in / groups, taps] -> the Euclidean norm of each output channel's weights, [out]."""
@@ -60,14 +64,6 @@ class Backend(ABC):
                 one = s.raw.new_ones(layer.out_channels)
                 scales.append(one if s.sigma is None else one / s.sigma)
         return Weights(sets, scales, norms)
-
-    @abstractmethod
-    def normalise_weights_backward(self, role, layer, weights, grads):
-        """Gradients of the effective weights, as `weight_grad` returned them -> [(grad_raw, inner)] a set.
-
-        inner [out] = <grad of the effective weight, raw> a row; grad_raw is the whole gradient of weight norm's
-        direction, and for spectral norm the part that holds sigma fixed.
-        """
 
     @abstractmethod
     def forward(self, role, layer, runs, x, weights, bias, out):
@@ -86,8 +82,12 @@ class Backend(ABC):
         """Adds each run's gradient of the waveforms to `grad_waves`, which the caller has zeroed."""
 
     @abstractmethod
-    def weight_grad(self, role, layer, runs, x, grad_out, sets):
-        """-> gradients of the effective weights (in a form of the backend's own) and of the bias, [sets, out]."""
+    def weight_grad(self, role, layer, runs, x, grad_out, weights):
+        """-> [(grad_raw, inner)] a set, and the gradient of the bias, [sets, out]; zeros for sets without rows.
+
+        inner [out] = <grad of the effective weight, raw> a row; grad_raw is the whole gradient of weight norm's
+        direction, and for spectral norm the part that holds sigma fixed.
+        """
 
     @abstractmethod
     def feature_l1(self, real, generated):

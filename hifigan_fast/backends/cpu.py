@@ -2,7 +2,6 @@
 
 import functools
 import os
-import threading
 
 import torch
 
@@ -41,15 +40,8 @@ def _conv(layer):
     )
 
 
-_memory = threading.local()
-
-
-def _scratch(rows, columns):
-    """Memory for packed weights, reused by the calling thread: fresh pages cost more than the packing itself."""
-    floats = rows * columns
-    if getattr(_memory, "floats", None) is None or _memory.floats.numel() < floats:
-        _memory.floats = torch.empty(floats)
-    return _memory.floats[:floats].view(rows, columns)
+def _filters(weights):
+    return [(_span(s.raw), _span(scale)) for s, scale in zip(weights.sets, weights.scales)]
 
 
 _table = functools.lru_cache(maxsize=512)(run_table)
@@ -69,61 +61,38 @@ class CpuBackend(Backend):
     def _lib(self):
         return extension()[0]
 
+    def _fresh(self, tensor):
+        self._lib.prefer_huge_pages(_span(tensor))
+        return tensor
+
+    def empty(self, count, like):
+        return self._fresh(like.new_empty(count))
+
     def row_norms(self, raw):
         norms = raw.new_empty(len(raw))
         self._lib.row_norms(_span(raw), len(raw), raw[0].numel(), _span(norms), torch.get_num_threads())
         return norms
 
-    def normalise_weights_backward(self, role, layer, weights, grads):
-        results = []
-        for s, scale, norm, grad in zip(weights.sets, weights.scales, weights.norms, grads):
-            inner = s.raw.new_empty(layer.out_channels)
-            grad_raw = torch.empty_like(s.raw)
-            if role == "head":  # [taps][channels], one row
-                effective = grad.view(1, layer.taps, -1).transpose(1, 2)
-                inner.copy_((effective * s.raw).sum())
-                along = 0 if norm is None else inner / norm**2
-                grad_raw.copy_(scale * (effective - along * s.raw))
-            else:
-                spans = (_span(t) for t in (grad, s.raw, scale, norm, grad_raw, inner))
-                self._lib.unpack_grad(_conv(layer), *spans, torch.get_num_threads())
-            results.append((grad_raw, inner))
-        return results
-
-    def _pack(self, role, layer, weights, purpose):
-        """Effective weights of every set in the layout of one of the extension's products."""
-        if role == "head":
-            return torch.cat([(s.raw[0] * scale).t().flatten() for s, scale in zip(weights.sets, weights.scales)])
-        purpose = getattr(self._lib.Pass, purpose)
-        packed = _scratch(len(weights.sets), self._lib.packed_floats(_conv(layer), purpose))
-        for s, scale, row in zip(weights.sets, weights.scales, packed):
-            self._lib.pack(_conv(layer), purpose, _span(s.raw), _span(scale), _span(row), torch.get_num_threads())
-        return packed
-
     def forward(self, role, layer, runs, x, weights, bias, out):
-        packed = self._pack(role, layer, weights, "forward")
         self._lib.forward(
             getattr(self._lib.Role, role),
             _conv(layer),
             _table(runs),
-            len(weights.sets),
             _span(x),
-            _span(packed),
+            _filters(weights),
             _span(bias),
             _span(out),
             torch.get_num_threads(),
         )
 
     def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
-        packed = self._pack(role, layer, weights, "input_grad")
         self._lib.input_grad(
             getattr(self._lib.Role, role),
             _conv(layer),
             slope,
             _table(runs),
-            len(weights.sets),
             _span(grad_out),
-            _span(packed),
+            _filters(weights),
             _span(saved),
             [_span(grad) for grad in map_grads],
             _span(grad_in),
@@ -131,35 +100,30 @@ class CpuBackend(Backend):
         )
 
     def stem_input_grad(self, layer, runs, grad_out, weights, grad_waves):
-        packed = self._pack("stem", layer, weights, "stem_input_grad")
         self._lib.stem_input_grad(
             _conv(layer),
             _table(runs),
-            len(weights.sets),
             _span(grad_out),
-            _span(packed),
+            _filters(weights),
             _span(grad_waves),
             torch.get_num_threads(),
         )
 
-    def weight_grad(self, role, layer, runs, x, grad_out, sets):
-        size = layer.taps * layer.in_channels
-        if role != "head":
-            size = self._lib.packed_floats(_conv(layer), self._lib.Pass.forward)
-        grads = grad_out.new_empty(sets, size)
-        bias = grad_out.new_empty(sets, layer.out_channels)
+    def weight_grad(self, role, layer, runs, x, grad_out, weights):
+        results = [(self._fresh(torch.empty_like(s.raw)), x.new_empty(layer.out_channels)) for s in weights.sets]
+        bias = grad_out.new_empty(len(weights.sets), layer.out_channels)
         self._lib.weight_grad(
             getattr(self._lib.Role, role),
             _conv(layer),
             _table(runs),
-            sets,
             _span(x),
             _span(grad_out),
-            _span(grads),
+            _filters(weights),
+            [(_span(norm), _span(raw), _span(inner)) for norm, (raw, inner) in zip(weights.norms, results)],
             _span(bias),
             torch.get_num_threads(),
         )
-        return grads, bias
+        return results, bias
 
     def feature_l1(self, real, generated):
         means = real[0].new_empty(len(real))
@@ -168,8 +132,8 @@ class CpuBackend(Backend):
         return means
 
     def feature_l1_backward(self, real, generated, grads, want_real, want_generated):
-        wanted_real = [torch.empty_like(r) if want else None for r, want in zip(real, want_real)]
-        wanted_generated = [torch.empty_like(g) if want else None for g, want in zip(generated, want_generated)]
+        wanted_real = [self._fresh(torch.empty_like(r)) if want else None for r, want in zip(real, want_real)]
+        wanted_generated = [self._fresh(torch.empty_like(g)) if want else None for g, want in zip(generated, want_generated)]
         grads = grads.contiguous()  # kept by this name: only its address crosses
         self._lib.feature_l1_grad(
             [(_span(r), _span(g)) for r, g in zip(real, generated)],

@@ -44,15 +44,6 @@ class ReferenceBackend(Backend):
     def row_norms(self, raw):
         return raw.flatten(1).norm(dim=1)
 
-    def normalise_weights_backward(self, role, layer, weights, grads):
-        results = []
-        for s, scale, norm, grad in zip(weights.sets, weights.scales, weights.norms, grads):
-            inner = (grad * s.raw).flatten(1).sum(1)
-            if norm is not None:
-                grad = grad - (inner / norm**2)[:, None, None] * s.raw
-            results.append((grad * scale[:, None, None], inner))
-        return results
-
     def _effective(self, weights, run):
         weight = weights.sets[run.weights].raw * weights.scales[run.weights][:, None, None]
         return weight if run.period == 1 else weight.unsqueeze(3)
@@ -98,7 +89,17 @@ class ReferenceBackend(Backend):
             if padding:  # the pad mirrors the samples before the last
                 wave[:, -1 - padding : -1] += grad[:, run.in_rows :].flip(1)
 
-    def weight_grad(self, role, layer, runs, x, grad_out, sets):
+    def _raw_grads(self, weights, grads):
+        results = []
+        for s, scale, norm, grad in zip(weights.sets, weights.scales, weights.norms, grads):
+            inner = (grad * s.raw).flatten(1).sum(1)
+            if norm is not None:
+                grad = grad - (inner / norm**2)[:, None, None] * s.raw
+            results.append((grad * scale[:, None, None], inner))
+        return results
+
+    def weight_grad(self, role, layer, runs, x, grad_out, weights):
+        sets = len(weights.sets)
         shape = (layer.out_channels, layer.in_channels // layer.groups, layer.taps)
         grads = [grad_out.new_zeros(shape) for _ in range(sets)]
         bias = grad_out.new_zeros(sets, layer.out_channels)
@@ -109,7 +110,7 @@ class ReferenceBackend(Backend):
             found = _backward(layer, run, grad, inputs, weight, [False, True, False])[1]
             grads[run.weights] += found.view(shape)
             bias[run.weights] += grad.flatten(2).sum((0, 2))
-        return grads, bias
+        return self._raw_grads(weights, grads), bias
 
     def feature_l1(self, real, generated):
         return torch.stack([(r - g).abs().mean() for r, g in zip(real, generated)])

@@ -75,8 +75,8 @@ class HeadNotHMajor(ReferenceBackend):
 class NormTakenForConstant(ReferenceBackend):
     """Weight norm's length depends on the direction: its gradient has a second term."""
 
-    def normalise_weights_backward(self, role, layer, weights, grads):
-        right = super().normalise_weights_backward(role, layer, weights, grads)
+    def _raw_grads(self, weights, grads):
+        right = super()._raw_grads(weights, grads)
         plain = [grad * scale[:, None, None] for grad, scale in zip(grads, weights.scales)]
         return [(grad, inner) for grad, (_, inner) in zip(plain, right)]
 
@@ -88,14 +88,14 @@ class LastTapForgotten(ReferenceBackend):
 
 
 class SecondSideLeftOutOfBias(ReferenceBackend):
-    def weight_grad(self, role, layer, runs, x, grad_out, sets):
-        grads, _ = super().weight_grad(role, layer, runs, x, grad_out, sets)
+    def weight_grad(self, role, layer, runs, x, grad_out, weights):
+        grads, _ = super().weight_grad(role, layer, runs, x, grad_out, weights)
         seen, first = set(), []
         for run in runs:
             if run.weights not in seen:
                 first.append(run)
             seen.add(run.weights)
-        return grads, super().weight_grad(role, layer, tuple(first), x, grad_out, sets)[1]
+        return grads, super().weight_grad(role, layer, tuple(first), x, grad_out, weights)[1]
 
 
 class MirrorForgottenInBackward(ReferenceBackend):

@@ -1,0 +1,208 @@
+// A correlation chunk by chunk: operand rows are transformed once into memory that all threads share,
+// then each (group, panel of columns) transforms its weights, multiplies, and transforms back.
+#pragma once
+
+#include "tile.h"
+#include "transform.h"
+
+namespace hifigan {
+namespace HIFIGAN_ISA {
+
+// How the sums over (channel, block of taps, phase) are laid out: parts of at most about kPartDepth
+// products are summed apart, so that roundings do not pile up and a part's weights stay in cache.
+constexpr int64_t kPartDepth = 128;
+constexpr int64_t kChannelsAtOnce = 64;
+constexpr int64_t kSharedFloats = 1 << 20;  // of transformed operands, a thread
+
+// Floats from one product to the next: the products of one vector are stored together, and shall not
+// all lie in the same set of the cache.
+inline int64_t staggered(int64_t floats) { return round_up(floats, 1024 / 4) + kWidth; }
+
+// Positions k of a transformed row are ordered [channel block][tap block][phase][channel].
+struct Depth {
+  int64_t channels, phases, blocks;
+  int64_t channel_step, block_step;  // of a part
+  int64_t total, pitch;
+
+  Depth(const Correlation &c, const Piece &piece)
+      : channels(c.channels), phases(c.phases), blocks(piece.blocks) {
+    const int64_t most = greater(kWidth, kPartDepth / phases / kWidth * kWidth);
+    channel_step = lesser(channels, lesser(kChannelsAtOnce, most));
+    block_step = lesser(blocks, greater(1, kPartDepth / (phases * channel_step)));
+    total = channels * phases * blocks;
+    pitch = round_up(total, kWidth) + kWidth;  // rows of a tile then lie in different cache sets
+  }
+  int64_t channel_count(int64_t first) const { return lesser(channel_step, channels - first); }
+  // Where the positions of (first channel of a block, tap block) begin.
+  int64_t at(int64_t channel, int64_t block) const {
+    return channel * phases * blocks + block * phases * channel_count(channel);
+  }
+  int64_t part_floats(int64_t products) const {
+    return products * staggered(channel_step * block_step * phases * kPanel);
+  }
+};
+
+// Transformed operands of one chunk: [group][product][segment][position].
+struct Shared {
+  float *at;
+  int64_t segments, pitch, products;
+
+  float *group(int64_t g) const { return at + g * products * product_floats(); }
+  int64_t product_floats() const { return staggered(segments * pitch); }
+};
+
+// Transforms one segment's rows of one group; rows outside the sequence are zero.
+inline void transform_segment(const Correlation &c, const Piece &piece, const Depth &depth,
+                              const Segment &segment, const float *operand, float *to, int64_t pitch) {
+  const int64_t length = piece.size().length;
+  const auto left = kTransformers[piece.transform].left;
+  Vec x[kLongestTransform];
+  for (int64_t first = 0; first < c.channels; first += depth.channel_step) {
+    const int64_t count = depth.channel_count(first);
+    for (int64_t part = 0; part < piece.blocks * c.phases; ++part) {
+      const int64_t block = part / c.phases, phase = part % c.phases;
+      const int64_t start = c.phases * (segment.first + block * piece.block_taps) + phase + c.origin;
+      const int64_t low = start < 0 ? lesser(length, ceil_div(-start, c.phases)) : 0;
+      const int64_t room = segment.operand_rows - start;
+      const int64_t high = greater(low, room <= 0 ? 0 : lesser(length, ceil_div(room, c.phases)));
+      const float *rows = operand + (segment.operand + start) * c.row_channels + first;
+      const int64_t step = c.phases * c.row_channels;
+      for (int64_t i = 0; i < low; ++i) x[i] = Vec{};
+      for (int64_t i = high; i < length; ++i) x[i] = Vec{};
+      for (int64_t n = 0; n < count; n += kWidth) {
+        if (count - n >= kWidth)
+          for (int64_t i = low; i < high; ++i) x[i] = load(rows + i * step + n);
+        else
+          for (int64_t i = low; i < high; ++i) x[i] = load_partial(rows + i * step + n, count - n);
+        // Lanes past `count` are zero, and overwritten by the next part; the pitch leaves room for the last.
+        left(x, to + depth.at(first, 0) + part * count + n, pitch);
+      }
+    }
+  }
+}
+
+// One chunk of a piece: some of its segments, some of the groups.
+struct Chunk {
+  const Piece &piece;
+  const Segment *segments;
+  int64_t count;
+  int64_t first_group, groups;
+  bool first, last;  // of its groups' chunks
+  Shared shared;
+};
+
+// Calls body(chunk) with the transformed operands of one chunk after another.
+template <class Body>
+void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, const float *operand,
+                int threads, const Body &body) {
+  for (int64_t i = 0; i < piece_count; ++i) {
+    const Piece &piece = pieces[i];
+    const Depth depth(c, piece);
+    const int64_t most = lesser(piece.count, chunk_segments(piece.size())), padded = round_up(most, kRows);
+    const int64_t group_floats = piece.size().products * staggered(padded * depth.pitch);
+    const int64_t groups_at_once =
+        lesser(c.groups, greater(1, (threads > 1 ? threads : 1) * kSharedFloats / group_floats));
+    for (int64_t first = 0; first < piece.count; first += most) {
+      for (int64_t group = 0; group < c.groups; group += groups_at_once) {
+        Chunk chunk{piece,
+                    piece.segments + first,
+                    lesser(most, piece.count - first),
+                    group,
+                    lesser(groups_at_once, c.groups - group),
+                    first == 0,
+                    first + most >= piece.count,
+                    {nullptr, padded, depth.pitch, piece.size().products}};
+        chunk.shared.at =
+            scratch(Scratch::shared, static_cast<std::size_t>(chunk.groups * group_floats + kRows));
+        parallel_for(threads, chunk.groups * chunk.count, [&](int64_t task) {
+          const int64_t g = task % chunk.groups, s = task / chunk.groups;
+          transform_segment(c, piece, depth, chunk.segments[s], operand + (group + g) * c.channels,
+                            chunk.shared.group(g) + s * depth.pitch, chunk.shared.product_floats());
+        });
+        body(chunk, depth);
+      }
+    }
+  }
+}
+
+// The filters of one part, transformed: [product][position][column].
+template <class Turned>
+void transform_filters(const Correlation &c, const Piece &piece, const Depth &depth, const Turned &turned,
+                       int64_t first, int64_t block, int64_t blocks, int64_t width, float *to) {
+  const auto right = kTransformers[piece.transform].right;
+  const int64_t count = depth.channel_count(first);
+  const int64_t pitch = staggered(blocks * c.phases * count * width);
+  Vec g[kLongestTransform];
+  for (int64_t b = 0; b < blocks; ++b)
+    for (int64_t phase = 0; phase < c.phases; ++phase)
+      for (int64_t n = 0; n < count; ++n)
+        for (int64_t v = 0; v < width; v += kWidth) {
+          for (int64_t j = 0; j < piece.block_taps; ++j) {
+            const float *tap = turned.at((block + b) * piece.block_taps + j, phase, n);
+            g[j] = tap ? load(tap + v) : Vec{};
+          }
+          right(g, piece.block_taps, to + ((b * c.phases + phase) * count + n) * width + v, pitch);
+        }
+}
+
+// The sums of one panel over all positions: [product][segment][column].
+template <class Source>
+void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, int64_t g,
+                  const Source &source, const Panel &panel, float *sums, float *filters, float *turned_at) {
+  const Piece &piece = chunk.piece;
+  const Shared &shared = chunk.shared;
+  const int64_t width = panel.width(), sum_floats = staggered(shared.segments * width);
+  for (int64_t first = 0; first < c.channels; first += depth.channel_step) {
+    const int64_t count = depth.channel_count(first);
+    const auto turned = source.turn(piece.set, chunk.first_group + g, first, count, panel, turned_at);
+    for (int64_t block = 0; block < piece.blocks; block += depth.block_step) {
+      const int64_t blocks = lesser(depth.block_step, piece.blocks - block);
+      const int64_t positions = blocks * c.phases * count;
+      transform_filters(c, piece, depth, turned, first, block, blocks, width, filters);
+      for (int64_t p = 0; p < shared.products; ++p) {
+        const float *rows = shared.group(g) + p * shared.product_floats() + depth.at(first, block);
+        const Operands operands{rows,  shared.pitch,
+                                1,     filters + p * staggered(positions * width),
+                                width, source.needed(piece, p, panel, count, positions, block + blocks)};
+        matrix_product(panel, operands, chunk.count, first == 0 && block == 0, sums + p * sum_floats);
+      }
+    }
+  }
+}
+
+// A whole correlation. Source orders the panels and turns their filters; store(segment, group, column, y,
+// lanes) takes the results: y[i] is output row segment.first + i, columns `column` ... `column` + lanes - 1.
+// False if any result is not finite: a transform spreads what a sum over taps keeps apart.
+template <class Source, class Store>
+bool correlate(const Correlation &c, const Piece *pieces, int64_t piece_count, const float *operand,
+               const Source &source, int threads, const Store &store) {
+  bool finite = true;
+  for_chunks(c, pieces, piece_count, operand, threads, [&](const Chunk &chunk, const Depth &depth) {
+    const Piece &piece = chunk.piece;
+    const int64_t products = piece.size().products, panels = panel_count(c.columns);
+    parallel_for(threads, chunk.groups * panels, [&](int64_t task) {
+      const int64_t g = task / panels;
+      const Panel panel = source.panel(task % panels);
+      const int64_t sum_floats = staggered(chunk.shared.segments * panel.width());
+      const int64_t part_floats = depth.part_floats(products);
+      float *sums = scratch(Scratch::own, static_cast<std::size_t>(products * sum_floats + part_floats +
+                                                                   source.floats(depth.channel_step)));
+      float *filters = sums + products * sum_floats;
+      sum_products(c, chunk, depth, g, source, panel, sums, filters, filters + part_floats);
+      Vec y[kLongestTransform], zero = {};
+      for (int64_t s = 0; s < chunk.count; ++s)
+        for (int64_t v = 0; v < panel.columns; v += kWidth) {
+          const Segment &segment = chunk.segments[s];
+          kTransformers[piece.transform].inverse(sums + s * panel.width() + v, sum_floats, piece.block_taps,
+                                                 segment.count, y);
+          for (int64_t i = 0; i < segment.count; ++i) zero += y[i] * 0.0f;
+          store(segment, chunk.first_group + g, panel.first + v, y, lesser(kWidth, panel.columns - v));
+        }
+      if (sum(zero) != 0.0f) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+    });
+  });
+  return finite;
+}
+
+}  // namespace HIFIGAN_ISA
+}  // namespace hifigan
