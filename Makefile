@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-.PHONY: bench test lint format clean
+.PHONY: bench bench-layers test lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -27,6 +27,10 @@ $(VENV)/.lint: $(VENV)/.base
 
 bench: $(VENV)/.bench  ## parity, then speed against plain PyTorch; DATA=dir takes wavs
 	$(BIN)/hifigan-fast bench $(if $(DATA),--data '$(DATA)')
+
+bench-layers: $(VENV)/.bench  ## layer by layer, then a whole step against PyTorch's own fast ways
+	$(BIN)/python -m benchmarks.layers --out bench-out/layers.json
+	$(BIN)/python -m benchmarks.rivals --out bench-out/rivals.json
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q --durations=10 $(ARGS)

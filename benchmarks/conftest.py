@@ -4,27 +4,38 @@ pytest benchmarks                                        everything
 pytest benchmarks --benchmark-autosave                   keep the figures; then, on another commit,
 pytest benchmarks --benchmark-compare                    and compare
 pytest benchmarks -k "S5 and forward"                    one layer
+
+Without pytest, for tables: python -m benchmarks.layers, python -m benchmarks.rivals.
 """
 
 import pytest
 
 from hifigan_fast import parity
 
-BATCH, SEGMENT = 4, 8192
+from . import report
+
+BATCH = 4
 
 
 @pytest.fixture(scope="session")
 def waveforms():
-    return parity.waveforms(BATCH, SEGMENT)
+    return parity.waveforms(BATCH, report.SEGMENT)
+
+
+@pytest.fixture(scope="session")
+def peak():
+    return report.peak()
 
 
 @pytest.fixture
-def timed(benchmark):
+def timed(benchmark, request):
     """Few rounds of one call each: a call takes tens of milliseconds and more."""
 
     def run(call, flops=None):
         benchmark.pedantic(call, rounds=5, iterations=1, warmup_rounds=1)
-        if flops:
-            benchmark.extra_info["GFLOP/s"] = round(flops / benchmark.stats.stats.median / 1e9, 1)
+        if flops and benchmark.stats:  # none under --benchmark-disable
+            rate = flops / benchmark.stats.stats.median
+            peak = request.getfixturevalue("peak")
+            benchmark.extra_info |= {"GFLOP/s": round(rate / 1e9, 1), "fraction of peak": round(rate / peak, 3)}
 
     return run

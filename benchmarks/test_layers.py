@@ -6,7 +6,7 @@ from . import layers
 from .conftest import BATCH
 
 
-@pytest.mark.parametrize("direction", ["forward", "input gradient", "weight gradient"])
+@pytest.mark.parametrize("direction", layers.DIRECTIONS)
 @pytest.mark.parametrize("implementation", ["ours", "plain"])
 @pytest.mark.parametrize("name", list(layers.table()))
 def test_layer(timed, benchmark, name, implementation, direction):

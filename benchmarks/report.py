@@ -1,0 +1,73 @@
+"""What the commands of this folder share: their arguments, the conditions of a run, the JSON, the exit status."""
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from hifigan_fast import bench
+from hifigan_fast.backends import cpu
+from hifigan_fast.cli import _positive
+from hifigan_fast.info import versions
+
+SEGMENT = 8192  # samples of a waveform, as HiFi-GAN trains
+
+
+def extension():
+    """The C++ extension; ImportError without."""
+    module, reason = cpu.extension()
+    if module is None:
+        raise ImportError(reason)
+    return module
+
+
+def peak():
+    """Floating-point operations a second of this machine: multiply-adds in registers, by PyTorch's thread count."""
+    return extension().peak(torch.get_num_threads())
+
+
+def parser(name, description, repeats):
+    """The arguments that every command has."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    add = made.add_argument
+    add("--batch", metavar="N", type=_positive, default=4, help="samples of a side; default %(default)s")
+    add("--repeats", metavar="N", type=_positive, default=repeats, help="interleaved; default %(default)s")
+    add("--out", metavar="FILE", help="write the figures to this JSON file")
+    return made
+
+
+def conditions(batch, repeats):
+    """When, where and how a run was made, for its JSON."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": bench._commit(),
+        "device": "cpu",
+        "machine": platform.processor() or platform.machine(),
+        "instruction_set": extension().instruction_set(),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "batch": batch,
+        "segment": SEGMENT,
+        "repeats": repeats,
+    }
+
+
+def write(path, result):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"\nwritten: {path}")
+
+
+def run(command, args):
+    """Run a command -> exit status: 0, or 2 for a user's error."""
+    try:
+        command(args)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
