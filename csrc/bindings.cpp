@@ -1,6 +1,6 @@
 // The extension module hifigan_fast._cpu: raw pointers in, no torch header, the GIL released.
 //
-// Every buffer comes as (address, floats); its size is held against what the runs will touch, so a
+// Every buffer comes as (address, elements); its size is held against what the runs will touch, so a
 // wrong call raises ValueError and never reads or writes outside.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -31,13 +31,28 @@ const Kernels *active = available_kernels().front();
 
 [[noreturn]] void fail(const std::string &message) { throw std::invalid_argument(message); }
 
-float *floats(const Span &span, int64_t needed, const char *name) {
+template <class T>
+T *elements(const Span &span, int64_t needed, const char *name) {
   if (needed > span.second)
-    fail(std::string(name) + ": holds " + std::to_string(span.second) + " floats, the call needs " +
+    fail(std::string(name) + ": holds " + std::to_string(span.second) + " elements, the call needs " +
          std::to_string(needed));
   if (needed > 0 && !span.first) fail(std::string(name) + ": null pointer");
-  if (span.first % alignof(float)) fail(std::string(name) + ": misaligned pointer");
-  return reinterpret_cast<float *>(span.first);
+  if (span.first % alignof(T)) fail(std::string(name) + ": misaligned pointer");
+  return reinterpret_cast<T *>(span.first);
+}
+float *floats(const Span &span, int64_t needed, const char *name) {
+  return elements<float>(span, needed, name);
+}
+
+// The element type of a call's maps.
+enum class Maps { float32, bfloat16 };
+
+template <class Body>
+void with_type(Maps maps, const Body &body) {
+  if (maps == Maps::float32)
+    body(float{});
+  else
+    body(BFloat16{});
 }
 
 // Sizes are far below what memory holds, so that no product of them overflows.
@@ -123,25 +138,18 @@ std::vector<Filters> read_filters(const FilterSpans &spans, const Conv &conv) {
   return filters;
 }
 
-// The head's filters, [set][tap][channel].
-std::vector<float> turn_head(const std::vector<Filters> &filters, const Conv &conv) {
-  std::vector<float> turned;
-  for (const Filters &f : filters)
-    for (int64_t t = 0; t < conv.taps; ++t)
-      for (int64_t c = 0; c < conv.in_channels; ++c) turned.push_back(f.raw[c * conv.taps + t] * *f.scale);
-  return turned;
-}
-
 int64_t signed_size(std::size_t size) { return static_cast<int64_t>(size); }
 
-std::vector<const float *> read_map_grads(const std::vector<std::optional<Span>> &spans,
-                                          const std::vector<Run> &runs, const Conv &conv) {
+template <class T>
+std::vector<const T *> read_map_grads(const std::vector<std::optional<Span>> &spans,
+                                      const std::vector<Run> &runs, const Conv &conv) {
   if (spans.size() != runs.size()) fail("map_grads: expected one entry a run");
-  std::vector<const float *> pointers;
+  std::vector<const T *> pointers;
   for (std::size_t i = 0; i < runs.size(); ++i)
     pointers.push_back(
-        spans[i] ? floats(*spans[i], runs[i].sequences() * runs[i].in_rows * conv.in_channels, "map_grads")
-                 : nullptr);
+        spans[i]
+            ? elements<T>(*spans[i], runs[i].sequences() * runs[i].in_rows * conv.in_channels, "map_grads")
+            : nullptr);
   return pointers;
 }
 
@@ -154,57 +162,65 @@ void row_norms(Span raw, int64_t rows, int64_t size, Span norms, int threads) {
   active->row_norms(from, rows, size, to, threads);
 }
 
-void forward(Role role, const Conv &conv, const RunArray &array, Span x, const FilterSpans &weights,
-             Span bias, Span out, int threads) {
+void forward(Maps maps, Role role, const Conv &conv, const RunArray &array, Span x,
+             const FilterSpans &weights, Span bias, Span out, int threads) {
   const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, role);
+  const int64_t count = signed_size(runs.size());
   const Extent e = extent(runs, conv, role);
   const auto filters = read_filters(weights, conv);
-  const float *from = floats(x, e.in, "x"), *b = floats(bias, sets * conv.out_channels, "bias");
-  float *to = floats(out, e.out, "out");
-  const int64_t count = signed_size(runs.size());
-  py::gil_scoped_release release;
-  if (role == Role::stem) {
-    active->stem_forward(conv, runs.data(), count, from, filters.data(), sets, b, to, threads);
-  } else if (role == Role::conv) {
+  const float *b = floats(bias, sets * conv.out_channels, "bias");
+  with_type(maps, [&](auto type) {
+    using T = decltype(type);
+    const auto &kernels = active->of<T>();
+    const float *waves = role == Role::stem ? floats(x, e.in, "x") : nullptr;
+    const T *from = role == Role::stem ? nullptr : elements<T>(x, e.in, "x");
+    T *to = elements<T>(out, e.out, "out");
+    py::gil_scoped_release release;
     const auto run = [&](bool direct) {
       const Plan plan = make_plan(conv, Pass::forward, runs, sets, active->width, direct);
-      return active->conv_forward(conv, plan.correlation, plan.pieces.data(), signed_size(plan.pieces.size()),
+      return kernels.conv_forward(conv, plan.correlation, plan.pieces.data(), signed_size(plan.pieces.size()),
                                   runs.data(), from, filters.data(), b, to, threads);
     };
-    if (!run(false)) run(true);
-  } else {
-    active->head_forward(conv, runs.data(), count, from, turn_head(filters, conv).data(), b, to, threads);
-  }
+    if (role == Role::stem)
+      kernels.stem_forward(conv, runs.data(), count, waves, filters.data(), sets, b, to, threads);
+    else if (role == Role::head)
+      kernels.head_forward(conv, runs.data(), count, from, filters.data(), sets, b, to, threads);
+    else if (!run(false))
+      run(true);
+  });
 }
 
-void input_grad(Role role, const Conv &conv, float slope, const RunArray &array, Span grad_out,
+void input_grad(Maps maps, Role role, const Conv &conv, float slope, const RunArray &array, Span grad_out,
                 const FilterSpans &weights, Span saved, const std::vector<std::optional<Span>> &map_grads,
                 Span grad_in, int threads) {
   const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, role);
   const Extent e = extent(runs, conv, role);
   const auto filters = read_filters(weights, conv);
-  const float *from = floats(grad_out, e.grad_out, "grad_out"), *mask = floats(saved, e.in, "saved");
-  float *to = floats(grad_in, e.grad_in, "grad_in");
-  const auto extra = read_map_grads(map_grads, runs, conv);
-  py::gil_scoped_release release;
-  if (role == Role::conv) {
+  with_type(maps, [&](auto type) {
+    using T = decltype(type);
+    const auto &kernels = active->of<T>();
+    const T *from = elements<T>(grad_out, e.grad_out, "grad_out"), *mask = elements<T>(saved, e.in, "saved");
+    T *to = elements<T>(grad_in, e.grad_in, "grad_in");
+    const auto extra = read_map_grads<T>(map_grads, runs, conv);
+    py::gil_scoped_release release;
     const auto run = [&](bool direct) {
       const Plan plan = make_plan(conv, Pass::input_grad, runs, sets, active->width, direct);
-      return active->conv_input_grad(conv, slope, plan.correlation, plan.pieces.data(),
+      return kernels.conv_input_grad(conv, slope, plan.correlation, plan.pieces.data(),
                                      signed_size(plan.pieces.size()), runs.data(), from, filters.data(), mask,
                                      extra.data(), to, threads);
     };
-    if (!run(false)) run(true);
-  } else {
-    active->head_input_grad(conv, slope, runs.data(), signed_size(runs.size()), from,
-                            turn_head(filters, conv).data(), mask, extra.data(), to, threads);
-  }
+    if (role == Role::head)
+      kernels.head_input_grad(conv, slope, runs.data(), signed_size(runs.size()), from, filters.data(), sets,
+                              mask, extra.data(), to, threads);
+    else if (!run(false))
+      run(true);
+  });
 }
 
-void stem_input_grad(const Conv &conv, const RunArray &array, Span grad_out, const FilterSpans &weights,
-                     Span grad_waves, int threads) {
+void stem_input_grad(Maps maps, const Conv &conv, const RunArray &array, Span grad_out,
+                     const FilterSpans &weights, Span grad_waves, int threads) {
   const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, Role::stem);
   for (const Run &a : runs)
@@ -213,11 +229,14 @@ void stem_input_grad(const Conv &conv, const RunArray &array, Span grad_out, con
         fail("runs: one waveform with two sizes");
   const Extent e = extent(runs, conv, Role::stem);
   const auto filters = read_filters(weights, conv);
-  const float *from = floats(grad_out, e.grad_out, "grad_out");
   float *to = floats(grad_waves, e.in, "grad_waves");
-  py::gil_scoped_release release;
-  active->stem_input_grad(conv, runs.data(), signed_size(runs.size()), from, filters.data(), sets, to,
-                          threads);
+  with_type(maps, [&](auto type) {
+    using T = decltype(type);
+    const T *from = elements<T>(grad_out, e.grad_out, "grad_out");
+    py::gil_scoped_release release;
+    active->of<T>().stem_input_grad(conv, runs.data(), signed_size(runs.size()), from, filters.data(), sets,
+                                    to, threads);
+  });
 }
 
 // One (norms or null, gradient of raw, inner) a set; zeroed for sets that no run has.
@@ -239,77 +258,87 @@ std::vector<FilterGrads> read_grads(const GradSpans &spans, const Conv &conv, co
   return grads;
 }
 
-void weight_grad(Role role, const Conv &conv, const RunArray &array, Span x, Span grad_out,
+void weight_grad(Maps maps, Role role, const Conv &conv, const RunArray &array, Span x, Span grad_out,
                  const FilterSpans &weights, const GradSpans &grad_weights, Span grad_bias, int threads) {
   const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, role);
+  const int64_t count = signed_size(runs.size());
   const Extent e = extent(runs, conv, role);
   const auto filters = read_filters(weights, conv);
   if (grad_weights.size() != weights.size()) fail("grad_weights: expected one entry a set");
-  const float *from = floats(x, e.in, "x"), *rows = floats(grad_out, e.grad_out, "grad_out");
   float *bias = floats(grad_bias, sets * conv.out_channels, "grad_bias");
-  const auto grads = read_grads(grad_weights, conv, runs);
-  const int64_t count = signed_size(runs.size());
-  py::gil_scoped_release release;
-  if (role == Role::stem) {
-    active->stem_weight_grad(conv, runs.data(), count, sets, from, rows, filters.data(), grads.data(),
-                             threads);
-  } else if (role == Role::conv) {
-    const Plan plan = make_plan(conv, Pass::forward, runs, sets, active->width);
-    active->conv_weight_grad(conv, plan.correlation, plan.pieces.data(), signed_size(plan.pieces.size()),
-                             runs.data(), from, rows, filters.data(), grads.data(), threads);
-  } else {
-    active->head_weight_grad(conv, runs.data(), count, sets, from, rows, filters.data(), grads.data(),
-                             threads);
-  }
-  active->bias_grad(conv, runs.data(), count, sets, rows, bias, threads);
+  with_type(maps, [&](auto type) {
+    using T = decltype(type);
+    const auto &kernels = active->of<T>();
+    const float *waves = role == Role::stem ? floats(x, e.in, "x") : nullptr;
+    const T *from = role == Role::stem ? nullptr : elements<T>(x, e.in, "x");
+    const T *rows = elements<T>(grad_out, e.grad_out, "grad_out");
+    const auto grads = read_grads(grad_weights, conv, runs);
+    py::gil_scoped_release release;
+    if (role == Role::stem) {
+      kernels.stem_weight_grad(conv, runs.data(), count, sets, waves, rows, filters.data(), grads.data(),
+                               threads);
+    } else if (role == Role::conv) {
+      const Plan plan = make_plan(conv, Pass::forward, runs, sets, active->width);
+      kernels.conv_weight_grad(conv, plan.correlation, plan.pieces.data(), signed_size(plan.pieces.size()),
+                               runs.data(), from, rows, filters.data(), grads.data(), threads);
+    } else {
+      kernels.head_weight_grad(conv, runs.data(), count, sets, from, rows, filters.data(), grads.data(),
+                               threads);
+    }
+    kernels.bias_grad(conv, runs.data(), count, sets, rows, bias, threads);
+  });
 }
 
 using Pair = std::pair<Span, Span>;
 
-std::vector<MapPair> read_pairs(const std::vector<Pair> &maps) {
-  std::vector<MapPair> pairs;
+template <class T>
+std::vector<MapPair<T>> read_pairs(const std::vector<Pair> &maps) {
+  std::vector<MapPair<T>> pairs;
   for (const auto &[real, generated] : maps) {
     if (real.second != generated.second) fail("maps: the two of a pair differ in size");
-    pairs.push_back({floats(real, real.second, "maps"), floats(generated, real.second, "maps"), nullptr,
-                     nullptr, real.second});
+    pairs.push_back({elements<T>(real, real.second, "maps"), elements<T>(generated, real.second, "maps"),
+                     nullptr, nullptr, real.second});
   }
   return pairs;
 }
 
-void feature_l1(const std::vector<Pair> &maps, Span means, int threads) {
-  const auto pairs = read_pairs(maps);
-  const auto count = static_cast<int64_t>(pairs.size());
-  float *to = floats(means, count, "means");
-  std::size_t chunks = 0;
-  for (const MapPair &pair : pairs)
-    chunks += static_cast<std::size_t>((pair.count + kL1Chunk - 1) / kL1Chunk);
-  std::vector<double> partial(chunks);
-  py::gil_scoped_release release;
-  active->feature_l1(pairs.data(), count, partial.data(), to, threads);
+void feature_l1(Maps type_of_maps, const std::vector<Pair> &maps, Span means, int threads) {
+  float *to = floats(means, signed_size(maps.size()), "means");
+  with_type(type_of_maps, [&](auto type) {
+    using T = decltype(type);
+    const auto pairs = read_pairs<T>(maps);
+    std::size_t chunks = 0;
+    for (const auto &pair : pairs) chunks += static_cast<std::size_t>((pair.count + kL1Chunk - 1) / kL1Chunk);
+    std::vector<double> partial(chunks);
+    py::gil_scoped_release release;
+    active->of<T>().feature_l1(pairs.data(), signed_size(pairs.size()), partial.data(), to, threads);
+  });
 }
 
-void feature_l1_grad(const std::vector<Pair> &maps, Span grads,
+void feature_l1_grad(Maps type_of_maps, const std::vector<Pair> &maps, Span grads,
                      const std::vector<std::optional<Span>> &grads_real,
                      const std::vector<std::optional<Span>> &grads_generated, int threads) {
-  auto pairs = read_pairs(maps);
-  const auto count = static_cast<int64_t>(pairs.size());
-  if (grads_real.size() != pairs.size() || grads_generated.size() != pairs.size())
+  if (grads_real.size() != maps.size() || grads_generated.size() != maps.size())
     fail("feature_l1_grad: expected one gradient of each kind a pair");
-  for (std::size_t i = 0; i < pairs.size(); ++i) {
-    if (grads_real[i]) pairs[i].grad_real = floats(*grads_real[i], pairs[i].count, "grads_real");
-    if (grads_generated[i])
-      pairs[i].grad_generated = floats(*grads_generated[i], pairs[i].count, "grads_generated");
-  }
-  const float *by = floats(grads, count, "grads");
-  py::gil_scoped_release release;
-  active->feature_l1_grad(pairs.data(), count, by, threads);
+  const float *by = floats(grads, signed_size(maps.size()), "grads");
+  with_type(type_of_maps, [&](auto type) {
+    using T = decltype(type);
+    auto pairs = read_pairs<T>(maps);
+    for (std::size_t i = 0; i < pairs.size(); ++i) {
+      if (grads_real[i]) pairs[i].grad_real = elements<T>(*grads_real[i], pairs[i].count, "grads_real");
+      if (grads_generated[i])
+        pairs[i].grad_generated = elements<T>(*grads_generated[i], pairs[i].count, "grads_generated");
+    }
+    py::gil_scoped_release release;
+    active->of<T>().feature_l1_grad(pairs.data(), signed_size(pairs.size()), by, threads);
+  });
 }
 
-void advise(Span fresh) {
-  if (fresh.second > 0)
-    prefer_huge_pages(floats(fresh, fresh.second, "fresh"),
-                      sizeof(float) * static_cast<std::size_t>(fresh.second));
+// Fresh memory, in bytes.
+void advise(std::uintptr_t address, int64_t bytes) {
+  if (bytes < 0) fail("prefer_huge_pages: negative size");
+  prefer_huge_pages(reinterpret_cast<void *>(address), static_cast<std::size_t>(bytes));
 }
 
 double peak(int threads) {
@@ -345,6 +374,7 @@ void use_instruction_set(const std::string &name) {
 PYBIND11_MODULE(_cpu, m) {
   prepare_threads();
   py::class_<Conv>(m, "Conv").def(py::init(&make_conv));
+  py::enum_<Maps>(m, "Maps").value("float32", Maps::float32).value("bfloat16", Maps::bfloat16);
   py::enum_<Role>(m, "Role").value("stem", Role::stem).value("conv", Role::conv).value("head", Role::head);
   m.def("instruction_sets", &instruction_sets, "Those that this machine has, best first.");
   m.def("instruction_set", [] { return std::string(active->name); });

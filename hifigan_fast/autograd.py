@@ -20,11 +20,13 @@ class Call:
     """One call of an ensemble.
 
     Attributes:
+        dtype: of the maps; waveforms and parameters may be of another (autocast).
         states: spectral norm's states, [weight set][depth], None where a layer has another norm.
     """
 
     backend: Backend
     ensemble: Ensemble
+    dtype: torch.dtype
     states: list
 
     def role(self, depth):
@@ -58,6 +60,11 @@ def run_ensemble(call, waves, parameters):
     return [[list(itertools.islice(maps, len(e.layers))) for _ in e.stacks] for _ in range(e.sides)]
 
 
+def _working(tensor, dtype):
+    """What a kernel takes for a waveform or a bias where maps are of `dtype`: bfloat16 values come as float32."""
+    return tensor.to(dtype).float() if dtype == torch.bfloat16 else tensor.to(dtype)
+
+
 def _views(ensemble, depth, buffer):
     """{member: its map at `depth` as a view of the buffer, in the reference's shape}."""
     layer = ensemble.layers[depth]
@@ -80,13 +87,13 @@ class _EnsembleFunction(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         e, backend = call.ensemble, call.backend
         waves, layers = call.split(tensors)
-        buffers = [torch.cat([wave.reshape(-1) for side in waves for wave in side])]
+        buffers = [_working(torch.cat([wave.reshape(-1) for side in waves for wave in side]), call.dtype)]
         weights = []
         for depth, layer in enumerate(e.layers):
             weights.append(backend.normalise_weights(layer, call.weight_sets(depth, layers)))
             _, rows = e.offsets(depth + 1, e.members)
-            out = backend.empty(rows * layer.out_channels, buffers[0])
-            bias = torch.stack([layers[stack][depth][2] for stack in e.set_stacks])
+            out = backend.empty(rows * layer.out_channels, call.dtype, buffers[0].device)
+            bias = _working(torch.stack([layers[stack][depth][2] for stack in e.set_stacks]), call.dtype)
             runs = e.runs(depth, tuple(e.members))
             backend.forward(call.role(depth), layer, runs, buffers[-1], weights[-1], bias, out)
             buffers.append(out)
@@ -110,7 +117,7 @@ class _EnsembleFunction(torch.autograd.Function):
         waves, layers = _Backward(call, weights, buffers, maps, *call.split(needs)).run()
         flat = [wave for side in waves for wave in side]
         flat += [grad for stack in layers for layer in stack for grad in layer]
-        return None, *(None if grad is None else grad.view(t.shape) for grad, t in zip(flat, tensors))
+        return None, *(None if grad is None else grad.view(t.shape).to(t.dtype) for grad, t in zip(flat, tensors))
 
 
 def _save(ctx, call, tensors, buffers, weights, maps):
@@ -188,7 +195,7 @@ class _Backward:
     def _empty(self, depth):
         """A gradient buffer for the active members' rows at `depth` (the output of layer depth - 1)."""
         _, rows = self.e.offsets(depth, self.active)
-        return self.backend.empty(rows * self.e.layers[depth - 1].out_channels, self.buffers[0])
+        return self.backend.empty(rows * self.e.layers[depth - 1].out_channels, self.call.dtype, self.buffers[0].device)
 
     def _head_grad(self):
         depth = len(self.e.layers)
@@ -276,7 +283,7 @@ def _differentiable_grads(call, tensors, needs, grads):
         x = _fold(waves[side][e.waves[stack]], e.stacks[stack])
         states = call.states[e.weight_sets[stack][side]]
         for layer, (raw, magnitude, bias), state in zip(e.layers, layers[stack], states):
-            weight = norms.effective(raw, magnitude, state).flatten(2)
+            weight, bias = norms.effective(raw, magnitude, state).flatten(2).to(call.dtype), bias.to(call.dtype)
             if e.stacks[stack].folded:
                 weight = weight.unsqueeze(3)
                 x = F.conv2d(x, weight, bias, (layer.stride, 1), (layer.padding, 0), 1, layer.groups)

@@ -80,7 +80,9 @@ def _discriminate(discriminators, sides, waves):
     for stack, wave in zip(stacks, waves):
         stack.rows(lengths[wave])  # too short: said before spectral norm moves
     first = sides[0][0]
-    choice = dispatch.choose(first.device, first.dtype)
+    dtype = dispatch.map_dtype(first)
+    choice = dispatch.choose(first.device, dtype)
+    sides = [[wave.to(dtype) for wave in side] for side in sides]  # outside of the pass: autograd sees it
     weight_sets, states = [], []
     for discriminator in discriminators:
         convs = convs_of(discriminator)
@@ -90,12 +92,12 @@ def _discriminate(discriminators, sides, waves):
         states += [[norms.spectral_state(conv) for conv in convs] for _ in range(own)]
     ensemble = Ensemble(stacks, tuple(waves), lengths, sides[0][0].shape[0], len(sides), tuple(weight_sets))
     parameters = [[norms.parameters(conv) for conv in convs_of(d)] for d in discriminators]
-    return run_ensemble(Call(choice.backend, ensemble, states), sides, parameters)
+    return run_ensemble(Call(choice.backend, ensemble, dtype, states), sides, parameters)
 
 
 def _check_parameters(name, x, discriminators):
     """The parameters must be where the waveform is, and of its dtype, as for any convolution."""
-    if dispatch.not_fusible(x.device):  # autocast mixes dtypes as it sees fit
+    if dispatch.not_fusible(x.device) or dispatch.map_dtype(x) != x.dtype:  # autocast mixes dtypes as it sees fit
         return
     for parameter in (p for d in discriminators for p in d.parameters()):
         for what in ("dtype", "device"):
@@ -109,7 +111,7 @@ def _why_not_fused(like, discriminators):
     """Why a call on tensors like `like` runs module by module, in words; None if it runs fused."""
     return (
         dispatch.not_fusible(like.device)
-        or dispatch.no_kernels(like.device, like.dtype)
+        or dispatch.no_kernels(like.device, dispatch.map_dtype(like))
         or _why_module_by_module(discriminators)
     )
 
@@ -175,7 +177,7 @@ def _explain_discriminator(name, discriminator):
     if reason:
         backend, why = dispatch.MODULES, reason
     else:
-        choice = dispatch.choose(parameter.device, parameter.dtype)
+        choice = dispatch.choose(parameter.device, dispatch.map_dtype(parameter))
         backend, why = choice.backend.name, choice.why
     convs = [f"convs.{i}" for i in range(len(discriminator.convs))] + ["conv_post"]
     return [(f"{name}.{conv}" if name else conv, backend, why) for conv in convs]

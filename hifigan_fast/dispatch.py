@@ -83,14 +83,25 @@ def no_kernels(device, dtype):
     return "; ".join(f"{name}: {why}" for name, why in refusals.items()) if all(refusals.values()) else None
 
 
+def _autocast_dtype(device):
+    """What autocast computes convolutions in on `device`; None where it is off."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return None
+
+
+def map_dtype(x):
+    """The dtype of the feature maps of a waveform `x`: its own, or autocast's (which leaves float64 alone)."""
+    dtype = _autocast_dtype(x.device)
+    return x.dtype if dtype is None or x.dtype == torch.float64 else dtype
+
+
 def not_fusible(device):
     """Why no fused pass may run now, whatever the module: the state of PyTorch; None if one may."""
     if requested() == MODULES:
         return "requested"
     if torch.compiler.is_compiling():
         return "torch.compile is tracing"
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return f"autocast is on for {device.type}: no kernels for mixed precision yet"
     if torch.jit.is_tracing():
         return "torch.jit is tracing"
     if device.type == "meta" or torch._C._len_torch_dispatch_stack():

@@ -77,4 +77,4 @@ def feature_loss(fmap_r, fmap_g):
     if backend.name == "reference":
         return reference_feature_loss(fmap_r, fmap_g)
     real, generated = zip(*pairs)
-    return _FeatureL1.apply(backend, *real, *generated).sum() * 2
+    return (_FeatureL1.apply(backend, *real, *generated).sum() * 2).to(real[0].dtype)

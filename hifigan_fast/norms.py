@@ -94,11 +94,16 @@ def spectral_state(conv):
     return Spectral(u, v, torch.dot(u, torch.mv(matrix, v)))
 
 
+def _working(parameter):
+    """As backends take it: dense, and bfloat16 widened."""
+    parameter = parameter.detach().resolve_neg()
+    return (parameter.float() if parameter.dtype == torch.bfloat16 else parameter).contiguous()
+
+
 def weight_set(raw, magnitude, spectral):
     """What a backend needs of one layer under one set."""
-    raw = raw.detach().flatten(2).resolve_neg().contiguous()
-    magnitude = None if magnitude is None else magnitude.detach().flatten().resolve_neg().contiguous()
-    return WeightSet(raw, magnitude, None if spectral is None else spectral.sigma)
+    magnitude = None if magnitude is None else _working(magnitude).flatten()
+    return WeightSet(_working(raw).flatten(2), magnitude, None if spectral is None else spectral.sigma.to(_working(raw).dtype))
 
 
 def parameter_grads(weights, states, results):
@@ -115,7 +120,7 @@ def parameter_grads(weights, states, results):
             magnitude = inner / norm if magnitude is None else magnitude + inner / norm
         if state is not None:  # W / σ depends on W through σ = uᵀ W v too
             along = inner.sum() / state.sigma**2
-            grad = torch.addr(grad.flatten(1), state.u * -along, state.v).view_as(grad)
+            grad = torch.addr(grad.flatten(1), state.u.to(grad.dtype) * -along, state.v.to(grad.dtype)).view_as(grad)
         total = grad if total is None else total + grad
     return total, magnitude
 

@@ -52,8 +52,9 @@ struct Shared {
 };
 
 // Transforms one segment's rows of one group; rows outside the sequence are zero.
-inline void transform_segment(const Correlation &c, const Piece &piece, const Depth &depth,
-                              const Segment &segment, const float *operand, float *to, int64_t pitch) {
+template <class T>
+void transform_segment(const Correlation &c, const Piece &piece, const Depth &depth, const Segment &segment,
+                       const T *operand, float *to, int64_t pitch) {
   const int64_t length = piece.size().length;
   const auto left = kTransformers[piece.transform].left;
   Vec x[kLongestTransform];
@@ -65,7 +66,7 @@ inline void transform_segment(const Correlation &c, const Piece &piece, const De
       const int64_t low = start < 0 ? lesser(length, ceil_div(-start, c.phases)) : 0;
       const int64_t room = segment.operand_rows - start;
       const int64_t high = greater(low, room <= 0 ? 0 : lesser(length, ceil_div(room, c.phases)));
-      const float *rows = operand + (segment.operand + start) * c.row_channels + first;
+      const T *rows = operand + (segment.operand + start) * c.row_channels + first;
       const int64_t step = c.phases * c.row_channels;
       for (int64_t i = 0; i < low; ++i) x[i] = Vec{};
       for (int64_t i = high; i < length; ++i) x[i] = Vec{};
@@ -92,9 +93,9 @@ struct Chunk {
 };
 
 // Calls body(chunk) with the transformed operands of one chunk after another.
-template <class Body>
-void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, const float *operand,
-                int threads, const Body &body) {
+template <class T, class Body>
+void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, const T *operand, int threads,
+                const Body &body) {
   for (int64_t i = 0; i < piece_count; ++i) {
     const Piece &piece = pieces[i];
     const Depth depth(c, piece);
@@ -173,8 +174,8 @@ void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, 
 // A whole correlation. Source orders the panels and turns their filters; store(segment, group, column, y,
 // lanes) takes the results: y[i] is output row segment.first + i, columns `column` ... `column` + lanes - 1.
 // False if any result is not finite: a transform spreads what a sum over taps keeps apart.
-template <class Source, class Store>
-bool correlate(const Correlation &c, const Piece *pieces, int64_t piece_count, const float *operand,
+template <class T, class Source, class Store>
+bool correlate(const Correlation &c, const Piece *pieces, int64_t piece_count, const T *operand,
                const Source &source, int threads, const Store &store) {
   bool finite = true;
   for_chunks(c, pieces, piece_count, operand, threads, [&](const Chunk &chunk, const Depth &depth) {

@@ -8,16 +8,29 @@
 namespace hifigan {
 namespace HIFIGAN_ISA {
 
+// The filters, [set][tap][channel], in memory of the calling thread.
+template <class T>
+const float *turn_head(const Conv &conv, const Filters *filters, int64_t sets) {
+  float *turned = scratch(Scratch::shared, static_cast<std::size_t>(sets * conv.taps * conv.in_channels));
+  for (int64_t set = 0, i = 0; set < sets; ++set)
+    for (int64_t t = 0; t < conv.taps; ++t)
+      for (int64_t c = 0; c < conv.in_channels; ++c)
+        turned[i++] = rounded<T>(filters[set].raw[c * conv.taps + t] * filters[set].scale[0]);
+  return turned;
+}
+
 // Where output row h of a sequence lies in the H-major buffer.
 inline int64_t head_row(const Run &run, int64_t sample, int64_t column, int64_t h) {
   return (sample * run.out_rows + h) * run.period + column;
 }
 
-inline void head_forward(const Conv &conv, const Run *runs, int64_t run_count, const float *x,
-                         const float *weights, const float *bias, float *out, int threads) {
+template <class T>
+void head_forward(const Conv &conv, const Run *runs, int64_t run_count, const T *x, const Filters *filters,
+                  int64_t sets, const float *bias, T *out, int threads) {
+  const float *weights = turn_head<T>(conv, filters, sets);
   const int64_t channels = conv.in_channels;
   for_sequences(runs, run_count, threads, [&](const Run &run, int64_t, int64_t sample, int64_t column) {
-    const float *rows = x + (run.in_offset + (sample * run.period + column) * run.in_rows) * channels;
+    const T *rows = x + (run.in_offset + (sample * run.period + column) * run.in_rows) * channels;
     const float *w = weights + run.weights * conv.taps * channels;
     for (int64_t h = 0; h < run.out_rows; ++h) {
       float total = bias[run.weights];
@@ -25,42 +38,45 @@ inline void head_forward(const Conv &conv, const Run *runs, int64_t run_count, c
         const int64_t row = h * conv.stride + t - conv.padding;
         if (row >= 0 && row < run.in_rows) total += dot(rows + row * channels, w + t * channels, channels);
       }
-      out[run.out_offset + head_row(run, sample, column, h)] = leaky(total, total, conv.slope);
+      out[run.out_offset + head_row(run, sample, column, h)] = element<T>(leaky(total, total, conv.slope));
     }
   });
 }
 
-inline void head_input_grad(const Conv &conv, float slope, const Run *runs, int64_t run_count,
-                            const float *grad_out, const float *weights, const float *saved,
-                            const float *const *map_grads, float *grad_in, int threads) {
+template <class T>
+void head_input_grad(const Conv &conv, float slope, const Run *runs, int64_t run_count, const T *grad_out,
+                     const Filters *filters, int64_t sets, const T *saved, const T *const *map_grads,
+                     T *grad_in, int threads) {
+  const float *weights = turn_head<T>(conv, filters, sets);
   const int64_t channels = conv.in_channels;
   for_sequences(runs, run_count, threads, [&](const Run &run, int64_t index, int64_t sample, int64_t column) {
     const int64_t first = (sample * run.period + column) * run.in_rows * channels;
-    const float *mask = saved + run.in_offset * channels + first;
-    const float *extra = map_grads[index] ? map_grads[index] + first : nullptr;
+    const T *mask = saved + run.in_offset * channels + first;
+    const T *extra = map_grads[index] ? map_grads[index] + first : nullptr;
     const float *w = weights + run.weights * conv.taps * channels;
-    const float *grads = grad_out + run.grad_out_offset;
-    float *grad = grad_in + run.grad_in_offset * channels + first;
+    const T *grads = grad_out + run.grad_out_offset;
+    T *grad = grad_in + run.grad_in_offset * channels + first;
     for (int64_t row = 0; row < run.in_rows; ++row) {
       const int64_t at = row * channels;
       for (int64_t c = 0; c < channels; c += kWidth) {
         const int64_t left = lesser(kWidth, channels - c);
-        Vec total = extra ? load_partial(extra + at + c, left) : Vec{};
+        Vec total = extra ? load_lanes(extra + at + c, left) : Vec{};
         for (int64_t t = 0; t < conv.taps; ++t) {
           const int64_t position = row + conv.padding - t;
           const int64_t h = position / conv.stride;
           if (position < 0 || position % conv.stride || h >= run.out_rows) continue;
-          total += grads[head_row(run, sample, column, h)] * load_partial(w + t * channels + c, left);
+          total += number(grads[head_row(run, sample, column, h)]) * load_lanes(w + t * channels + c, left);
         }
-        store_partial(grad + at + c, leaky(total, load_partial(mask + at + c, left), slope), left);
+        store_lanes(grad + at + c, leaky(total, load_lanes(mask + at + c, left), slope), left);
       }
     }
   });
 }
 
-inline void head_weight_grad(const Conv &conv, const Run *runs, int64_t run_count, int64_t sets,
-                             const float *x, const float *grad_out, const Filters *filters,
-                             const FilterGrads *filter_grads, int threads) {
+template <class T>
+void head_weight_grad(const Conv &conv, const Run *runs, int64_t run_count, int64_t sets, const T *x,
+                      const T *grad_out, const Filters *filters, const FilterGrads *filter_grads,
+                      int threads) {
   constexpr int64_t wide = 4 * kWidth;
   const int64_t channels = conv.in_channels, blocks = ceil_div(channels, wide);
   parallel_for(threads, sets * conv.taps * blocks, [&](int64_t task) {
@@ -75,9 +91,10 @@ inline void head_weight_grad(const Conv &conv, const Run *runs, int64_t run_coun
         for (int64_t h = 0; h < run.out_rows; ++h) {
           const int64_t row = h * conv.stride + tap - conv.padding;
           if (row < 0 || row >= run.in_rows) continue;
-          const float g = grad_out[run.grad_out_offset + head_row(run, q / run.period, q % run.period, h)];
-          const float *values = x + (run.in_offset + q * run.in_rows + row) * channels + c;
-          for (int64_t j = 0; j < columns; ++j) part[j] += g * values[j];
+          const float g =
+              number(grad_out[run.grad_out_offset + head_row(run, q / run.period, q % run.period, h)]);
+          const T *values = x + (run.in_offset + q * run.in_rows + row) * channels + c;
+          for (int64_t j = 0; j < columns; ++j) part[j] += g * number(values[j]);
         }
         for (int64_t j = 0; j < columns; ++j) total[j] += part[j];
       }

@@ -14,23 +14,16 @@
 namespace hifigan {
 namespace HIFIGAN_ISA {
 
+template <class T>
+constexpr MapKernels<T> map_kernels() {
+  return {conv_forward<T>,    conv_input_grad<T>,  conv_weight_grad<T>, bias_grad<T>,
+          stem_forward<T>,    stem_input_grad<T>,  stem_weight_grad<T>, head_forward<T>,
+          head_input_grad<T>, head_weight_grad<T>, feature_l1<T>,       feature_l1_grad<T>};
+}
+
 static const Kernels table = {
-    HIFIGAN_STRING(HIFIGAN_ISA),
-    kWidth,
-    multiply_add_peak,
-    row_norms,
-    conv_forward,
-    conv_input_grad,
-    conv_weight_grad,
-    bias_grad,
-    stem_forward,
-    stem_input_grad,
-    stem_weight_grad,
-    head_forward,
-    head_input_grad,
-    head_weight_grad,
-    feature_l1,
-    feature_l1_grad,
+    HIFIGAN_STRING(HIFIGAN_ISA), kWidth, multiply_add_peak, row_norms, map_kernels<float>(),
+    map_kernels<BFloat16>(),
 };
 
 }  // namespace HIFIGAN_ISA

@@ -7,6 +7,39 @@ namespace hifigan {
 
 constexpr int64_t kL1Chunk = 4096;  // values of a pair of maps that one partial sum covers
 
+// The kernels for maps of one element type. Waveforms, parameters and their gradients are always float.
+template <class T>
+struct MapKernels {
+  // False if a result is not finite (correlation.h).
+  bool (*conv_forward)(const Conv &, const Correlation &, const Piece *, int64_t piece_count, const Run *,
+                       const T *x, const Filters *, const float *bias, T *out, int threads);
+  bool (*conv_input_grad)(const Conv &, float slope, const Correlation &, const Piece *, int64_t piece_count,
+                          const Run *, const T *grad_out, const Filters *, const T *saved,
+                          const T *const *map_grads, T *grad_in, int threads);
+  void (*conv_weight_grad)(const Conv &, const Correlation &, const Piece *, int64_t piece_count, const Run *,
+                           const T *x, const T *grad_out, const Filters *, const FilterGrads *, int threads);
+  void (*bias_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const T *grad_out,
+                    float *grad_bias, int threads);
+
+  void (*stem_forward)(const Conv &, const Run *, int64_t run_count, const float *waves, const Filters *,
+                       int64_t sets, const float *bias, T *out, int threads);
+  void (*stem_input_grad)(const Conv &, const Run *, int64_t run_count, const T *grad_out, const Filters *,
+                          int64_t sets, float *grad_waves, int threads);
+  void (*stem_weight_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const float *waves,
+                           const T *grad_out, const Filters *, const FilterGrads *, int threads);
+
+  void (*head_forward)(const Conv &, const Run *, int64_t run_count, const T *x, const Filters *,
+                       int64_t sets, const float *bias, T *out, int threads);
+  void (*head_input_grad)(const Conv &, float slope, const Run *, int64_t run_count, const T *grad_out,
+                          const Filters *, int64_t sets, const T *saved, const T *const *map_grads,
+                          T *grad_in, int threads);
+  void (*head_weight_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const T *x,
+                           const T *grad_out, const Filters *, const FilterGrads *, int threads);
+
+  void (*feature_l1)(const MapPair<T> *, int64_t pair_count, double *partial, float *means, int threads);
+  void (*feature_l1_grad)(const MapPair<T> *, int64_t pair_count, const float *grads, int threads);
+};
+
 struct Kernels {
   const char *name;
   int64_t width;  // floats in a vector; panels are one or two wide
@@ -14,37 +47,18 @@ struct Kernels {
   // Multiplies and adds in registers, `rounds` times on each thread: what the machine can do at most.
   // Returns how many floating-point operations that were.
   double (*multiply_add_peak)(int64_t rounds, int threads);
-
   void (*row_norms)(const float *raw, int64_t rows, int64_t size, float *norms, int threads);
-  // False if a result is not finite (correlation.h).
-  bool (*conv_forward)(const Conv &, const Correlation &, const Piece *, int64_t piece_count, const Run *,
-                       const float *x, const Filters *, const float *bias, float *out, int threads);
-  bool (*conv_input_grad)(const Conv &, float slope, const Correlation &, const Piece *, int64_t piece_count,
-                          const Run *, const float *grad_out, const Filters *, const float *saved,
-                          const float *const *map_grads, float *grad_in, int threads);
-  void (*conv_weight_grad)(const Conv &, const Correlation &, const Piece *, int64_t piece_count, const Run *,
-                           const float *x, const float *grad_out, const Filters *, const FilterGrads *,
-                           int threads);
-  void (*bias_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const float *grad_out,
-                    float *grad_bias, int threads);
 
-  void (*stem_forward)(const Conv &, const Run *, int64_t run_count, const float *waves, const Filters *,
-                       int64_t sets, const float *bias, float *out, int threads);
-  void (*stem_input_grad)(const Conv &, const Run *, int64_t run_count, const float *grad_out,
-                          const Filters *, int64_t sets, float *grad_waves, int threads);
-  void (*stem_weight_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const float *waves,
-                           const float *grad_out, const Filters *, const FilterGrads *, int threads);
+  MapKernels<float> float32;
+  MapKernels<BFloat16> bfloat16;
 
-  void (*head_forward)(const Conv &, const Run *, int64_t run_count, const float *x, const float *weights,
-                       const float *bias, float *out, int threads);
-  void (*head_input_grad)(const Conv &, float slope, const Run *, int64_t run_count, const float *grad_out,
-                          const float *weights, const float *saved, const float *const *map_grads,
-                          float *grad_in, int threads);
-  void (*head_weight_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const float *x,
-                           const float *grad_out, const Filters *, const FilterGrads *, int threads);
-
-  void (*feature_l1)(const MapPair *, int64_t pair_count, double *partial, float *means, int threads);
-  void (*feature_l1_grad)(const MapPair *, int64_t pair_count, const float *grads, int threads);
+  template <class T>
+  const MapKernels<T> &of() const {
+    if constexpr (sizeof(T) == sizeof(BFloat16))
+      return bfloat16;
+    else
+      return float32;
+  }
 };
 
 #define HIFIGAN_JOIN_(a, b) a##b

@@ -5,6 +5,11 @@
 
 namespace hifigan {
 
+// An element of a feature map in bfloat16: the upper half of a float.
+struct BFloat16 {
+  uint16_t bits;
+};
+
 // One convolution along time. slope is the leaky ReLU's; 1 means none.
 struct Conv {
   int64_t in_channels, out_channels, taps, stride, padding, groups;
@@ -91,9 +96,10 @@ constexpr int64_t chunk_segments(const TransformSize &size) {
 }
 
 // One pair of feature maps of equal layout, as flat memory.
+template <class T>
 struct MapPair {
-  const float *real, *generated;
-  float *grad_real, *grad_generated;  // null: not wanted
+  const T *real, *generated;
+  T *grad_real, *grad_generated;  // null: not wanted
   int64_t count;
 };
 

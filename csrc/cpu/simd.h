@@ -41,6 +41,50 @@ typedef int32_t Mask __attribute__((vector_size(kWidth * 4)));
 inline Vec load(const float *p) { return *reinterpret_cast<const Vec *>(p); }
 inline void store(float *p, Vec v) { *reinterpret_cast<Vec *>(p) = v; }
 
+// Maps in bfloat16 are computed in float32, and rounded to nearest even where they are stored.
+typedef uint16_t Halves __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(kWidth * 4)));
+
+inline Vec widen(Halves halves) { return (Vec)(__builtin_convertvector(halves, Bits) << 16); }
+inline Halves narrow(Vec v) {
+  const Bits bits = (Bits)v;
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits quiet = (bits >> 16) | 0x40u;  // a NaN stays one
+  return __builtin_convertvector((v == v) ? rounded : quiet, Halves);
+}
+inline Vec load(const BFloat16 *p) { return widen(*reinterpret_cast<const Halves *>(p)); }
+inline void store(BFloat16 *p, Vec v) { *reinterpret_cast<Halves *>(p) = narrow(v); }
+
+// As a stored map would have it.
+template <class T>
+inline Vec rounded(Vec v) {
+  if constexpr (sizeof(T) == sizeof(BFloat16))
+    return widen(narrow(v));
+  else
+    return v;
+}
+template <class T>
+inline float rounded(float value) {
+  return rounded<T>(Vec{} + value)[0];
+}
+
+inline float number(float value) { return value; }
+inline float number(BFloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float number;
+  std::memcpy(&number, &bits, sizeof number);
+  return number;
+}
+template <class T>
+inline T element(float value) {
+  T element;
+  if constexpr (sizeof(T) == sizeof(BFloat16))
+    element.bits = narrow(Vec{} + value)[0];
+  else
+    element = value;
+  return element;
+}
+
 // The first `count` lanes, 0 < count <= kWidth; the others are zero, and no memory behind them is read.
 inline Vec load_partial(const float *p, int64_t count) {
 #if defined(__AVX512F__)
@@ -59,6 +103,28 @@ inline void store_partial(float *p, Vec v, int64_t count) {
 #endif
 }
 
+inline Vec load_partial(const BFloat16 *p, int64_t count) {
+  Halves halves = {};
+  std::memcpy(&halves, p, static_cast<std::size_t>(count) * sizeof(BFloat16));
+  return widen(halves);
+}
+inline void store_partial(BFloat16 *p, Vec v, int64_t count) {
+  const Halves halves = narrow(v);
+  std::memcpy(p, &halves, static_cast<std::size_t>(count) * sizeof(BFloat16));
+}
+// Whole vectors without a mask, as most are.
+template <class T>
+inline Vec load_lanes(const T *p, int64_t count) {
+  return count == kWidth ? load(p) : load_partial(p, count);
+}
+template <class T>
+inline void store_lanes(T *p, Vec v, int64_t count) {
+  if (count == kWidth)
+    store(p, v);
+  else
+    store_partial(p, v, count);
+}
+
 // value where where > 0, slope * value elsewhere: leaky ReLU, and its backward by the sign of the
 // stored output (the slope is positive, so the output has its input's sign).
 inline Vec leaky(Vec value, Vec where, float slope) { return (where > 0.0f) ? value : value * slope; }
@@ -75,7 +141,8 @@ inline int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-inline float dot(const float *a, const float *b, int64_t n) {
+template <class T>
+inline float dot(const T *a, const float *b, int64_t n) {
   Vec sums[4] = {};
   int64_t i = 0;
   for (; i + 4 * kWidth <= n; i += 4 * kWidth)

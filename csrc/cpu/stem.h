@@ -40,18 +40,21 @@ inline const float *lay_line(const Conv &conv, const Run &run, int64_t sequence,
 }
 
 // One set's filters, [panel][tap][column], from the waveform's one channel.
-inline void turn_stem(const Conv &conv, const Filters &filters, float *to) {
+template <class T>
+void turn_stem(const Conv &conv, const Filters &filters, float *to) {
   for (int64_t i = 0; i < panel_count(conv.out_channels); ++i) {
     const Panel panel = panel_at(conv.out_channels, i);
-    ForwardFilters{conv, &filters}.turn(0, 0, 0, 1, panel, packed_panel(conv, to, 0, panel));
+    ForwardFilters<T>{conv, &filters}.turn(0, 0, 0, 1, panel, packed_panel(conv, to, 0, panel));
   }
 }
 
-inline void stem_forward(const Conv &conv, const Run *runs, int64_t run_count, const float *waves,
-                         const Filters *filters, int64_t sets, const float *bias, float *out, int threads) {
+template <class T>
+void stem_forward(const Conv &conv, const Run *runs, int64_t run_count, const float *waves,
+                  const Filters *filters, int64_t sets, const float *bias, T *out, int threads) {
   const int64_t longest = longest_line(conv, runs, run_count) + kRows * conv.stride;
   float *turned = scratch(Scratch::shared, static_cast<std::size_t>(sets * packed_floats(conv)));
-  for (int64_t set = 0; set < sets; ++set) turn_stem(conv, filters[set], turned + set * packed_floats(conv));
+  for (int64_t set = 0; set < sets; ++set)
+    turn_stem<T>(conv, filters[set], turned + set * packed_floats(conv));
   for_sequences(runs, run_count, threads, [&](const Run &run, int64_t, int64_t sample, int64_t column) {
     const int64_t sequence = sample * run.period + column;
     float *line = scratch(Scratch::own, static_cast<std::size_t>(longest + kStemRows * kPanel));
@@ -65,13 +68,12 @@ inline void stem_forward(const Conv &conv, const Run *runs, int64_t run_count, c
         matrix_product(panel, {line + first * conv.stride, conv.stride, 1, weights, panel.width(), conv.taps},
                        count, true, sums);
         const float *add = bias + run.weights * conv.out_channels + panel.first;
-        float *to =
-            out + (run.out_offset + sequence * run.out_rows + first) * conv.out_channels + panel.first;
+        T *to = out + (run.out_offset + sequence * run.out_rows + first) * conv.out_channels + panel.first;
         for (int64_t r = 0; r < count; ++r, to += conv.out_channels)
           for (int64_t j = 0; j < panel.columns; j += kWidth) {
             const int64_t lanes = lesser(kWidth, panel.columns - j);
-            const Vec v = load(sums + r * panel.width() + j) + load_partial(add + j, lanes);
-            store_partial(to + j, leaky(v, v, conv.slope), lanes);
+            const Vec v = load(sums + r * panel.width() + j) + load_lanes(add + j, lanes);
+            store_lanes(to + j, leaky(v, v, conv.slope), lanes);
           }
       }
     }
@@ -79,9 +81,10 @@ inline void stem_forward(const Conv &conv, const Run *runs, int64_t run_count, c
 }
 
 // A task a set and panel.
-inline void stem_weight_grad(const Conv &conv, const Run *runs, int64_t run_count, int64_t sets,
-                             const float *waves, const float *grad_out, const Filters *filters,
-                             const FilterGrads *filter_grads, int threads) {
+template <class T>
+void stem_weight_grad(const Conv &conv, const Run *runs, int64_t run_count, int64_t sets, const float *waves,
+                      const T *grad_out, const Filters *filters, const FilterGrads *filter_grads,
+                      int threads) {
   const int64_t longest = longest_line(conv, runs, run_count) + kRows;
   const int64_t panels = panel_count(conv.out_channels), taps = round_up(conv.taps, kRows);
   parallel_for(threads, sets * panels, [&](int64_t task) {
@@ -97,20 +100,13 @@ inline void stem_weight_grad(const Conv &conv, const Run *runs, int64_t run_coun
       if (run.weights != set) continue;
       for (int64_t q = 0; q < run.sequences(); ++q) {
         lay_line(conv, run, q, waves, line);
-        const float *grads =
-            grad_out + (run.grad_out_offset + q * run.out_rows) * conv.out_channels + panel.first;
+        const T *rows = grad_out + (run.grad_out_offset + q * run.out_rows) * conv.out_channels + panel.first;
         for (int64_t first = 0; first < run.out_rows; first += kStemRows) {
           const int64_t count = lesser(kStemRows, run.out_rows - first);
-          const float *rows = grads + first * conv.out_channels;
-          int64_t step = conv.out_channels;
-          if (panel.columns % kWidth) {  // a panel narrower than its vectors
-            for (int64_t r = 0; r < count; ++r)
-              for (int64_t j = 0; j < width; j += kWidth)
-                store(copy + r * width + j,
-                      load_partial(rows + r * step + j, lesser(kWidth, panel.columns - j)));
-            rows = copy, step = width;
-          }
-          matrix_product(panel, {line + first * conv.stride, 1, conv.stride, rows, step, count}, conv.taps,
+          for (int64_t r = 0; r < count; ++r, rows += conv.out_channels)
+            for (int64_t j = 0; j < panel.columns; j += kWidth)
+              store(copy + r * width + j, load_lanes(rows + j, lesser(kWidth, panel.columns - j)));
+          matrix_product(panel, {line + first * conv.stride, 1, conv.stride, copy, width, count}, conv.taps,
                          false, sums);
         }
       }
@@ -121,23 +117,20 @@ inline void stem_weight_grad(const Conv &conv, const Run *runs, int64_t run_coun
 
 // Adds the gradient of one waveform, as far as `run` sees it: products of grad_out's rows with one
 // column a tap are added up along the line, and the line back along the fold. weights: [out channel][tap].
-inline void add_wave_grad(const Conv &conv, const Run &run, int64_t sample, const float *grad_out,
-                          const float *weights, float *wave_grad, float *line, float *sums) {
+template <class T>
+void add_wave_grad(const Conv &conv, const Run &run, int64_t sample, const T *grad_out, const float *weights,
+                   float *wave_grad, float *line, float *sums, float *rows) {
   const int64_t padded = round_up(conv.taps, kWidth), channels = conv.out_channels;
   for (int64_t column = 0; column < run.period; ++column) {
     std::memset(line, 0, static_cast<std::size_t>(line_floats(conv, run)) * sizeof(float));
     const int64_t sequence = sample * run.period + column;
-    const float *grads = grad_out + (run.grad_out_offset + sequence * run.out_rows) * channels;
-    for (int64_t h = 0; h < run.out_rows; h += kRows) {
-      const int64_t count = lesser(kRows, run.out_rows - h);
+    const T *grads = grad_out + (run.grad_out_offset + sequence * run.out_rows) * channels;
+    for (int64_t h = 0; h < run.out_rows; h += kStemRows) {
+      const int64_t count = lesser(kStemRows, run.out_rows - h);
+      for (int64_t i = 0; i < count * channels; i += kWidth)
+        store(rows + i, load_lanes(grads + h * channels + i, lesser(kWidth, count * channels - i)));
       for (int64_t tap = 0; tap < conv.taps; tap += kWidth) {
-        const Operands o{grads + h * channels, channels, 1, weights + tap, padded, channels};
-        for (int64_t r = 0; r < count;) {  // no row behind the last is read
-          if (count == kRows)
-            tile_product<kRows, 1>(o, 0, true, sums), r = count;
-          else
-            tile_product<1, 1>(o, r, true, sums), ++r;
-        }
+        matrix_product<1>({rows, channels, 1, weights + tap, padded, channels}, count, true, sums);
         for (int64_t r = 0; r < count; ++r)
           for (int64_t t = tap; t < lesser(conv.taps, tap + kWidth); ++t)
             line[(h + r) * conv.stride + t] += sums[r * kWidth + t - tap];
@@ -149,15 +142,16 @@ inline void add_wave_grad(const Conv &conv, const Run &run, int64_t sample, cons
 
 // grad_waves (zeroed by the caller) gets every run's gradient; runs of one waveform are added in
 // order by one task, so no two tasks write the same sample.
-inline void stem_input_grad(const Conv &conv, const Run *runs, int64_t run_count, const float *grad_out,
-                            const Filters *filters, int64_t sets, float *grad_waves, int threads) {
+template <class T>
+void stem_input_grad(const Conv &conv, const Run *runs, int64_t run_count, const T *grad_out,
+                     const Filters *filters, int64_t sets, float *grad_waves, int threads) {
   const int64_t longest = longest_line(conv, runs, run_count), padded = round_up(conv.taps, kWidth);
   float *turned = scratch(Scratch::shared, static_cast<std::size_t>(sets * conv.out_channels * padded));
   for (int64_t set = 0; set < sets; ++set)
     for (int64_t o = 0; o < conv.out_channels; ++o)
       for (int64_t t = 0; t < padded; ++t)
         turned[(set * conv.out_channels + o) * padded + t] =
-            t < conv.taps ? filters[set].raw[o * conv.taps + t] * filters[set].scale[o] : 0.0f;
+            t < conv.taps ? rounded<T>(filters[set].raw[o * conv.taps + t] * filters[set].scale[o]) : 0.0f;
   const auto leads = [&](int64_t i) {  // the first run of its waveforms
     for (int64_t j = 0; j < i; ++j)
       if (runs[j].in_offset == runs[i].in_offset) return false;
@@ -172,11 +166,13 @@ inline void stem_input_grad(const Conv &conv, const Run *runs, int64_t run_count
       if (sample < here) break;
       sample -= here;
     }
-    float *line = scratch(Scratch::own, static_cast<std::size_t>(longest + kRows * kWidth));
+    const int64_t row_floats = round_up(kStemRows * conv.out_channels, kWidth);
+    float *line = scratch(Scratch::own, static_cast<std::size_t>(longest + kStemRows * kWidth + row_floats));
+    float *sums = line + longest, *rows = sums + kStemRows * kWidth;
     for (int64_t i = lead; i < run_count; ++i)
       if (runs[i].in_offset == runs[lead].in_offset)
         add_wave_grad(conv, runs[i], sample, grad_out, turned + runs[i].weights * conv.out_channels * padded,
-                      grad_waves + runs[i].in_offset + sample * runs[i].in_rows, line, line + longest);
+                      grad_waves + runs[i].in_offset + sample * runs[i].in_rows, line, sums, rows);
   });
 }
 

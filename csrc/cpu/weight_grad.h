@@ -11,8 +11,9 @@ namespace HIFIGAN_ISA {
 constexpr int64_t kGradPositions = 6 * kRows;  // positions whose sums lie in the nearest caches at once
 
 // One panel's rows of grad_out, transformed: [product][segment][column].
-inline void transform_grads(const Conv &conv, const Chunk &chunk, const Run *runs, const float *grad_out,
-                            int64_t group, const Panel &panel, float *to) {
+template <class T>
+void transform_grads(const Conv &conv, const Chunk &chunk, const Run *runs, const T *grad_out, int64_t group,
+                     const Panel &panel, float *to) {
   const Piece &piece = chunk.piece;
   const int64_t width = panel.width();
   Vec g[kLongestTransform];
@@ -20,12 +21,11 @@ inline void transform_grads(const Conv &conv, const Chunk &chunk, const Run *run
     const Segment &segment = chunk.segments[s];
     const Run &run = runs[segment.run];
     const int64_t row = run.grad_out_offset + segment.sequence * run.out_rows + segment.first;
-    const float *grads = grad_out + row * conv.out_channels + group * conv.out_group() + panel.first;
+    const T *grads = grad_out + row * conv.out_channels + group * conv.out_group() + panel.first;
     const int64_t taps = greater(segment.count, piece.outputs());
     for (int64_t v = 0; v < width; v += kWidth) {
       const int64_t lanes = lesser(kWidth, panel.columns - v);
-      for (int64_t i = 0; i < segment.count; ++i)
-        g[i] = load_partial(grads + i * conv.out_channels + v, lanes);
+      for (int64_t i = 0; i < segment.count; ++i) g[i] = load_lanes(grads + i * conv.out_channels + v, lanes);
       for (int64_t i = segment.count; i < taps; ++i) g[i] = Vec{};
       kTransformers[piece.transform].right(g, taps, to + s * width + v, staggered(chunk.count * width));
     }
@@ -58,9 +58,10 @@ inline void add_taps(const Conv &conv, const Correlation &c, const Piece &piece,
 }
 
 // Gradients of the raw weights of every set that has a piece.
-inline void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *pieces, int64_t piece_count,
-                             const Run *runs, const float *x, const float *grad_out, const Filters *filters,
-                             const FilterGrads *filter_grads, int threads) {
+template <class T>
+void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *pieces, int64_t piece_count,
+                      const Run *runs, const T *x, const T *grad_out, const Filters *filters,
+                      const FilterGrads *filter_grads, int threads) {
   float *packed = scratch(Scratch::packed, static_cast<std::size_t>(packed_floats(conv)));
   for_chunks(c, pieces, piece_count, x, threads, [&](const Chunk &chunk, const Depth &depth) {
     const Piece &piece = chunk.piece;
@@ -92,28 +93,34 @@ inline void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece
 }
 
 // grad_bias[set][channel] = the sum of grad_out over the set's rows.
-inline void bias_grad(const Conv &conv, const Run *runs, int64_t run_count, int64_t sets,
-                      const float *grad_out, float *grad_bias, int threads) {
-  constexpr int64_t wide = 4 * kWidth, at_once = 128;
-  const int64_t blocks = ceil_div(conv.out_channels, wide);
+template <class T>
+void bias_grad(const Conv &conv, const Run *runs, int64_t run_count, int64_t sets, const T *grad_out,
+               float *grad_bias, int threads) {
+  constexpr int64_t at_once = 128;  // sums of sums: less rounding
+  const int64_t blocks = ceil_div(conv.out_channels, kPanel);
   parallel_for(threads, sets * blocks, [&](int64_t task) {
-    const int64_t set = task / blocks, channel = task % blocks * wide;
-    const int64_t columns = lesser(wide, conv.out_channels - channel);
-    float total[wide] = {};
+    const int64_t set = task / blocks;
+    const Panel panel = panel_at(conv.out_channels, task % blocks);
+    const int64_t near = lesser(kWidth, panel.columns), far = panel.columns - near;
+    Vec total[2] = {};
     for (int64_t i = 0; i < run_count; ++i) {
       const Run &run = runs[i];
       if (run.weights != set) continue;
-      const float *rows = grad_out + run.grad_out_offset * conv.out_channels + channel;
+      const T *row = grad_out + run.grad_out_offset * conv.out_channels + panel.first;
       const int64_t count = run.sequences() * run.out_rows;
-      for (int64_t first = 0; first < count; first += at_once) {  // sums of sums: less rounding
-        float part[wide] = {};
-        for (int64_t r = first; r < lesser(count, first + at_once); ++r)
-          for (int64_t c = 0; c < columns; ++c) part[c] += rows[r * conv.out_channels + c];
-        for (int64_t c = 0; c < columns; ++c) total[c] += part[c];
+      for (int64_t first = 0; first < count; first += at_once) {
+        Vec part[2] = {};
+        for (int64_t r = first; r < lesser(count, first + at_once); ++r, row += conv.out_channels) {
+          part[0] += load_lanes(row, near);
+          if (far) part[1] += load_lanes(row + kWidth, far);
+        }
+        total[0] += part[0];
+        total[1] += part[1];
       }
     }
-    std::memcpy(grad_bias + set * conv.out_channels + channel, total,
-                static_cast<std::size_t>(columns) * sizeof(float));
+    float *to = grad_bias + set * conv.out_channels + panel.first;
+    store_lanes(to, total[0], near);
+    if (far) store_lanes(to + kWidth, total[1], far);
   });
 }
 

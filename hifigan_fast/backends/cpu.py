@@ -47,14 +47,19 @@ def _filters(weights):
 _table = functools.lru_cache(maxsize=512)(run_table)
 
 
+def _maps(tensor):
+    """The extension's name for the element type of a map."""
+    return getattr(extension()[0].Maps, str(tensor.dtype).removeprefix("torch."))
+
+
 class CpuBackend(Backend):
     name = "cpu"
 
     def cannot_run(self, device, dtype):
         if device.type != "cpu":
             return f"tensors are on {device.type}, the C++ kernels run on a CPU"
-        if dtype != torch.float32:
-            return f"the C++ kernels are float32, tensors are {str(dtype).removeprefix('torch.')}"
+        if dtype not in (torch.float32, torch.bfloat16):
+            return f"the C++ kernels are for float32 and bfloat16, tensors are {str(dtype).removeprefix('torch.')}"
         return extension()[1]
 
     @property
@@ -62,11 +67,11 @@ class CpuBackend(Backend):
         return extension()[0]
 
     def _fresh(self, tensor):
-        self._lib.prefer_huge_pages(_span(tensor))
+        self._lib.prefer_huge_pages(tensor.data_ptr(), tensor.nbytes)
         return tensor
 
-    def empty(self, count, like):
-        return self._fresh(like.new_empty(count))
+    def empty(self, count, dtype, device):
+        return self._fresh(super().empty(count, dtype, device))
 
     def row_norms(self, raw):
         norms = raw.new_empty(len(raw))
@@ -75,6 +80,7 @@ class CpuBackend(Backend):
 
     def forward(self, role, layer, runs, x, weights, bias, out):
         self._lib.forward(
+            _maps(out),
             getattr(self._lib.Role, role),
             _conv(layer),
             _table(runs),
@@ -87,6 +93,7 @@ class CpuBackend(Backend):
 
     def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
         self._lib.input_grad(
+            _maps(grad_out),
             getattr(self._lib.Role, role),
             _conv(layer),
             slope,
@@ -101,6 +108,7 @@ class CpuBackend(Backend):
 
     def stem_input_grad(self, layer, runs, grad_out, weights, grad_waves):
         self._lib.stem_input_grad(
+            _maps(grad_out),
             _conv(layer),
             _table(runs),
             _span(grad_out),
@@ -110,9 +118,10 @@ class CpuBackend(Backend):
         )
 
     def weight_grad(self, role, layer, runs, x, grad_out, weights):
-        results = [(self._fresh(torch.empty_like(s.raw)), x.new_empty(layer.out_channels)) for s in weights.sets]
-        bias = grad_out.new_empty(len(weights.sets), layer.out_channels)
+        results = [(self._fresh(torch.empty_like(s.raw)), s.raw.new_empty(layer.out_channels)) for s in weights.sets]
+        bias = torch.empty(len(weights.sets), layer.out_channels)
         self._lib.weight_grad(
+            _maps(grad_out),
             getattr(self._lib.Role, role),
             _conv(layer),
             _table(runs),
@@ -126,16 +135,17 @@ class CpuBackend(Backend):
         return results, bias
 
     def feature_l1(self, real, generated):
-        means = real[0].new_empty(len(real))
+        means = torch.empty(len(real))
         pairs = [(_span(r), _span(g)) for r, g in zip(real, generated)]
-        self._lib.feature_l1(pairs, _span(means), torch.get_num_threads())
+        self._lib.feature_l1(_maps(real[0]), pairs, _span(means), torch.get_num_threads())
         return means
 
     def feature_l1_backward(self, real, generated, grads, want_real, want_generated):
         wanted_real = [self._fresh(torch.empty_like(r)) if want else None for r, want in zip(real, want_real)]
         wanted_generated = [self._fresh(torch.empty_like(g)) if want else None for g, want in zip(generated, want_generated)]
-        grads = grads.contiguous()  # kept by this name: only its address crosses
+        grads = grads.float().contiguous()  # kept by this name: only its address crosses
         self._lib.feature_l1_grad(
+            _maps(real[0]),
             [(_span(r), _span(g)) for r, g in zip(real, generated)],
             _span(grads),
             [_span(grad) for grad in wanted_real],

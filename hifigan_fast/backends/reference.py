@@ -44,8 +44,9 @@ class ReferenceBackend(Backend):
     def row_norms(self, raw):
         return raw.flatten(1).norm(dim=1)
 
-    def _effective(self, weights, run):
+    def _effective(self, weights, run, dtype):
         weight = weights.sets[run.weights].raw * weights.scales[run.weights][:, None, None]
+        weight = weight.to(dtype)
         return weight if run.period == 1 else weight.unsqueeze(3)
 
     def _input(self, role, layer, run, x):
@@ -58,8 +59,8 @@ class ReferenceBackend(Backend):
 
     def forward(self, role, layer, runs, x, weights, bias, out):
         for run in runs:
-            weight = self._effective(weights, run)
-            y = torch.convolution(self._input(role, layer, run, x), weight, bias[run.weights], *_geometry(layer, run))
+            weight, inputs = self._effective(weights, run, out.dtype), self._input(role, layer, run, x).to(out.dtype)
+            y = torch.convolution(inputs, weight, bias[run.weights].to(out.dtype), *_geometry(layer, run))
             view = _map(out, run.out_offset, run, run.out_rows, layer.out_channels, role == "head")
             view.copy_(F.leaky_relu(y, layer.slope))
 
@@ -67,7 +68,7 @@ class ReferenceBackend(Backend):
         grad = self._grad_out(role, layer, run, grad_out)
         shape = (run.samples, layer.in_channels, rows, *grad.shape[3:])
         x = grad.new_empty(1).expand(shape)
-        return _backward(layer, run, grad, x, self._effective(weights, run), [True, False, False])[0]
+        return _backward(layer, run, grad, x, self._effective(weights, run, grad.dtype), [True, False, False])[0]
 
     def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
         for run, map_grad in zip(runs, map_grads):
@@ -101,11 +102,12 @@ class ReferenceBackend(Backend):
     def weight_grad(self, role, layer, runs, x, grad_out, weights):
         sets = len(weights.sets)
         shape = (layer.out_channels, layer.in_channels // layer.groups, layer.taps)
-        grads = [grad_out.new_zeros(shape) for _ in range(sets)]
-        bias = grad_out.new_zeros(sets, layer.out_channels)
+        like = weights.sets[0].raw
+        grads = [like.new_zeros(shape) for _ in range(sets)]
+        bias = like.new_zeros(sets, layer.out_channels)
         for run in runs:
             grad = self._grad_out(role, layer, run, grad_out)
-            inputs = self._input(role, layer, run, x)
+            inputs = self._input(role, layer, run, x).to(grad.dtype)
             weight = grad.new_empty(1).expand(*shape, *[1] * (grad.dim() - 3))
             found = _backward(layer, run, grad, inputs, weight, [False, True, False])[1]
             grads[run.weights] += found.view(shape)
