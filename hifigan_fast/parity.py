@@ -80,13 +80,14 @@ def weigh(tensor, generator):
     return (tensor * (noise / max(tensor.numel(), 1) ** 0.5).to(tensor)).sum()
 
 
-def evaluate(module, y, y_hat, seed=0):
-    """Run a discriminator ensemble forward and backward -> `Result`.
+def evaluate(module, y, y_hat, seed=0, autocast=False):
+    """Run a discriminator ensemble forward and backward, under autocast to bfloat16 if wanted -> `Result`.
 
     The gradients are those of a random smooth function of every output, so that none has a sign to flip.
     """
     y, y_hat = (x.detach().clone().requires_grad_() for x in (y, y_hat))
-    outputs = module(y, y_hat)
+    with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
+        outputs = module(y, y_hat)
     tensors = {"logits": {}, "maps": {}}
     for side, logits, maps in (("real", outputs[0], outputs[2]), ("generated", outputs[1], outputs[3])):
         for i, score in enumerate(logits):
@@ -187,23 +188,24 @@ def _flat(maps):
     return [m for side in maps for own in side for m in own[:-1]]
 
 
-def compare(fast, plain, y, y_hat, backends=(None,), seed=0):
-    """Judge a drop-in ensemble by a reference ensemble with the same state, in the dtype of `y` -> {backend: Verdict}.
+def compare(fast, plain, y, y_hat, backends=(None,), seed=0, autocast=False):
+    """Judge a drop-in ensemble by a reference ensemble with the same state, in the dtype of `y` or under autocast to
+    bfloat16 -> {backend: Verdict}.
 
     Both are copied by their state and stay as they are. A backend of None is the one that would be chosen.
     """
     results = {}
     for backend in backends:
         with dispatch.use_backend(backend) if backend else contextlib.nullcontext():
-            results[backend] = evaluate(_copy(fast), y, y_hat, seed)
+            results[backend] = evaluate(_copy(fast), y, y_hat, seed, autocast)
     with dispatch.use_backend("reference"):
-        theirs = evaluate(_copy(plain), y, y_hat, seed)
+        theirs = evaluate(_copy(plain), y, y_hat, seed, autocast)
     oracle_of_theirs = _oracle(plain, y, y_hat, theirs, seed)
-    verdicts = {}
+    verdicts, dtype = {}, torch.bfloat16 if autocast else y.dtype
     for backend, ours in results.items():
         same = _same_sides(ours, theirs)
         oracle_of_ours = oracle_of_theirs if same else _oracle(plain, y, y_hat, ours, seed)
-        verdicts[backend] = judge(ours, theirs, oracle_of_ours, oracle_of_theirs, y.dtype)
+        verdicts[backend] = judge(ours, theirs, oracle_of_ours, oracle_of_theirs, dtype)
     return verdicts
 
 
@@ -253,12 +255,17 @@ def waveforms(batch, length, dtype=torch.float32, clips=None, seed=0):
     return torch.tensor(y, dtype=dtype), torch.tensor(y_hat, dtype=dtype)
 
 
-def check(batch=1, length=8192, clips=None):
-    """Every backend that can run float32 here, on both ensembles, trained-like -> {ensemble: {backend: Verdict}}."""
+def check(batch=1, length=8192, clips=None, autocast=False):
+    """Every backend that can run here, on both ensembles, trained-like, in float32 or under autocast to bfloat16
+    -> {ensemble: {backend: Verdict}}.
+    """
+    dtype = torch.bfloat16 if autocast else torch.float32
     backends = [
         name
         for name, backend in dispatch.BACKENDS.items()
-        if backend.cannot_run(torch.device("cpu"), torch.float32) is None
+        if backend.cannot_run(torch.device("cpu"), dtype) is None
     ]
     y, y_hat = waveforms(batch, length, clips=clips)
-    return {name: compare(*build_pair(name, trained=True), y, y_hat, backends) for name in ENSEMBLES}
+    return {
+        name: compare(*build_pair(name, trained=True), y, y_hat, backends, autocast=autocast) for name in ENSEMBLES
+    }

@@ -18,19 +18,25 @@ constexpr int64_t kSharedFloats = 1 << 20;  // of transformed operands, a thread
 // all lie in the same set of the cache.
 inline int64_t staggered(int64_t floats) { return round_up(floats, 1024 / 4) + kWidth; }
 
+// What the elements of a transformed operand are: floats, or, where maps are bfloat16 and the machine
+// multiplies pairs of them, two neighbours of the sum in one: positions in a correlation, segments in a
+// weight gradient.
+enum class Pairing { none, positions, segments };
+
 // Positions k of a transformed row are ordered [channel block][tap block][phase][channel].
 struct Depth {
   int64_t channels, phases, blocks;
   int64_t channel_step, block_step;  // of a part
   int64_t total, pitch;
 
-  Depth(const Correlation &c, const Piece &piece)
+  Depth(const Correlation &c, const Piece &piece, Pairing pairing)
       : channels(c.channels), phases(c.phases), blocks(piece.blocks) {
     const int64_t most = greater(kWidth, kPartDepth / phases / kWidth * kWidth);
     channel_step = lesser(channels, lesser(kChannelsAtOnce, most));
     block_step = lesser(blocks, greater(1, kPartDepth / (phases * channel_step)));
     total = channels * phases * blocks;
-    pitch = round_up(total, kWidth) + kWidth;  // rows of a tile then lie in different cache sets
+    pitch = round_up(pairing == Pairing::positions ? total / 2 : total, kWidth) +
+            kWidth;  // rows of a tile then lie in different cache sets
   }
   int64_t channel_count(int64_t first) const { return lesser(channel_step, channels - first); }
   // Where the positions of (first channel of a block, tap block) begin.
@@ -42,41 +48,74 @@ struct Depth {
   }
 };
 
-// Transformed operands of one chunk: [group][product][segment][position].
+// Transformed operands of one chunk: [group][product][segment or pair of them][position or pair].
 struct Shared {
   float *at;
-  int64_t segments, pitch, products;
+  int64_t rows, pitch, products;
 
   float *group(int64_t g) const { return at + g * products * product_floats(); }
-  int64_t product_floats() const { return staggered(segments * pitch); }
+  int64_t product_floats() const { return staggered(rows * pitch); }
 };
 
-// Transforms one segment's rows of one group; rows outside the sequence are zero.
+// What one vector of channels of a segment meets in one phase and block of taps.
 template <class T>
+struct Window {
+  const T *rows;
+  int64_t step, low, high, length;  // rows low ... high - 1 of `length` lie in the sequence
+
+  Window(const Correlation &c, const Piece &piece, const Segment &segment, const T *operand, int64_t part)
+      : step(c.phases * c.row_channels), length(piece.size().length) {
+    const int64_t block = part / c.phases, phase = part % c.phases;
+    const int64_t start = c.phases * (segment.first + block * piece.block_taps) + phase + c.origin;
+    const int64_t room = segment.operand_rows - start;
+    low = start < 0 ? lesser(length, ceil_div(-start, c.phases)) : 0;
+    high = greater(low, room <= 0 ? 0 : lesser(length, ceil_div(room, c.phases)));
+    rows = operand + (segment.operand + start) * c.row_channels;
+  }
+  void read(int64_t channel, int64_t lanes, Vec *x) const {
+    for (int64_t i = 0; i < low; ++i) x[i] = Vec{};
+    for (int64_t i = high; i < length; ++i) x[i] = Vec{};
+    if (lanes == kWidth)
+      for (int64_t i = low; i < high; ++i) x[i] = load(rows + i * step + channel);
+    else
+      for (int64_t i = low; i < high; ++i) x[i] = load_partial(rows + i * step + channel, lanes);
+  }
+};
+
+// Transforms one group of a segment, or of two into pairs (`second` may be null: zeros), to rows of `to`.
+template <Pairing P, class T>
 void transform_segment(const Correlation &c, const Piece &piece, const Depth &depth, const Segment &segment,
-                       const T *operand, float *to, int64_t pitch) {
-  const int64_t length = piece.size().length;
+                       const Segment *second, const T *operand, float *to, int64_t pitch) {
+  const int64_t products = piece.size().products;
   const auto left = kTransformers[piece.transform].left;
   Vec x[kLongestTransform];
+  float one[kMostProducts * kWidth], other[kMostProducts * kWidth];
   for (int64_t first = 0; first < c.channels; first += depth.channel_step) {
     const int64_t count = depth.channel_count(first);
     for (int64_t part = 0; part < piece.blocks * c.phases; ++part) {
-      const int64_t block = part / c.phases, phase = part % c.phases;
-      const int64_t start = c.phases * (segment.first + block * piece.block_taps) + phase + c.origin;
-      const int64_t low = start < 0 ? lesser(length, ceil_div(-start, c.phases)) : 0;
-      const int64_t room = segment.operand_rows - start;
-      const int64_t high = greater(low, room <= 0 ? 0 : lesser(length, ceil_div(room, c.phases)));
-      const T *rows = operand + (segment.operand + start) * c.row_channels + first;
-      const int64_t step = c.phases * c.row_channels;
-      for (int64_t i = 0; i < low; ++i) x[i] = Vec{};
-      for (int64_t i = high; i < length; ++i) x[i] = Vec{};
+      const Window<T> window(c, piece, segment, operand, part);
       for (int64_t n = 0; n < count; n += kWidth) {
-        if (count - n >= kWidth)
-          for (int64_t i = low; i < high; ++i) x[i] = load(rows + i * step + n);
-        else
-          for (int64_t i = low; i < high; ++i) x[i] = load_partial(rows + i * step + n, count - n);
-        // Lanes past `count` are zero, and overwritten by the next part; the pitch leaves room for the last.
-        left(x, to + depth.at(first, 0) + part * count + n, pitch);
+        const int64_t lanes = lesser(kWidth, count - n), position = depth.at(first, 0) + part * count + n;
+        window.read(first + n, lanes, x);
+        // Lanes past `lanes` are zero, and overwritten by the next part; the pitch leaves room for the last.
+        if constexpr (P == Pairing::none) {
+          left(x, to + position, pitch);
+          continue;
+        }
+        left(x, one, kWidth);
+        if constexpr (P == Pairing::positions) {
+          for (int64_t p = 0; p < products; ++p)
+            store(reinterpret_cast<BFloat16 *>(to + p * pitch) + position, load(one + p * kWidth));
+        } else {
+          if (second) {
+            Window<T>(c, piece, *second, operand, part).read(first + n, lanes, x);
+            left(x, other, kWidth);
+          } else {
+            std::memset(other, 0, static_cast<std::size_t>(products * kWidth) * sizeof(float));
+          }
+          for (int64_t p = 0; p < products; ++p)
+            store(to + p * pitch + position, pairs(load(one + p * kWidth), load(other + p * kWidth)));
+        }
       }
     }
   }
@@ -92,15 +131,16 @@ struct Chunk {
   Shared shared;
 };
 
-// Calls body(chunk) with the transformed operands of one chunk after another.
-template <class T, class Body>
+// Calls body(chunk, depth) with the transformed operands of one chunk after another.
+template <Pairing P, class T, class Body>
 void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, const T *operand, int threads,
                 const Body &body) {
   for (int64_t i = 0; i < piece_count; ++i) {
     const Piece &piece = pieces[i];
-    const Depth depth(c, piece);
+    const Depth depth(c, piece, P);
     const int64_t most = lesser(piece.count, chunk_segments(piece.size())), padded = round_up(most, kRows);
-    const int64_t group_floats = piece.size().products * staggered(padded * depth.pitch);
+    constexpr int64_t at_once = P == Pairing::segments ? 2 : 1;
+    const int64_t group_floats = piece.size().products * staggered(padded / at_once * depth.pitch);
     const int64_t groups_at_once =
         lesser(c.groups, greater(1, (threads > 1 ? threads : 1) * kSharedFloats / group_floats));
     for (int64_t first = 0; first < piece.count; first += most) {
@@ -112,13 +152,14 @@ void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, 
                     lesser(groups_at_once, c.groups - group),
                     first == 0,
                     first + most >= piece.count,
-                    {nullptr, padded, depth.pitch, piece.size().products}};
+                    {nullptr, padded / at_once, depth.pitch, piece.size().products}};
         chunk.shared.at =
             scratch(Scratch::shared, static_cast<std::size_t>(chunk.groups * group_floats + kRows));
-        parallel_for(threads, chunk.groups * chunk.count, [&](int64_t task) {
-          const int64_t g = task % chunk.groups, s = task / chunk.groups;
-          transform_segment(c, piece, depth, chunk.segments[s], operand + (group + g) * c.channels,
-                            chunk.shared.group(g) + s * depth.pitch, chunk.shared.product_floats());
+        parallel_for(threads, chunk.groups * ceil_div(chunk.count, at_once), [&](int64_t task) {
+          const int64_t g = task % chunk.groups, row = task / chunk.groups, s = row * at_once;
+          const Segment *second = s + 1 < chunk.count ? chunk.segments + s + 1 : nullptr;
+          transform_segment<P>(c, piece, depth, chunk.segments[s], second, operand + (group + g) * c.channels,
+                               chunk.shared.group(g) + row * depth.pitch, chunk.shared.product_floats());
         });
         body(chunk, depth);
       }
@@ -126,46 +167,64 @@ void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, 
   }
 }
 
-// The filters of one part, transformed: [product][position][column].
-template <class Turned>
+// The filters of one part, transformed: [product][position or pair][column].
+template <bool Pairs, class Turned>
 void transform_filters(const Correlation &c, const Piece &piece, const Depth &depth, const Turned &turned,
                        int64_t first, int64_t block, int64_t blocks, int64_t width, float *to) {
+  constexpr int64_t at_once = Pairs ? 2 : 1;
   const auto right = kTransformers[piece.transform].right;
-  const int64_t count = depth.channel_count(first);
-  const int64_t pitch = staggered(blocks * c.phases * count * width);
+  const int64_t products = piece.size().products, count = depth.channel_count(first);
+  const int64_t pitch = staggered(blocks * c.phases * count / at_once * width);
   Vec g[kLongestTransform];
+  float one[kMostProducts * kWidth], other[kMostProducts * kWidth];
+  const auto read = [&](int64_t b, int64_t phase, int64_t n, int64_t v) {
+    for (int64_t j = 0; j < piece.block_taps; ++j) {
+      const float *tap = turned.at((block + b) * piece.block_taps + j, phase, n);
+      g[j] = tap ? load(tap + v) : Vec{};
+    }
+  };
   for (int64_t b = 0; b < blocks; ++b)
     for (int64_t phase = 0; phase < c.phases; ++phase)
-      for (int64_t n = 0; n < count; ++n)
+      for (int64_t n = 0; n < count; n += at_once)
         for (int64_t v = 0; v < width; v += kWidth) {
-          for (int64_t j = 0; j < piece.block_taps; ++j) {
-            const float *tap = turned.at((block + b) * piece.block_taps + j, phase, n);
-            g[j] = tap ? load(tap + v) : Vec{};
+          float *at = to + ((b * c.phases + phase) * count + n) / at_once * width + v;
+          read(b, phase, n, v);
+          if constexpr (Pairs) {
+            right(g, piece.block_taps, one, kWidth);
+            read(b, phase, n + 1, v);
+            right(g, piece.block_taps, other, kWidth);
+            for (int64_t p = 0; p < products; ++p)
+              store(at + p * pitch, pairs(load(one + p * kWidth), load(other + p * kWidth)));
+          } else {
+            right(g, piece.block_taps, at, pitch);
           }
-          right(g, piece.block_taps, to + ((b * c.phases + phase) * count + n) * width + v, pitch);
         }
 }
 
+// Sums of a tile's rows past the last segment are written too, and never read.
+inline int64_t padded_rows(int64_t segments) { return round_up(segments, kRows); }
+
 // The sums of one panel over all positions: [product][segment][column].
-template <class Source>
+template <bool Pairs, class Source>
 void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, int64_t g,
                   const Source &source, const Panel &panel, float *sums, float *filters, float *turned_at) {
   const Piece &piece = chunk.piece;
   const Shared &shared = chunk.shared;
-  const int64_t width = panel.width(), sum_floats = staggered(shared.segments * width);
+  const int64_t width = panel.width(), sum_floats = staggered(padded_rows(chunk.count) * width);
+  constexpr int64_t at_once = Pairs ? 2 : 1;
   for (int64_t first = 0; first < c.channels; first += depth.channel_step) {
     const int64_t count = depth.channel_count(first);
     const auto turned = source.turn(piece.set, chunk.first_group + g, first, count, panel, turned_at);
     for (int64_t block = 0; block < piece.blocks; block += depth.block_step) {
       const int64_t blocks = lesser(depth.block_step, piece.blocks - block);
       const int64_t positions = blocks * c.phases * count;
-      transform_filters(c, piece, depth, turned, first, block, blocks, width, filters);
+      transform_filters<Pairs>(c, piece, depth, turned, first, block, blocks, width, filters);
       for (int64_t p = 0; p < shared.products; ++p) {
-        const float *rows = shared.group(g) + p * shared.product_floats() + depth.at(first, block);
-        const Operands operands{rows,  shared.pitch,
-                                1,     filters + p * staggered(positions * width),
-                                width, source.needed(piece, p, panel, count, positions, block + blocks)};
-        matrix_product(panel, operands, chunk.count, first == 0 && block == 0, sums + p * sum_floats);
+        const float *rows = shared.group(g) + p * shared.product_floats() + depth.at(first, block) / at_once;
+        const int64_t needed = source.needed(piece, p, panel, count, positions, block + blocks);
+        const float *columns = filters + p * staggered(positions / at_once * width);
+        matrix_product<Pairs>(panel, {rows, shared.pitch, 1, columns, width, needed / at_once}, chunk.count,
+                              first == 0 && block == 0, sums + p * sum_floats);
       }
     }
   }
@@ -174,35 +233,44 @@ void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, 
 // A whole correlation. Source orders the panels and turns their filters; store(segment, group, column, y,
 // lanes) takes the results: y[i] is output row segment.first + i, columns `column` ... `column` + lanes - 1.
 // False if any result is not finite: a transform spreads what a sum over taps keeps apart.
+template <bool Pairs, class T, class Source, class Store>
+bool correlate_as(const Correlation &c, const Piece *pieces, int64_t piece_count, const T *operand,
+                  const Source &source, int threads, const Store &store) {
+  bool finite = true;
+  for_chunks<Pairs ? Pairing::positions : Pairing::none>(
+      c, pieces, piece_count, operand, threads, [&](const Chunk &chunk, const Depth &depth) {
+        const Piece &piece = chunk.piece;
+        const int64_t products = piece.size().products, panels = panel_count(c.columns);
+        parallel_for(threads, chunk.groups * panels, [&](int64_t task) {
+          const int64_t g = task / panels;
+          const Panel panel = source.panel(task % panels);
+          const int64_t sum_floats = staggered(padded_rows(chunk.count) * panel.width());
+          const int64_t part_floats = depth.part_floats(products);
+          float *sums = scratch(Scratch::own, static_cast<std::size_t>(products * sum_floats + part_floats +
+                                                                       source.floats(depth.channel_step)));
+          float *filters = sums + products * sum_floats;
+          sum_products<Pairs>(c, chunk, depth, g, source, panel, sums, filters, filters + part_floats);
+          Vec y[kLongestTransform], zero = {};
+          for (int64_t s = 0; s < chunk.count; ++s)
+            for (int64_t v = 0; v < panel.columns; v += kWidth) {
+              const Segment &segment = chunk.segments[s];
+              kTransformers[piece.transform].inverse(sums + s * panel.width() + v, sum_floats,
+                                                     piece.block_taps, segment.count, y);
+              for (int64_t i = 0; i < segment.count; ++i) zero += y[i] * 0.0f;
+              store(segment, chunk.first_group + g, panel.first + v, y, lesser(kWidth, panel.columns - v));
+            }
+          if (sum(zero) != 0.0f) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+        });
+      });
+  return finite;
+}
+
 template <class T, class Source, class Store>
 bool correlate(const Correlation &c, const Piece *pieces, int64_t piece_count, const T *operand,
                const Source &source, int threads, const Store &store) {
-  bool finite = true;
-  for_chunks(c, pieces, piece_count, operand, threads, [&](const Chunk &chunk, const Depth &depth) {
-    const Piece &piece = chunk.piece;
-    const int64_t products = piece.size().products, panels = panel_count(c.columns);
-    parallel_for(threads, chunk.groups * panels, [&](int64_t task) {
-      const int64_t g = task / panels;
-      const Panel panel = source.panel(task % panels);
-      const int64_t sum_floats = staggered(chunk.shared.segments * panel.width());
-      const int64_t part_floats = depth.part_floats(products);
-      float *sums = scratch(Scratch::own, static_cast<std::size_t>(products * sum_floats + part_floats +
-                                                                   source.floats(depth.channel_step)));
-      float *filters = sums + products * sum_floats;
-      sum_products(c, chunk, depth, g, source, panel, sums, filters, filters + part_floats);
-      Vec y[kLongestTransform], zero = {};
-      for (int64_t s = 0; s < chunk.count; ++s)
-        for (int64_t v = 0; v < panel.columns; v += kWidth) {
-          const Segment &segment = chunk.segments[s];
-          kTransformers[piece.transform].inverse(sums + s * panel.width() + v, sum_floats, piece.block_taps,
-                                                 segment.count, y);
-          for (int64_t i = 0; i < segment.count; ++i) zero += y[i] * 0.0f;
-          store(segment, chunk.first_group + g, panel.first + v, y, lesser(kWidth, panel.columns - v));
-        }
-      if (sum(zero) != 0.0f) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
-    });
-  });
-  return finite;
+  if (kHasPairs && sizeof(T) == sizeof(BFloat16) && c.channels % kWidth == 0)
+    return correlate_as<kHasPairs>(c, pieces, piece_count, operand, source, threads, store);
+  return correlate_as<false>(c, pieces, piece_count, operand, source, threads, store);
 }
 
 }  // namespace HIFIGAN_ISA

@@ -68,7 +68,7 @@ constexpr TransformSize kTransforms[] = {
 };
 constexpr int kTransformCount = sizeof(kTransforms) / sizeof(kTransforms[0]);
 constexpr int64_t kDirect = 0, kToomCook = 1;  // their indices
-constexpr int64_t kLongestTransform = 64;
+constexpr int64_t kLongestTransform = 64, kMostProducts = 95;
 
 // Consecutive output rows of one sequence, computed by one transform.
 struct Segment {

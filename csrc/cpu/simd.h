@@ -47,13 +47,46 @@ typedef uint32_t Bits __attribute__((vector_size(kWidth * 4)));
 
 inline Vec widen(Halves halves) { return (Vec)(__builtin_convertvector(halves, Bits) << 16); }
 inline Halves narrow(Vec v) {
+#if defined(__AVX512BF16__)
+  return (Halves)_mm512_cvtneps_pbh((__m512)v);
+#else
   const Bits bits = (Bits)v;
   const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Bits quiet = (bits >> 16) | 0x40u;  // a NaN stays one
   return __builtin_convertvector((v == v) ? rounded : quiet, Halves);
+#endif
 }
 inline Vec load(const BFloat16 *p) { return widen(*reinterpret_cast<const Halves *>(p)); }
 inline void store(BFloat16 *p, Vec v) { *reinterpret_cast<Halves *>(p) = narrow(v); }
+
+// Whether products of two bfloat16 pairs at once are to be had.
+#if defined(__AVX512BF16__)
+constexpr bool kHasPairs = true;
+#else
+constexpr bool kHasPairs = false;
+#endif
+
+// Lanes of two bfloat16: the first in the lower half. Kept as floats, whatever these bits would mean.
+inline Vec pairs(Vec first, Vec second) {
+#if defined(__AVX512BF16__)
+  const Bits low = __builtin_convertvector(narrow(first), Bits),
+             high = __builtin_convertvector(narrow(second), Bits);
+  return (Vec)(low | (high << 16));
+#else
+  (void)second;
+  return first;
+#endif
+}
+
+// sum + a * b; of pairs, both products.
+template <bool Pairs>
+inline Vec multiply_add(Vec sum, const float *a, Vec b) {
+#if defined(__AVX512BF16__)
+  if constexpr (Pairs)
+    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(*a), (__m512bh)(__m512)b);
+#endif
+  return sum + *a * b;
+}
 
 // As a stored map would have it.
 template <class T>

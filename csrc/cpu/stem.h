@@ -130,7 +130,7 @@ void add_wave_grad(const Conv &conv, const Run &run, int64_t sample, const T *gr
       for (int64_t i = 0; i < count * channels; i += kWidth)
         store(rows + i, load_lanes(grads + h * channels + i, lesser(kWidth, count * channels - i)));
       for (int64_t tap = 0; tap < conv.taps; tap += kWidth) {
-        matrix_product<1>({rows, channels, 1, weights + tap, padded, channels}, count, true, sums);
+        matrix_product<1>(Operands{rows, channels, 1, weights + tap, padded, channels}, count, true, sums);
         for (int64_t r = 0; r < count; ++r)
           for (int64_t t = tap; t < lesser(conv.taps, tap + kWidth); ++t)
             line[(h + r) * conv.stride + t] += sums[r * kWidth + t - tap];

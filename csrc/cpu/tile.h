@@ -30,6 +30,7 @@ struct Tile {
       for (int j = 0; j < NV; ++j) store(p + (r * NV + j) * kWidth, at[r][j]);
   }
   // at[r] += a[r * a_row + k * a_step] * b[k * b_step ... + NV vectors], k = 0 ... count - 1
+  template <bool Pairs>
   __attribute__((always_inline)) void multiply_add(const float *a, int64_t a_row, int64_t a_step,
                                                    const float *b, int64_t b_step, int64_t count) {
     for (int64_t k = 0; k < count; ++k, a += a_step, b += b_step) {
@@ -39,7 +40,8 @@ struct Tile {
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-        for (int j = 0; j < NV; ++j) at[r][j] += a[r * a_row] * column[j];
+        for (int j = 0; j < NV; ++j)
+          at[r][j] = HIFIGAN_ISA::multiply_add<Pairs>(at[r][j], a + r * a_row, column[j]);
     }
   }
 };
@@ -53,24 +55,24 @@ struct Operands {
   int64_t b_step, depth;
 };
 
-template <int R, int NV>
+template <int R, int NV, bool Pairs = false>
 inline void tile_product(const Operands &o, int64_t row, bool fresh, float *sums) {
   Tile<R, NV> tile;
   tile.zero();
-  tile.multiply_add(o.a + row * o.a_row, o.a_row, o.a_step, o.b, o.b_step, o.depth);
+  tile.template multiply_add<Pairs>(o.a + row * o.a_row, o.a_row, o.a_step, o.b, o.b_step, o.depth);
   if (!fresh) tile.add(sums + row * NV * kWidth);
   tile.write(sums + row * NV * kWidth);
 }
 
 // `rows` rows of sums, in tiles; up to the next multiple of kRows / 2 rows are read and written.
-template <int NV>
+template <int NV, bool Pairs = false>
 inline void matrix_product(const Operands &o, int64_t rows, bool fresh, float *sums) {
   int64_t row = 0;
-  for (; row + kRows <= rows; row += kRows) tile_product<kRows, NV>(o, row, fresh, sums);
+  for (; row + kRows <= rows; row += kRows) tile_product<kRows, NV, Pairs>(o, row, fresh, sums);
   if (rows - row > kRows / 2)
-    tile_product<kRows, NV>(o, row, fresh, sums);
+    tile_product<kRows, NV, Pairs>(o, row, fresh, sums);
   else if (rows > row)
-    tile_product<kRows / 2, NV>(o, row, fresh, sums);
+    tile_product<kRows / 2, NV, Pairs>(o, row, fresh, sums);
 }
 
 // Panels of up to kPanel columns are one or two vectors wide in packed memory.
@@ -83,11 +85,13 @@ inline Panel panel_at(int64_t columns, int64_t index) {
   return {index * kPanel, lesser(kPanel, columns - index * kPanel)};
 }
 
+// Pairs: the elements are pairs of bfloat16, and depth counts pairs.
+template <bool Pairs = false>
 inline void matrix_product(const Panel &panel, const Operands &o, int64_t rows, bool fresh, float *sums) {
   if (panel.width() == kPanel)
-    matrix_product<2>(o, rows, fresh, sums);
+    matrix_product<2, Pairs>(o, rows, fresh, sums);
   else
-    matrix_product<1>(o, rows, fresh, sums);
+    matrix_product<1, Pairs>(o, rows, fresh, sums);
 }
 
 }  // namespace HIFIGAN_ISA

@@ -10,26 +10,39 @@ namespace HIFIGAN_ISA {
 
 constexpr int64_t kGradPositions = 6 * kRows;  // positions whose sums lie in the nearest caches at once
 
-// One panel's rows of grad_out, transformed: [product][segment][column].
-template <class T>
+// One panel's rows of grad_out, transformed: [product][segment or pair][column].
+template <bool Pairs, class T>
 void transform_grads(const Conv &conv, const Chunk &chunk, const Run *runs, const T *grad_out, int64_t group,
                      const Panel &panel, float *to) {
+  constexpr int64_t at_once = Pairs ? 2 : 1;
   const Piece &piece = chunk.piece;
-  const int64_t width = panel.width();
+  const int64_t width = panel.width(), products = chunk.shared.products;
+  const int64_t pitch = staggered(ceil_div(chunk.count, at_once) * width);
   Vec g[kLongestTransform];
-  for (int64_t s = 0; s < chunk.count; ++s) {
-    const Segment &segment = chunk.segments[s];
+  float one[kMostProducts * kWidth], other[kMostProducts * kWidth];
+  const auto transform = [&](int64_t s, int64_t v, float *at, int64_t step) {
+    const int64_t rows = s < chunk.count ? chunk.segments[s].count : 0;
+    const Segment &segment = chunk.segments[lesser(s, chunk.count - 1)];
     const Run &run = runs[segment.run];
     const int64_t row = run.grad_out_offset + segment.sequence * run.out_rows + segment.first;
-    const T *grads = grad_out + row * conv.out_channels + group * conv.out_group() + panel.first;
-    const int64_t taps = greater(segment.count, piece.outputs());
+    const T *grads = grad_out + row * conv.out_channels + group * conv.out_group() + panel.first + v;
+    const int64_t taps = greater(rows, piece.outputs()), lanes = lesser(kWidth, panel.columns - v);
+    for (int64_t i = 0; i < rows; ++i) g[i] = load_lanes(grads + i * conv.out_channels, lanes);
+    for (int64_t i = rows; i < taps; ++i) g[i] = Vec{};
+    kTransformers[piece.transform].right(g, taps, at, step);
+  };
+  for (int64_t s = 0; s < chunk.count; s += at_once)
     for (int64_t v = 0; v < width; v += kWidth) {
-      const int64_t lanes = lesser(kWidth, panel.columns - v);
-      for (int64_t i = 0; i < segment.count; ++i) g[i] = load_lanes(grads + i * conv.out_channels + v, lanes);
-      for (int64_t i = segment.count; i < taps; ++i) g[i] = Vec{};
-      kTransformers[piece.transform].right(g, taps, to + s * width + v, staggered(chunk.count * width));
+      float *at = to + s / at_once * width + v;
+      if constexpr (Pairs) {
+        transform(s, v, one, kWidth);
+        transform(s + 1, v, other, kWidth);
+        for (int64_t p = 0; p < products; ++p)
+          store(at + p * pitch, pairs(load(one + p * kWidth), load(other + p * kWidth)));
+      } else {
+        transform(s, v, at, pitch);
+      }
     }
-  }
 }
 
 // Adds the sums of positions first ... first + count - 1, transformed back, to a packed panel.
@@ -62,34 +75,38 @@ template <class T>
 void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *pieces, int64_t piece_count,
                       const Run *runs, const T *x, const T *grad_out, const Filters *filters,
                       const FilterGrads *filter_grads, int threads) {
+  constexpr bool pairs = kHasPairs && sizeof(T) == sizeof(BFloat16);
+  constexpr int64_t at_once = pairs ? 2 : 1;
   float *packed = scratch(Scratch::packed, static_cast<std::size_t>(packed_floats(conv)));
-  for_chunks(c, pieces, piece_count, x, threads, [&](const Chunk &chunk, const Depth &depth) {
+  const auto body = [&](const Chunk &chunk, const Depth &depth) {
     const Piece &piece = chunk.piece;
     const Shared &shared = chunk.shared;
-    const int64_t products = piece.size().products, panels = panel_count(c.columns);
+    const int64_t products = shared.products, panels = panel_count(c.columns);
+    const int64_t rows = ceil_div(chunk.count, at_once);
     parallel_for(threads, chunk.groups * panels, [&](int64_t task) {
       const int64_t g = task / panels, group = chunk.first_group + g;
       const Panel panel = panel_at(c.columns, task % panels);
-      const int64_t width = panel.width(), grad_floats = staggered(chunk.count * width);
+      const int64_t width = panel.width(), grad_floats = staggered(rows * width);
       const int64_t sum_floats = staggered(kGradPositions * width);
       float *grads = scratch(Scratch::own, static_cast<std::size_t>(products * (grad_floats + sum_floats)));
       float *sums = grads + products * grad_floats;
-      transform_grads(conv, chunk, runs, grad_out, group, panel, grads);
+      transform_grads<pairs>(conv, chunk, runs, grad_out, group, panel, grads);
       float *to = packed_panel(conv, packed, group, panel);
       for (int64_t first = 0; first < depth.total; first += kGradPositions) {
         const int64_t count = lesser(kGradPositions, depth.total - first);
         for (int64_t p = 0; p < products; ++p)
-          for (int64_t s = 0; s < chunk.count; s += kPartDepth)
-            matrix_product(
-                panel,
-                {shared.group(g) + p * shared.product_floats() + s * shared.pitch + first, 1, shared.pitch,
-                 grads + p * grad_floats + s * width, width, lesser(kPartDepth, chunk.count - s)},
-                count, s == 0, sums + p * sum_floats);
+          for (int64_t s = 0; s < rows; s += kPartDepth) {
+            const float *a = shared.group(g) + p * shared.product_floats() + s * shared.pitch + first;
+            const float *b = grads + p * grad_floats + s * width;
+            matrix_product<pairs>(panel, {a, 1, shared.pitch, b, width, lesser(kPartDepth, rows - s)}, count,
+                                  s == 0, sums + p * sum_floats);
+          }
         add_taps(conv, c, piece, depth, first, count, width, sums, chunk.first, to);
       }
       if (chunk.last) finish_panel(conv, group, panel, to, filters[piece.set], filter_grads[piece.set]);
     });
-  });
+  };
+  for_chunks<pairs ? Pairing::segments : Pairing::none>(c, pieces, piece_count, x, threads, body);
 }
 
 // grad_bias[set][channel] = the sum of grad_out over the set's rows.
