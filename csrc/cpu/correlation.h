@@ -10,7 +10,7 @@ namespace HIFIGAN_ISA {
 
 // How the sums over (channel, block of taps, phase) are laid out: parts of at most about kPartDepth
 // products are summed apart, so that roundings do not pile up and a part's weights stay in cache.
-constexpr int64_t kPartDepth = 128;
+constexpr int64_t kPartDepth = 64;
 constexpr int64_t kChannelsAtOnce = 64;
 constexpr int64_t kSharedFloats = 1 << 20;  // of transformed operands, a thread
 
@@ -155,11 +155,16 @@ void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, 
                     {nullptr, padded / at_once, depth.pitch, piece.size().products}};
         chunk.shared.at =
             scratch(Scratch::shared, static_cast<std::size_t>(chunk.groups * group_floats + kRows));
-        parallel_for(threads, chunk.groups * ceil_div(chunk.count, at_once), [&](int64_t task) {
-          const int64_t g = task % chunk.groups, row = task / chunk.groups, s = row * at_once;
-          const Segment *second = s + 1 < chunk.count ? chunk.segments + s + 1 : nullptr;
-          transform_segment<P>(c, piece, depth, chunk.segments[s], second, operand + (group + g) * c.channels,
-                               chunk.shared.group(g) + row * depth.pitch, chunk.shared.product_floats());
+        // A task is about as many rows as the longest transform has.
+        const int64_t batch = kLongestTransform / piece.size().length * at_once;
+        parallel_for(threads, chunk.groups * ceil_div(chunk.count, batch), [&](int64_t task) {
+          const int64_t g = task % chunk.groups, begin = task / chunk.groups * batch;
+          for (int64_t s = begin; s < lesser(chunk.count, begin + batch); s += at_once) {
+            const Segment *second = s + 1 < chunk.count ? chunk.segments + s + 1 : nullptr;
+            transform_segment<P>(
+                c, piece, depth, chunk.segments[s], second, operand + (group + g) * c.channels,
+                chunk.shared.group(g) + s / at_once * depth.pitch, chunk.shared.product_floats());
+          }
         });
         body(chunk, depth);
       }

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <new>
@@ -39,65 +40,86 @@ using Floats = std::vector<float>;
 
 std::string current;  // what runs now
 
-[[noreturn]] void fail(const char *what) {
-  std::fprintf(stderr, "odd_shapes: %s, %s\n", what, current.c_str());
+[[noreturn]] void fail(const std::string &what) {
+  std::fprintf(stderr, "odd_shapes: %s: not as it should be, %s\n", what.c_str(), current.c_str());
   std::exit(1);
 }
 
-Floats noise(int64_t count) {
-  static std::uint32_t state = 1;
-  Floats floats(static_cast<std::size_t>(count));
-  for (float &f : floats) {
-    state = state * 1664525 + 1013904223;
-    f = static_cast<float>(state >> 8) / (1 << 23) - 1;
+template <class T>
+T element(float value) {
+  if constexpr (sizeof(T) == sizeof(BFloat16)) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return {static_cast<std::uint16_t>(bits >> 16)};
+  } else {
+    return value;
   }
-  return floats;
+}
+bool finite(float value) { return std::isfinite(value); }
+bool finite(BFloat16 value) { return (value.bits & 0x7f80) != 0x7f80; }
+template <class T>
+bool all_finite(const T *values, int64_t count) {
+  return std::all_of(values, values + count, [](T value) { return finite(value); });
 }
 
-Floats unwritten(int64_t count) { return Floats(static_cast<std::size_t>(count), kNaN); }
-
-bool finite(const float *floats, int64_t count) {
-  return std::all_of(floats, floats + count, [](float f) { return std::isfinite(f); });
+template <class T = float>
+std::vector<T> noise(int64_t count) {
+  static std::uint32_t state = 1;
+  std::vector<T> values(static_cast<std::size_t>(count));
+  for (T &value : values) {
+    state = state * 1664525 + 1013904223;
+    value = element<T>(static_cast<float>(state >> 8) / (1 << 23) - 1);
+  }
+  return values;
 }
 
-void expect_finite(const Floats &floats, const char *name) {
-  if (!finite(floats.data(), static_cast<int64_t>(floats.size()))) fail(name);
+template <class T = float>
+std::vector<T> unwritten(int64_t count) {
+  return std::vector<T>(static_cast<std::size_t>(count), element<T>(kNaN));
+}
+
+template <class T>
+void expect_written(std::vector<T> &values, const char *name) {
+  if (!all_finite(values.data(), static_cast<int64_t>(values.size()))) fail(name);
+  std::fill(values.begin(), values.end(), element<T>(kNaN));
 }
 
 // The rows of all runs in one buffer that begins and ends with them; between two runs lies NaN.
+template <class T>
 struct Rows {
   static constexpr int64_t kGap = 3;
   std::vector<int64_t> counts, offsets;
   int64_t channels;
-  Floats floats;
+  std::vector<T> elements;
 
-  Rows(std::vector<int64_t> rows, int64_t row_channels, bool backwards)
-      : counts(std::move(rows)), offsets(counts.size()), channels(row_channels) {
+  Rows(const std::vector<int64_t> &rows, int64_t row_channels, bool backwards)
+      : counts(rows), offsets(rows.size()), channels(row_channels) {
     int64_t total = 0;
     for (std::size_t i = 0; i < counts.size(); ++i) {
       const std::size_t run = backwards ? counts.size() - 1 - i : i;
       offsets[run] = total + (i ? kGap : 0);
       total = offsets[run] + counts[run];
     }
-    floats = unwritten(total * channels);
+    elements = unwritten<T>(total * channels);
   }
-  float *of(std::size_t run) { return floats.data() + offsets[run] * channels; }
+  T *data() { return elements.data(); }
+  T *of(std::size_t run) { return data() + offsets[run] * channels; }
   void fill() {
     for (std::size_t i = 0; i < counts.size(); ++i) {
-      const Floats values = noise(counts[i] * channels);
+      const auto values = noise<T>(counts[i] * channels);
       std::copy(values.begin(), values.end(), of(i));
     }
   }
   void zero() {
-    for (std::size_t i = 0; i < counts.size(); ++i) std::fill_n(of(i), counts[i] * channels, 0.0f);
+    for (std::size_t i = 0; i < counts.size(); ++i) std::fill_n(of(i), counts[i] * channels, element<T>(0));
   }
   void expect_written(const char *name) {
     for (std::size_t i = 0; i < counts.size(); ++i) {
-      if (!finite(of(i), counts[i] * channels)) fail(name);
-      std::fill_n(of(i), counts[i] * channels, kNaN);
+      if (!all_finite(of(i), counts[i] * channels)) fail(name);
+      std::fill_n(of(i), counts[i] * channels, element<T>(kNaN));
     }
-    for (const float f : floats)
-      if (!std::isnan(f)) fail((std::string(name) + " (between the runs)").c_str());
+    for (const T value : elements)
+      if (finite(value)) fail(std::string(name) + " between the runs");
   }
 };
 
@@ -114,22 +136,25 @@ int64_t waveform(const Size &size, std::size_t index) {
   return index % 2 ? whole : std::max(whole - size.period + 1, whole / 2 + 1);
 }
 
-// Everything that a call of one layer touches.
-struct Call {
+// Everything that the calls of one layer touch.
+template <class T>
+struct Layer {
+  const MapKernels<T> &kernels;
   Conv conv;
-  Role role;
+  int threads;
   int64_t sets = 0;
   std::vector<Run> runs;
-  std::unique_ptr<Rows> x, out, grad_in, grad_out;
-  std::vector<Floats> raw, scale, norms, grad_raw, inner, map_grads;
+  std::vector<int64_t> ins, outs;  // rows of each run; of a stem, samples
+  std::vector<Floats> raw, scale, norms, grad_raw, inner;
+  std::vector<std::vector<T>> map_grads;
   std::vector<Filters> filters;
   std::vector<FilterGrads> grads;
-  std::vector<const float *> extra;
+  std::vector<const T *> extra;
   std::vector<bool> used;  // sets
-  Floats bias, grad_bias, turned;
+  Floats bias, grad_bias;
 
-  Call(const Conv &layer, Role as, const std::vector<Size> &sizes) : conv(layer), role(as) {
-    std::vector<int64_t> ins, outs;
+  Layer(const MapKernels<T> &of, const Conv &layer, Role role, const std::vector<Size> &sizes, int on)
+      : kernels(of), conv(layer), threads(on) {
     for (std::size_t i = 0; i < sizes.size(); ++i) {
       const Size &s = sizes[i];
       const int64_t out_rows = (s.rows + 2 * conv.padding - conv.taps) / conv.stride + 1;
@@ -137,22 +162,14 @@ struct Call {
       runs.push_back({s.set, s.samples, s.period, in_rows, out_rows, 0, 0, 0, 0});
       ins.push_back(s.samples * in_rows * (role == Role::stem ? 1 : s.period));
       outs.push_back(s.samples * s.period * out_rows);
+      map_grads.push_back(noise<T>(ins[i] * conv.in_channels));
       sets = std::max(sets, s.set + 2);  // the last has no run
     }
-    x = std::make_unique<Rows>(ins, conv.in_channels, false);
-    out = std::make_unique<Rows>(outs, conv.out_channels, false);
-    grad_in = std::make_unique<Rows>(ins, conv.in_channels, true);
-    grad_out = std::make_unique<Rows>(outs, conv.out_channels, true);
-    x->fill(), grad_out->fill();
     used.resize(static_cast<std::size_t>(sets));
     for (std::size_t i = 0; i < runs.size(); ++i) {
-      Run &run = runs[i];
-      run.in_offset = x->offsets[i], run.out_offset = out->offsets[i];
-      run.grad_in_offset = grad_in->offsets[i], run.grad_out_offset = grad_out->offsets[i];
-      if (run.sequences()) used[static_cast<std::size_t>(run.weights)] = true;
-      map_grads.push_back(noise(ins[i] * conv.in_channels));
+      extra.push_back(i % 2 ? nullptr : map_grads[i].data());
+      if (runs[i].sequences()) used[static_cast<std::size_t>(runs[i].weights)] = true;
     }
-    for (std::size_t i = 0; i < runs.size(); ++i) extra.push_back(i % 2 ? nullptr : map_grads[i].data());
     for (int64_t set = 0; set < sets; ++set) {
       raw.push_back(noise(conv.filter_floats()));
       scale.push_back(noise(conv.out_channels));
@@ -166,66 +183,95 @@ struct Call {
     }
     bias = noise(sets * conv.out_channels);
     grad_bias = unwritten(sets * conv.out_channels);
-    turned = noise(sets * conv.taps * conv.in_channels);
   }
 
   int64_t run_count() const { return static_cast<int64_t>(runs.size()); }
 
-  void expect_weight_grads() {
+  // Buffers of activations, forwards, and of gradients, backwards: the offsets of the two differ.
+  template <class U = T>
+  Rows<U> inputs() {
+    Rows<U> x(ins, conv.in_channels, false);
+    x.fill();
+    for (std::size_t i = 0; i < runs.size(); ++i) runs[i].in_offset = x.offsets[i];
+    return x;
+  }
+  Rows<T> results() {
+    Rows<T> out(outs, conv.out_channels, false);
+    for (std::size_t i = 0; i < runs.size(); ++i) runs[i].out_offset = out.offsets[i];
+    return out;
+  }
+  Rows<T> output_grads() {
+    Rows<T> grad_out(outs, conv.out_channels, true);
+    grad_out.fill();
+    for (std::size_t i = 0; i < runs.size(); ++i) runs[i].grad_out_offset = grad_out.offsets[i];
+    return grad_out;
+  }
+  Rows<T> input_grads() {
+    Rows<T> grad_in(ins, conv.in_channels, true);
+    for (std::size_t i = 0; i < runs.size(); ++i) runs[i].grad_in_offset = grad_in.offsets[i];
+    return grad_in;
+  }
+
+  void expect_weight_grads(bool of_all_sets) {
     for (std::size_t set = 0; set < raw.size(); ++set) {
-      if (role == Role::conv && !used[set]) continue;  // the bindings write zeros
-      expect_finite(grad_raw[set], "grad_raw");
-      expect_finite(inner[set], "inner");
-      std::fill(grad_raw[set].begin(), grad_raw[set].end(), kNaN);
+      if (!of_all_sets && !used[set]) continue;
+      expect_written(grad_raw[set], "grad_raw");
+      expect_written(inner[set], "inner");
     }
   }
 
-  void stem(const Kernels &k, int threads) {
-    k.stem_forward(conv, runs.data(), run_count(), x->floats.data(), filters.data(), sets, bias.data(),
-                   out->floats.data(), threads);
-    out->expect_written("out");
-    Rows grad_waves(x->counts, 1, false);
+  void stem() {
+    auto waves = inputs<float>();
+    auto out = results(), grad_out = output_grads();
+    Rows<float> grad_waves(ins, 1, false);
     grad_waves.zero();
-    k.stem_input_grad(conv, runs.data(), run_count(), grad_out->floats.data(), filters.data(), sets,
-                      grad_waves.floats.data(), threads);
+    kernels.stem_forward(conv, runs.data(), run_count(), waves.data(), filters.data(), sets, bias.data(),
+                         out.data(), threads);
+    out.expect_written("out");
+    kernels.stem_input_grad(conv, runs.data(), run_count(), grad_out.data(), filters.data(), sets,
+                            grad_waves.data(), threads);
     grad_waves.expect_written("grad_waves");
-    k.stem_weight_grad(conv, runs.data(), run_count(), sets, x->floats.data(), grad_out->floats.data(),
-                       filters.data(), grads.data(), threads);
-    expect_weight_grads();
+    kernels.stem_weight_grad(conv, runs.data(), run_count(), sets, waves.data(), grad_out.data(),
+                             filters.data(), grads.data(), threads);
+    expect_weight_grads(true);
   }
 
-  void head(const Kernels &k, int threads) {
-    k.head_forward(conv, runs.data(), run_count(), x->floats.data(), turned.data(), bias.data(),
-                   out->floats.data(), threads);
-    out->expect_written("out");
-    k.head_input_grad(conv, 0.1f, runs.data(), run_count(), grad_out->floats.data(), turned.data(),
-                      x->floats.data(), extra.data(), grad_in->floats.data(), threads);
-    grad_in->expect_written("grad_in");
-    k.head_weight_grad(conv, runs.data(), run_count(), sets, x->floats.data(), grad_out->floats.data(),
-                       filters.data(), grads.data(), threads);
-    expect_weight_grads();
+  void head() {
+    auto x = inputs(), out = results(), grad_in = input_grads(), grad_out = output_grads();
+    kernels.head_forward(conv, runs.data(), run_count(), x.data(), filters.data(), sets, bias.data(),
+                         out.data(), threads);
+    out.expect_written("out");
+    kernels.head_input_grad(conv, 0.1f, runs.data(), run_count(), grad_out.data(), filters.data(), sets,
+                            x.data(), extra.data(), grad_in.data(), threads);
+    grad_in.expect_written("grad_in");
+    kernels.head_weight_grad(conv, runs.data(), run_count(), sets, x.data(), grad_out.data(), filters.data(),
+                             grads.data(), threads);
+    expect_weight_grads(true);
   }
 
-  void forward(const Kernels &k, const Plan &plan, int threads) {
-    k.conv_forward(conv, plan.correlation, plan.pieces.data(), static_cast<int64_t>(plan.pieces.size()),
-                   runs.data(), x->floats.data(), filters.data(), bias.data(), out->floats.data(), threads);
-    out->expect_written("out");
-    k.conv_weight_grad(conv, plan.correlation, plan.pieces.data(), static_cast<int64_t>(plan.pieces.size()),
-                       runs.data(), x->floats.data(), grad_out->floats.data(), filters.data(), grads.data(),
-                       threads);
-    expect_weight_grads();
+  void biases() {
+    auto grad_out = output_grads();
+    kernels.bias_grad(conv, runs.data(), run_count(), sets, grad_out.data(), grad_bias.data(), threads);
+    expect_written(grad_bias, "grad_bias");
   }
 
-  void input_grad(const Kernels &k, const Plan &plan, int threads) {
-    k.conv_input_grad(conv, 0.1f, plan.correlation, plan.pieces.data(),
-                      static_cast<int64_t>(plan.pieces.size()), runs.data(), grad_out->floats.data(),
-                      filters.data(), x->floats.data(), extra.data(), grad_in->floats.data(), threads);
-    grad_in->expect_written("grad_in");
+  void forward(const Plan &plan, Rows<T> &x, Rows<T> &out, Rows<T> &grad_out) {
+    const auto pieces = static_cast<int64_t>(plan.pieces.size());
+    if (!kernels.conv_forward(conv, plan.correlation, plan.pieces.data(), pieces, runs.data(), x.data(),
+                              filters.data(), bias.data(), out.data(), threads))
+      fail("finite");
+    out.expect_written("out");
+    kernels.conv_weight_grad(conv, plan.correlation, plan.pieces.data(), pieces, runs.data(), x.data(),
+                             grad_out.data(), filters.data(), grads.data(), threads);
+    expect_weight_grads(false);
   }
 
-  void biases(const Kernels &k, int threads) {
-    k.bias_grad(conv, runs.data(), run_count(), sets, grad_out->floats.data(), grad_bias.data(), threads);
-    expect_finite(grad_bias, "grad_bias");
+  void input_grad(const Plan &plan, Rows<T> &x, Rows<T> &grad_in, Rows<T> &grad_out) {
+    if (!kernels.conv_input_grad(conv, 0.1f, plan.correlation, plan.pieces.data(),
+                                 static_cast<int64_t>(plan.pieces.size()), runs.data(), grad_out.data(),
+                                 filters.data(), x.data(), extra.data(), grad_in.data(), threads))
+      fail("finite");
+    grad_in.expect_written("grad_in");
   }
 };
 
@@ -270,55 +316,55 @@ bool recut(Plan &plan, int64_t transform) {
 int64_t calls = 0;
 bool planned[kTransformCount] = {};  // transforms that plans chose themselves
 
-void run_layer(const Kernels &kernels, const Conv &conv, std::vector<Size> sizes) {
-  sizes.erase(std::remove_if(sizes.begin(), sizes.end(),
-                             [&](const Size &s) { return s.rows + 2 * conv.padding < conv.taps; }),
-              sizes.end());
-  std::string layer = std::string("on ") + kernels.name + ", " + std::to_string(conv.in_channels) + " to " +
-                      std::to_string(conv.out_channels) + " channels, " + std::to_string(conv.taps) +
-                      " taps, stride " + std::to_string(conv.stride) + ", padding " +
-                      std::to_string(conv.padding) + ", groups " + std::to_string(conv.groups);
+std::string describe(const Conv &conv, const std::vector<Size> &sizes) {
+  const auto text = [](int64_t number) { return std::to_string(number); };
+  std::string all = text(conv.in_channels) + " to " + text(conv.out_channels) + " channels, " +
+                    text(conv.taps) + " taps, stride " + text(conv.stride) + ", padding " +
+                    text(conv.padding) + ", groups " + text(conv.groups);
   for (const Size &s : sizes)
-    layer += "; set " + std::to_string(s.set) + ": " + std::to_string(s.samples) + " x " +
-             std::to_string(s.period) + " sequences of " + std::to_string(s.rows) + " rows";
-  for (const int threads : {1, 3}) {
-    const std::string where = layer + "; " + std::to_string(threads) + " threads, ";
-    if (conv.in_channels == 1 && conv.groups == 1) {
-      current = where + "stem";
-      Call(conv, Role::stem, sizes).stem(kernels, threads);
-      ++calls;
-    }
-    if (conv.out_channels == 1 && conv.groups == 1) {
-      current = where + "head";
-      Call(conv, Role::head, sizes).head(kernels, threads);
-      ++calls;
-    }
-    Call call(conv, Role::conv, sizes);
-    current = where + "bias";
-    call.biases(kernels, threads);
-    for (const Pass pass : {Pass::forward, Pass::input_grad}) {
-      const auto run = [&](const Plan &plan) {
-        pass == Pass::forward ? call.forward(kernels, plan, threads)
-                              : call.input_grad(kernels, plan, threads);
-        ++calls;
-      };
-      const std::string name = where + (pass == Pass::forward ? "forward" : "input gradient");
-      const auto fresh = [&] { return make_plan(conv, pass, call.runs, call.sets, kernels.width); };
-      current = name + " as planned";
-      const Plan plan = fresh();
-      for (const Piece &piece : plan.pieces) planned[piece.transform] = true;
-      run(plan);
-      if (threads != (sizes.size() > 1 ? 3 : 1)) continue;
-      for (int64_t transform = 0; transform < kTransformCount; ++transform) {
-        Plan other = fresh();
-        if (!recut(other, transform)) continue;
-        current = name + " by transforms of length " + std::to_string(kTransforms[transform].length);
-        run(other);
-      }
-    }
-  }
+    all += "; set " + text(s.set) + ": " + text(s.samples) + " x " + text(s.period) + " sequences of " +
+           text(s.rows) + " rows";
+  return all;
 }
 
+// A layer in every role that it can have. `others`: by every transform, too, not only the planned one.
+template <class T>
+void run_layer(const Kernels &kernels, const Conv &conv, const std::vector<Size> &sizes, int threads,
+               bool others) {
+  const std::string where = std::string(kernels.name) + (sizeof(T) == 2 ? ", bfloat16 maps, " : ", ") +
+                            std::to_string(threads) + " threads, " + describe(conv, sizes) + ": ";
+  const auto layer = [&](Role role) {
+    ++calls;
+    return Layer<T>(kernels.of<T>(), conv, role, sizes, threads);
+  };
+  current = where + "stem";
+  if (conv.in_channels == 1 && conv.groups == 1) layer(Role::stem).stem();
+  current = where + "head";
+  if (conv.out_channels == 1 && conv.groups == 1) layer(Role::head).head();
+  Layer<T> as_conv = layer(Role::conv);
+  current = where + "bias";
+  as_conv.biases();
+  auto x = as_conv.inputs(), out = as_conv.results();
+  auto grad_in = as_conv.input_grads(), grad_out = as_conv.output_grads();
+  for (const Pass pass : {Pass::forward, Pass::input_grad})
+    for (int64_t transform = -1; transform < (others ? kTransformCount : 0); ++transform) {
+      Plan plan = make_plan(conv, pass, as_conv.runs, as_conv.sets, kernels.width);
+      current = where + (pass == Pass::forward ? "forward" : "input gradient");
+      if (transform < 0) {
+        for (const Piece &piece : plan.pieces) planned[piece.transform] = true;
+      } else {
+        if (!recut(plan, transform)) continue;
+        current += " by transforms of length " + std::to_string(kTransforms[transform].length);
+      }
+      if (pass == Pass::forward)
+        as_conv.forward(plan, x, out, grad_out);
+      else
+        as_conv.input_grad(plan, x, grad_in, grad_out);
+      ++calls;
+    }
+}
+
+template <class T>
 void run_layers(const Kernels &kernels) {
   constexpr Conv layers[] = {
       {1, 1, 1, 1, 0, 1, 0.1f},     {1, 32, 5, 3, 2, 1, 0.1f},    {1, 37, 15, 1, 7, 1, 0.1f},
@@ -331,48 +377,60 @@ void run_layers(const Kernels &kernels) {
       {32, 20, 5, 1, 2, 1, 0.1f},   {64, 12, 5, 3, 2, 1, 0.1f},   {19, 1, 3, 1, 1, 1, 1.0f},
       {70, 1, 3, 1, 1, 1, 1.0f},    {5, 1, 7, 2, 3, 1, 1.0f},     {4, 1, 1, 3, 0, 1, 1.0f},
   };
+  const auto run = [&](const Conv &conv, std::vector<Size> sizes, int threads, bool others) {
+    const auto is_short = [&](const Size &s) { return s.rows + 2 * conv.padding < conv.taps; };
+    sizes.erase(std::remove_if(sizes.begin(), sizes.end(), is_short), sizes.end());
+    run_layer<T>(kernels, conv, sizes, threads, others);
+  };
   for (const Conv &conv : layers) {
-    for (const int64_t rows : {1, 2, 3, 7, 24, 61, 200}) run_layer(kernels, conv, {{0, 1, 1, rows}});
-    // Several sets, one without samples, and periods that leave a column short.
-    run_layer(kernels, conv, {{0, 2, 3, 9}, {2, 1, 1, 30}, {1, 0, 5, 9}, {0, 1, 2, 1}, {3, 1, 11, 4}});
-    run_layer(kernels, conv, {{0, 0, 3, 40}});
+    for (const int64_t rows : {1, 2, 3, 7, 24, 61, 200}) run(conv, {{0, 1, 1, rows}}, 1, rows == 61);
+    // Several sets, one without samples, and periods that leave the last row short.
+    const std::vector<Size> mixed = {{0, 2, 3, 9}, {2, 1, 1, 30}, {1, 0, 5, 9}, {0, 1, 2, 1}, {3, 1, 11, 4}};
+    run(conv, mixed, 1, false);
+    run(conv, mixed, 3, true);
+    run(conv, {{0, 0, 3, 40}}, 3, false);
+    run(conv, {}, 3, false);
   }
-  // More segments than one chunk holds, and more groups than one holds.
-  run_layer(kernels, {4, 6, 5, 2, 2, 2, 0.1f}, {{0, 130, 2, 9}, {1, 1, 1, 1700}});
-  run_layer(kernels, {64, 64, 5, 4, 2, 4, 0.1f}, {{0, 20, 5, 9}});
+  // More segments than one chunk holds, and more groups than memory shared by one thread, or by three.
+  for (const int threads : {1, 3}) {
+    run({4, 6, 5, 2, 2, 2, 0.1f}, {{0, 130, 2, 9}, {1, 1, 1, 1700}}, threads, true);
+    run({64, 64, 5, 4, 2, 4, 0.1f}, {{0, 20, 5, 9}}, threads, true);
+  }
 }
 
-void run_others(const Kernels &kernels) {
-  for (const int threads : {1, 3}) {
-    current = std::string("on ") + kernels.name + ", " + std::to_string(threads) + " threads, row norms";
-    for (int64_t size = 1; size < 140; ++size) {
-      const Floats raw = noise(3 * size);
-      Floats norms = unwritten(3);
-      kernels.row_norms(raw.data(), 3, size, norms.data(), threads);
-      expect_finite(norms, "norms");
-    }
-    current = std::string("on ") + kernels.name + ", " + std::to_string(threads) + " threads, feature L1";
-    const int64_t counts[] = {1, 7, kL1Chunk - 1, 16, kL1Chunk, kL1Chunk + 1, 2 * kL1Chunk + 17};
-    std::vector<Floats> maps, grads;
-    std::vector<MapPair> pairs;
-    int64_t chunks = 0;
-    for (const int64_t count : counts) {
-      for (int i = 0; i < 2; ++i) maps.push_back(noise(count)), grads.push_back(unwritten(count));
-      chunks += (count + kL1Chunk - 1) / kL1Chunk;
-    }
-    for (std::size_t i = 0; i < maps.size(); i += 2)
-      pairs.push_back({maps[i].data(), maps[i + 1].data(), grads[i].data(), grads[i + 1].data(),
-                       static_cast<int64_t>(maps[i].size())});
-    const auto pair_count = static_cast<int64_t>(pairs.size());
-    std::vector<double> partial(static_cast<std::size_t>(chunks));
-    Floats means = unwritten(pair_count);
-    kernels.feature_l1(pairs.data(), pair_count, partial.data(), means.data(), threads);
-    expect_finite(means, "means");
-    kernels.feature_l1_grad(pairs.data(), pair_count, means.data(), threads);
-    for (const Floats &grad : grads) expect_finite(grad, "gradients of maps");
-    pairs[0].grad_real = pairs[1].grad_generated = nullptr;
-    kernels.feature_l1_grad(pairs.data(), pair_count, means.data(), threads);
-    kernels.multiply_add_peak(100, threads);
+template <class T>
+void run_feature_l1(const Kernels &kernels, int threads) {
+  const int64_t counts[] = {1, 7, kL1Chunk - 1, 16, kL1Chunk, kL1Chunk + 1, 2 * kL1Chunk + 17};
+  std::vector<std::vector<T>> maps, grads;
+  std::vector<MapPair<T>> pairs;
+  int64_t chunks = 0;
+  for (const int64_t count : counts) {
+    for (int i = 0; i < 2; ++i) maps.push_back(noise<T>(count)), grads.push_back(unwritten<T>(count));
+    chunks += (count + kL1Chunk - 1) / kL1Chunk;
+  }
+  for (std::size_t i = 0; i < maps.size(); i += 2)
+    pairs.push_back({maps[i].data(), maps[i + 1].data(), grads[i].data(), grads[i + 1].data(),
+                     static_cast<int64_t>(maps[i].size())});
+  const auto pair_count = static_cast<int64_t>(pairs.size());
+  std::vector<double> partial(static_cast<std::size_t>(chunks));
+  Floats means = unwritten(pair_count);
+  const Floats by = noise(pair_count);
+  current = std::string(kernels.name) + ", " + std::to_string(threads) + " threads: feature L1";
+  kernels.of<T>().feature_l1(pairs.data(), pair_count, partial.data(), means.data(), threads);
+  expect_written(means, "means");
+  kernels.of<T>().feature_l1_grad(pairs.data(), pair_count, by.data(), threads);
+  for (auto &grad : grads) expect_written(grad, "gradients of maps");
+  pairs[0].grad_real = pairs[1].grad_generated = nullptr;
+  kernels.of<T>().feature_l1_grad(pairs.data(), pair_count, by.data(), threads);
+}
+
+void run_row_norms(const Kernels &kernels, int threads) {
+  current = std::string(kernels.name) + ", " + std::to_string(threads) + " threads: row norms";
+  for (int64_t size = 1; size < 140; ++size) {
+    const Floats raw = noise(3 * size);
+    Floats norms = unwritten(3);
+    kernels.row_norms(raw.data(), 3, size, norms.data(), threads);
+    expect_written(norms, "norms");
   }
 }
 
@@ -384,8 +442,14 @@ int main() {
   __sanitizer_set_death_callback([] { std::fprintf(stderr, "odd_shapes: %s\n", current.c_str()); });
   for (const Kernels *kernels : available_kernels()) {
     calls = 0;
-    run_layers(*kernels);
-    run_others(*kernels);
+    run_layers<float>(*kernels);
+    run_layers<BFloat16>(*kernels);
+    for (const int threads : {1, 3}) {
+      run_feature_l1<float>(*kernels, threads);
+      run_feature_l1<BFloat16>(*kernels, threads);
+      run_row_norms(*kernels, threads);
+      kernels->multiply_add_peak(100, threads);
+    }
     std::printf("%s: %lld calls\n", kernels->name, static_cast<long long>(calls));
     std::fflush(stdout);
   }
