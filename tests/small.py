@@ -91,7 +91,7 @@ class SmallEnsemble:
     def on(self, backend, dtype=torch.float32):
         """Maps and gradients by the package, as (maps, gradients), both flat lists."""
         waves, layers, states, flat = self.leaves(dtype)
-        maps = run_ensemble(Call(backend, self.ensemble, states), waves, layers)
+        maps = run_ensemble(Call(backend, self.ensemble, dtype, states), waves, layers)
         return self._finish([m for side in maps for own in side for m in own], flat)
 
     def plain(self, dtype, sides_of=None):

@@ -1,5 +1,6 @@
 """Which backend runs, why, and how one asks for another."""
 
+import contextlib
 import copy
 import os
 import subprocess
@@ -36,7 +37,7 @@ def test_float32_runs_on_the_cpu_kernels(mpd):
     assert text.count(" cpu ") == 12 and "discriminators.1.conv_post" in text
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_dtypes_run_module_by_module_and_say_so_once(mpd, dtype):
     mpd = mpd.to(dtype)
     assert "modules" in hf.explain(mpd) and str(dtype).removeprefix("torch.") in hf.explain(mpd)
@@ -115,13 +116,26 @@ def test_removed_norms_run_fused(mpd):
     torch.testing.assert_close(mpd(y, y_hat)[0][0], before)
 
 
-def test_autocast_runs_module_by_module(mpd):
-    with torch.autocast("cpu", torch.bfloat16):
-        assert "autocast" in hf.explain(mpd)
-        with pytest.warns(UserWarning, match="autocast"):
+@pytest.mark.parametrize("dtype, runs", [(torch.bfloat16, " cpu "), (torch.float16, "modules")])
+@needs_extension
+def test_autocast_runs_fused_where_there_are_kernels_for_its_dtype(mpd, dtype, runs):
+    with torch.autocast("cpu", dtype):
+        assert runs in hf.explain(mpd)
+        with pytest.warns(UserWarning, match="float16") if runs == "modules" else contextlib.nullcontext():
             real, generated, _, _ = mpd(*parity.waveforms(1, 300))
-    assert real[0].dtype == torch.bfloat16
-    hf.discriminator_loss(real, generated)[0].backward()
+    assert real[0].dtype == dtype
+    hf.discriminator_loss([r.float() for r in real], [g.float() for g in generated])[0].backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in mpd.parameters())
+
+
+@needs_extension
+def test_bfloat16_modules_run_fused(mpd):
+    mpd = mpd.bfloat16()
+    assert hf.explain(mpd).count(" cpu ") == 12
+    y, y_hat = parity.waveforms(1, 300, torch.bfloat16)
+    same_as_reference(mpd, y, y_hat, 5e-2)
+    hf.discriminator_loss(*mpd(y, y_hat)[:2])[0].backward()
+    assert all(p.grad.dtype == torch.bfloat16 for p in mpd.parameters())
 
 
 def test_a_subclassed_discriminator_is_called(mpd):

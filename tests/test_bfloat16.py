@@ -1,0 +1,64 @@
+"""bfloat16 maps: held against plain PyTorch in bfloat16, by the ratio rule."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+import hifigan_fast as hf
+from hifigan_fast import parity, reference
+from hifigan_fast.backends import cpu
+from hifigan_fast.dispatch import BACKENDS
+
+from .small import SmallEnsemble
+from .test_backends import RELAXED, ensembles
+
+library, reason = cpu.extension()
+pytestmark = pytest.mark.skipif(library is None, reason=str(reason))
+
+
+@pytest.fixture(params=library.instruction_sets() if library else [])
+def isa(request):
+    before = library.instruction_set()
+    library.use_instruction_set(request.param)
+    yield request.param
+    library.use_instruction_set(before)
+
+
+@pytest.mark.usefixtures("poisoned")
+@given(case=ensembles())
+@settings(RELAXED, max_examples=30)
+def test_any_geometry(isa, case):
+    assert SmallEnsemble(**case).worst_ratio(BACKENDS["cpu"], torch.bfloat16) <= parity.LIMIT
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_the_real_shapes_under_autocast(name):
+    """Forward and every gradient; parameters and waveforms are float32."""
+    pair = parity.build_pair(name, trained=True)
+    (verdict,) = parity.compare(*pair, *parity.waveforms(1, 4096), autocast=True).values()
+    assert verdict.passed, verdict.worst
+
+
+def test_the_feature_loss_reads_bfloat16_maps():
+    torch.manual_seed(0)
+    real, generated = ([[torch.randn(2, 3, n, dtype=torch.bfloat16) for n in (5, 70, 5000)]] for _ in range(2))
+    for maps in (real, generated):
+        for m in maps[0]:
+            m.requires_grad_()
+    ours, plain = (loss(real, generated) for loss in (hf.feature_loss, reference.feature_loss))
+    assert ours.dtype == plain.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, plain, rtol=2e-2, atol=0)
+    grads = [torch.autograd.grad(loss, [*real[0], *generated[0]]) for loss in (ours, plain)]
+    for a, b in zip(*grads):
+        assert a.dtype == torch.bfloat16
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=0)
+
+
+def test_a_gradient_penalty_under_autocast():
+    discriminator = hf.DiscriminatorP(3)
+    y = parity.waveforms(1, 500)[0].requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, _ = discriminator(y)
+    (grad,) = torch.autograd.grad(logits.float().sum(), y, create_graph=True)
+    grad.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in discriminator.parameters() if p.grad is not None)
