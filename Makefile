@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-.PHONY: bench bench-layers test lint format clean
+.PHONY: bench bench-layers test sanitize lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -21,6 +21,12 @@ $(VENV)/.test: $(VENV)/.base $(SOURCES)
 	$(PIP) install -q -e '.[test]'
 	touch $@ $(VENV)/.bench
 
+# Without torch: what it builds is no Python module.
+$(VENV)/.sanitize:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q cmake ninja
+	touch $@
+
 $(VENV)/.lint: $(VENV)/.base
 	$(PIP) install -q ruff clang-format
 	touch $@
@@ -28,12 +34,18 @@ $(VENV)/.lint: $(VENV)/.base
 bench: $(VENV)/.bench  ## parity, then speed against plain PyTorch; DATA=dir takes wavs
 	$(BIN)/hifigan-fast bench $(if $(DATA),--data '$(DATA)')
 
-bench-layers: $(VENV)/.bench  ## layer by layer, then a whole step against PyTorch's own fast ways
+bench-layers: $(VENV)/.bench  ## layers, a whole step against PyTorch's own fast ways, other shapes, memory
 	$(BIN)/python -m benchmarks.layers --out bench-out/layers.json
 	$(BIN)/python -m benchmarks.rivals --out bench-out/rivals.json
+	$(BIN)/python -m benchmarks.shapes --out bench-out/shapes.json
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+sanitize: $(VENV)/.sanitize  ## the kernels over odd shapes, under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM='$(abspath $(BIN)/ninja)' -DHIFIGAN_SANITIZE=ON
+	$(BIN)/cmake --build build/sanitize
+	build/sanitize/odd_shapes
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

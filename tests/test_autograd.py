@@ -171,7 +171,7 @@ def test_gradcheck_and_gradgradcheck(norm, folded):
             for state, p in zip(own, moved[stack]):
                 if state is not None:
                     state.sigma = torch.dot(state.u, p.raw.detach().flatten(1) @ state.v)
-        maps = run_ensemble(Call(ReferenceBackend(), small.ensemble, states), moved_waves, moved)
+        maps = run_ensemble(Call(ReferenceBackend(), small.ensemble, torch.float64, states), moved_waves, moved)
         return tuple(m for side in maps for own in side for m in own)
 
     assert torch.autograd.gradcheck(run, leaves, fast_mode=True)

@@ -13,6 +13,7 @@ lib, reason = cpu.extension()
 pytestmark = pytest.mark.skipif(lib is None, reason=str(reason))
 
 LAYERS = {"stem": Layer(1, 8, 5, 3, 2), "conv": Layer(4, 6, 5, 2, 2, 2), "head": Layer(8, 1, 3, 1, 1)}
+DTYPES = [torch.float32, torch.bfloat16]
 ENTRIES = ["forward", "input_grad", "stem_input_grad", "weight_grad"]
 
 
@@ -20,6 +21,10 @@ def conv(layer):
     return lib.Conv(
         layer.in_channels, layer.out_channels, layer.taps, layer.stride, layer.padding, layer.groups, layer.slope
     )
+
+
+def maps(dtype):
+    return getattr(lib.Maps, str(dtype).removeprefix("torch."))
 
 
 def span(tensor):
@@ -40,27 +45,29 @@ def runs_of(layer, *sizes, role="conv"):
 class Call:
     """A right call of each entry point, on buffers of exactly the size that it needs; results are full of NaN."""
 
-    def __init__(self, role="conv", layer=None, sizes=((0, 2, 3, 20),), sets=1):
-        self.role, self.layer = role, layer or LAYERS[role]
+    def __init__(self, role="conv", layer=None, sizes=((0, 2, 3, 20),), sets=1, dtype=torch.float32):
+        self.role, self.layer, self.dtype = role, layer or LAYERS[role], dtype
         layer, self.runs = self.layer, runs_of(self.layer, *sizes, role=role)
         ins = sum(r.samples * r.in_rows * (1 if role == "stem" else r.period) for r in self.runs) * layer.in_channels
         outs = sum(r.sequences * r.out_rows for r in self.runs) * layer.out_channels
         random = torch.Generator().manual_seed(0)
         shape = (layer.out_channels, layer.in_channels // layer.groups, layer.taps)
-        self.x, self.grad_out = (torch.randn(n, generator=random) for n in (ins, outs))
+        self.x = torch.randn(ins, generator=random).to(torch.float32 if role == "stem" else dtype)
+        self.grad_out = torch.randn(outs, generator=random).to(dtype)
         self.raw = [torch.randn(shape, generator=random) for _ in range(sets)]
         self.scale, self.norm = (
             [torch.rand(shape[:1], generator=random) + 0.5 for _ in range(sets)] for _ in ("scale", "norm")
         )
         self.bias = torch.randn(sets, layer.out_channels, generator=random)
         nan = float("nan")
-        self.out, self.grad_in = torch.full((outs,), nan), torch.full((ins,), nan)
+        self.out, self.grad_in = torch.full((outs,), nan, dtype=dtype), torch.full((ins,), nan, dtype=dtype)
         self.grad_waves, self.grad_bias = torch.zeros(ins), torch.full((sets, layer.out_channels), nan)
         self.grad_raw = [torch.full(shape, nan) for _ in range(sets)]
         self.inner = [torch.full(shape[:1], nan) for _ in range(sets)]
 
     def arguments(self, entry):
-        common = {"role": getattr(lib.Role, self.role), "conv": conv(self.layer), "runs": run_table(self.runs)}
+        head = {"maps": maps(self.dtype), "role": getattr(lib.Role, self.role), "conv": conv(self.layer)}
+        common = {**head, "runs": run_table(self.runs)}
         weights = [(span(raw), span(scale)) for raw, scale in zip(self.raw, self.scale)]
         x, grad_out, out, grad_in = span(self.x), span(self.grad_out), span(self.out), span(self.grad_in)
         every_other = [norm if i % 2 else None for i, norm in enumerate(self.norm)]
@@ -70,7 +77,7 @@ class Call:
         return {
             "forward": {**common, "x": x, "weights": weights, "bias": span(self.bias), "out": out, "threads": 1},
             "input_grad": {
-                **{k: common[k] for k in ("role", "conv")},
+                **head,
                 "slope": 0.1,
                 "runs": common["runs"],
                 "grad_out": grad_out,
@@ -81,7 +88,7 @@ class Call:
                 "threads": 1,
             },
             "stem_input_grad": {
-                **{k: common[k] for k in ("conv", "runs")},
+                **{k: common[k] for k in ("maps", "conv", "runs")},
                 "grad_out": grad_out,
                 "weights": weights,
                 "grad_waves": span(self.grad_waves),
@@ -121,9 +128,10 @@ RIGHT = [
 ]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("role, entry", RIGHT)
-def test_the_right_call_works(role, entry):
-    for result in Call(role).run(entry):
+def test_the_right_call_works(role, entry, dtype):
+    for result in Call(role, dtype=dtype).run(entry):
         assert result.isfinite().all() and result.abs().sum() > 0
 
 
@@ -131,19 +139,19 @@ def test_the_right_call_works(role, entry):
 # input's side, 360 (60 rows of 6) on the output's, and filters of 60.
 RAW, SCALE = (8, 60), (8, 6)
 WRONG = {
-    "x too small": ("forward", {"x": (8, 479)}, "x: holds 479 floats, the call needs 480"),
+    "x too small": ("forward", {"x": (8, 479)}, "x: holds 479 elements, the call needs 480"),
     "x null": ("forward", {"x": (0, 480)}, "x: null pointer"),
     "x misaligned": ("forward", {"x": (3, 480)}, "x: misaligned"),
     "x negative": ("forward", {"x": (8, -1)}, "x: holds -1"),
-    "out too small": ("forward", {"out": (8, 359)}, "out: holds 359 floats, the call needs 360"),
+    "out too small": ("forward", {"out": (8, 359)}, "out: holds 359 elements, the call needs 360"),
     "out null": ("forward", {"out": (0, 360)}, "out: null pointer"),
-    "bias too small": ("forward", {"bias": (8, 5)}, "bias: holds 5 floats, the call needs 6"),
-    "bias of one of two sets": ("forward", {"weights": [(RAW, SCALE)] * 2, "bias": (8, 11)}, "bias: holds 11 floats"),
-    "raw too small": ("forward", {"weights": [((8, 59), SCALE)]}, "raw: holds 59 floats, the call needs 60"),
+    "bias too small": ("forward", {"bias": (8, 5)}, "bias: holds 5 elements, the call needs 6"),
+    "bias of one of two sets": ("forward", {"weights": [(RAW, SCALE)] * 2, "bias": (8, 11)}, "bias: holds 11 elements"),
+    "raw too small": ("forward", {"weights": [((8, 59), SCALE)]}, "raw: holds 59 elements, the call needs 60"),
     "raw null": ("forward", {"weights": [((0, 60), SCALE)]}, "raw: null pointer"),
     "raw misaligned": ("forward", {"weights": [((5, 60), SCALE)]}, "raw: misaligned"),
     "raw of a set without runs": ("forward", {"weights": [(RAW, SCALE), ((8, 1), SCALE)]}, "raw: holds 1"),
-    "scale too small": ("forward", {"weights": [(RAW, (8, 5))]}, "scale: holds 5 floats, the call needs 6"),
+    "scale too small": ("forward", {"weights": [(RAW, (8, 5))]}, "scale: holds 5 elements, the call needs 6"),
     "scale null": ("forward", {"weights": [(RAW, (0, 6))]}, "scale: null pointer"),
     "no sets": ("forward", {"weights": []}, "sets: must be"),
     "no such set": ("forward", {"run": {"weights": 1}}, "no such set"),
@@ -153,9 +161,9 @@ WRONG = {
     "shorter than the taps": ("forward", {"run": {"in_rows": 0, "out_rows": 1}}, "empty sequence"),
     "no output": ("forward", {"run": {"out_rows": 0}}, "empty sequence"),
     "period 0": ("forward", {"run": {"period": 0}}, "empty sequence"),
-    "offset past the end": ("forward", {"run": {"in_offset": 1}}, "x: holds 480 floats, the call needs 484"),
-    "out_offset past the end": ("forward", {"run": {"out_offset": 1}}, "out: holds 360 floats, the call needs 366"),
-    "more samples than there are": ("forward", {"run": {"samples": 3}}, "x: holds 480 floats, the call needs 720"),
+    "offset past the end": ("forward", {"run": {"in_offset": 1}}, "x: holds 480 elements, the call needs 484"),
+    "out_offset past the end": ("forward", {"run": {"out_offset": 1}}, "out: holds 360 elements, the call needs 366"),
+    "more samples than there are": ("forward", {"run": {"samples": 3}}, "x: holds 480 elements, the call needs 720"),
     "huge": ("forward", {"run": {"samples": 2**40}}, "x: holds"),
     "overflowing samples": ("forward", {"run": {"samples": 2**62}}, "runs: too large"),
     "overflowing rows": ("forward", {"run": {"in_rows": 2**62, "out_rows": 2**61}}, "runs: too large"),
@@ -170,30 +178,30 @@ WRONG = {
     "flat table": ("forward", {"runs": np.zeros(9, dtype=np.int64)}, "runs: expected an array"),
     "not a stem": ("forward", {"role": "stem"}, "stem: expected one input channel"),
     "not a head": ("forward", {"role": "head"}, "head: expected one output channel"),
-    "grad_out too small": ("input_grad", {"grad_out": (8, 359)}, "grad_out: holds 359 floats, the call needs 360"),
-    "saved too small": ("input_grad", {"saved": (8, 479)}, "saved: holds 479 floats, the call needs 480"),
-    "grad_in too small": ("input_grad", {"grad_in": (8, 479)}, "grad_in: holds 479 floats, the call needs 480"),
+    "grad_out too small": ("input_grad", {"grad_out": (8, 359)}, "grad_out: holds 359 elements, the call needs 360"),
+    "saved too small": ("input_grad", {"saved": (8, 479)}, "saved: holds 479 elements, the call needs 480"),
+    "grad_in too small": ("input_grad", {"grad_in": (8, 479)}, "grad_in: holds 479 elements, the call needs 480"),
     "grad_in null": ("input_grad", {"grad_in": (0, 480)}, "grad_in: null pointer"),
     "grad_in past the end": (
         "input_grad",
         {"run": {"grad_in_offset": 1}},
-        "grad_in: holds 480 floats, the call needs 484",
+        "grad_in: holds 480 elements, the call needs 484",
     ),
     "raw too small for an input gradient": ("input_grad", {"weights": [((8, 59), SCALE)]}, "raw: holds 59"),
     "no map_grads": ("input_grad", {"map_grads": []}, "map_grads: expected one entry a run"),
     "a map_grad too small": (
         "input_grad",
         {"map_grads": [(8, 479)]},
-        "map_grads: holds 479 floats, the call needs 480",
+        "map_grads: holds 479 elements, the call needs 480",
     ),
     "a map_grad null": ("input_grad", {"map_grads": [(0, 480)]}, "map_grads: null pointer"),
     "input gradient of no head": ("input_grad", {"role": "head"}, "head: expected one output channel"),
     "input gradient of no sets": ("input_grad", {"weights": []}, "sets: must be"),
     "weight gradient of no stem": ("weight_grad", {"role": "stem"}, "stem: expected one input channel"),
-    "weight gradient of a small x": ("weight_grad", {"x": (8, 479)}, "x: holds 479 floats, the call needs 480"),
-    "weight gradient of a small grad_out": ("weight_grad", {"grad_out": (8, 359)}, "grad_out: holds 359 floats"),
-    "weight gradient of a small raw": ("weight_grad", {"weights": [((8, 59), SCALE)]}, "raw: holds 59 floats"),
-    "grad_bias too small": ("weight_grad", {"grad_bias": (8, 5)}, "grad_bias: holds 5 floats, the call needs 6"),
+    "weight gradient of a small x": ("weight_grad", {"x": (8, 479)}, "x: holds 479 elements, the call needs 480"),
+    "weight gradient of a small grad_out": ("weight_grad", {"grad_out": (8, 359)}, "grad_out: holds 359 elements"),
+    "weight gradient of a small raw": ("weight_grad", {"weights": [((8, 59), SCALE)]}, "raw: holds 59 elements"),
+    "grad_bias too small": ("weight_grad", {"grad_bias": (8, 5)}, "grad_bias: holds 5 elements, the call needs 6"),
     "no grad_weights": ("weight_grad", {"grad_weights": []}, "grad_weights: expected one entry a set"),
     "grad_weights of two sets": (
         "weight_grad",
@@ -203,18 +211,18 @@ WRONG = {
     "norms too small": (
         "weight_grad",
         {"grad_weights": [((8, 5), RAW, SCALE)]},
-        "norms: holds 5 floats, the call needs 6",
+        "norms: holds 5 elements, the call needs 6",
     ),
     "grad_raw too small": (
         "weight_grad",
         {"grad_weights": [(None, (8, 59), SCALE)]},
-        "grad_raw: holds 59 floats, the call needs 60",
+        "grad_raw: holds 59 elements, the call needs 60",
     ),
     "grad_raw null": ("weight_grad", {"grad_weights": [(None, (0, 60), SCALE)]}, "grad_raw: null pointer"),
     "inner too small": (
         "weight_grad",
         {"grad_weights": [(None, RAW, (8, 5))]},
-        "inner: holds 5 floats, the call needs 6",
+        "inner: holds 5 elements, the call needs 6",
     ),
     "inner misaligned": ("weight_grad", {"grad_weights": [(None, RAW, (2, 6))]}, "inner: misaligned"),
 }
@@ -273,7 +281,7 @@ def test_the_stem_has_an_input_gradient_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "changes, message", [({"grad_waves": (8, 39)}, "grad_waves: holds 39 floats, the call needs 40")]
+    "changes, message", [({"grad_waves": (8, 39)}, "grad_waves: holds 39 elements, the call needs 40")]
 )
 def test_a_wrong_stem_input_gradient_raises(changes, message):
     with pytest.raises(ValueError, match=message):
@@ -295,26 +303,26 @@ def test_two_runs_of_one_waveform_must_agree_on_its_size():
 
 def test_other_entry_points_check_their_sizes():
     t = torch.zeros(4)
-    with pytest.raises(ValueError, match="raw: holds 4 floats, the call needs 6"):
+    with pytest.raises(ValueError, match="raw: holds 4 elements, the call needs 6"):
         lib.row_norms(span(t), 3, 2, span(t), 1)
-    with pytest.raises(ValueError, match="norms: holds 1 floats, the call needs 2"):
+    with pytest.raises(ValueError, match="norms: holds 1 elements, the call needs 2"):
         lib.row_norms(span(t), 2, 2, (8, 1), 1)
     with pytest.raises(ValueError, match="row_norms: negative"):
         lib.row_norms(span(t), -1, 2, span(t), 1)
     with pytest.raises(ValueError, match="row_norms: too large"):
         lib.row_norms(span(t), 2**32, 2**32, span(t), 1)
     with pytest.raises(ValueError, match="maps: the two of a pair differ in size"):
-        lib.feature_l1([(span(t), (t.data_ptr(), 3))], span(t), 1)
+        lib.feature_l1(lib.Maps.float32, [(span(t), (t.data_ptr(), 3))], span(t), 1)
     with pytest.raises(ValueError, match="maps: null pointer"):
-        lib.feature_l1([(span(t), (0, 4))], span(t), 1)
-    with pytest.raises(ValueError, match="means: holds 4 floats, the call needs 5"):
-        lib.feature_l1([(span(t), span(t))] * 5, span(t), 1)
+        lib.feature_l1(lib.Maps.float32, [(span(t), (0, 4))], span(t), 1)
+    with pytest.raises(ValueError, match="means: holds 4 elements, the call needs 5"):
+        lib.feature_l1(lib.Maps.float32, [(span(t), span(t))] * 5, span(t), 1)
     with pytest.raises(ValueError, match="one gradient of each kind"):
-        lib.feature_l1_grad([(span(t), span(t))], span(t), [], [None], 1)
-    with pytest.raises(ValueError, match="grads_real: holds 3 floats, the call needs 4"):
-        lib.feature_l1_grad([(span(t), span(t))], span(t), [(8, 3)], [None], 1)
-    with pytest.raises(ValueError, match="fresh: misaligned"):
-        lib.prefer_huge_pages((3, 4))
+        lib.feature_l1_grad(lib.Maps.float32, [(span(t), span(t))], span(t), [], [None], 1)
+    with pytest.raises(ValueError, match="grads_real: holds 3 elements, the call needs 4"):
+        lib.feature_l1_grad(lib.Maps.float32, [(span(t), span(t))], span(t), [(8, 3)], [None], 1)
+    with pytest.raises(ValueError, match="prefer_huge_pages: negative size"):
+        lib.prefer_huge_pages(8, -1)
     with pytest.raises(ValueError, match="threads: must be at least 1"):
         lib.peak(0)
     with pytest.raises(ValueError, match="instruction set vax: not on this machine"):
@@ -324,9 +332,9 @@ def test_other_entry_points_check_their_sizes():
 def test_feature_maps_of_negative_size_raise():
     t = torch.zeros(1)
     with pytest.raises(ValueError, match="maps: "):
-        lib.feature_l1([((8, -1), (8, -1))], span(t), 1)
+        lib.feature_l1(lib.Maps.float32, [((8, -1), (8, -1))], span(t), 1)
     with pytest.raises(ValueError, match="maps: "):
-        lib.feature_l1_grad([((8, -1), (8, -1))], span(t), [None], [None], 1)
+        lib.feature_l1_grad(lib.Maps.float32, [((8, -1), (8, -1))], span(t), [None], [None], 1)
 
 
 ODD = [
@@ -343,11 +351,12 @@ ODD = [
 ]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("role, layer", ODD)
-def test_weight_gradients_write_every_element(role, layer, threads):
+def test_weight_gradients_write_every_element(role, layer, threads, dtype):
     """Of sets 0 and 3, which rows meet; set 1 has no run and set 2 a run without samples: zeros, not what was there."""
-    call = Call(role, layer, sizes=((0, 2, 3, 50), (2, 0, 3, 50), (3, 1, 1, 44), (0, 1, 2, 41)), sets=4)
+    call = Call(role, layer, ((0, 2, 3, 50), (2, 0, 3, 50), (3, 1, 1, 44), (0, 1, 2, 41)), 4, dtype)
     results = call.run("weight_grad", threads=threads)
     assert all(result.isfinite().all() for result in results)
     for per_set in (call.grad_raw, call.inner, call.grad_bias):
@@ -359,9 +368,10 @@ def test_without_runs_weight_gradients_are_zero(role):
     assert not any(result.any() for result in Call(role, sizes=()).run("weight_grad"))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("role, layer", ODD)
-def test_other_passes_write_every_element(role, layer):
-    call = Call(role, layer, sizes=((0, 2, 3, 50), (1, 1, 1, 44), (1, 0, 3, 50)), sets=2)
+def test_other_passes_write_every_element(role, layer, dtype):
+    call = Call(role, layer, ((0, 2, 3, 50), (1, 1, 1, 44), (1, 0, 3, 50)), 2, dtype)
     for entry in ("forward", "stem_input_grad" if role == "stem" else "input_grad"):
         assert all(result.isfinite().all() for result in call.run(entry))
 
@@ -384,7 +394,7 @@ OFFSETS = [
 @pytest.mark.parametrize("role, entry, field, name, size, channels", OFFSETS)
 def test_a_far_offset_is_refused_by_size(role, entry, field, name, size, channels, offset):
     needed = size + offset * channels
-    with pytest.raises(ValueError, match=f"^{name}: holds {size} floats, the call needs {needed}$"):
+    with pytest.raises(ValueError, match=f"^{name}: holds {size} elements, the call needs {needed}$"):
         Call(role).run(entry, {field: offset})
 
 
@@ -398,11 +408,11 @@ def test_the_geometry_counts_in_64_bits():
     assert tables[1][1].tolist() == [0, 2, 2, 2_000_000, 2_000_000, *[8_000_000] * 4]
     assert 8_000_000 * 1024 > 2**31
     span, weights = (8, 8), [((8, 1024 * 1024 * 5), (8, 1024))]
-    with pytest.raises(ValueError, match=f"x: holds 8 floats, the call needs {16_000_000 * 1024}"):
-        lib.forward(lib.Role.conv, conv(layers[1]), tables[1], span, weights, (8, 1024), span, 1)
+    with pytest.raises(ValueError, match=f"x: holds 8 elements, the call needs {16_000_000 * 1024}"):
+        lib.forward(lib.Maps.float32, lib.Role.conv, conv(layers[1]), tables[1], span, weights, (8, 1024), span, 1)
 
 
-FAR = 2**32  # floats: what 32 bits cut off would land at the front of the buffer, signed or not
+FAR = 2**32  # elements: what 32 bits cut off would land at the front of the buffer, signed or not
 
 
 @pytest.fixture(scope="module")
@@ -417,11 +427,12 @@ def sparse(tmp_path_factory):
     path.unlink()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", lib.instruction_sets() if lib else [])
 @pytest.mark.parametrize("role, entry", RIGHT)
-def test_kernels_address_in_64_bits(role, entry, isa, sparse):
-    """The same call on buffers that begin beyond 2³² floats of one: the same bits, there and nowhere else."""
-    call = Call(role, Layer(4, 8, 5, 2, 2, 2) if role == "conv" else None)
+def test_kernels_address_in_64_bits(role, entry, isa, dtype, sparse):
+    """The same call on rows beyond the 2³²th element of a buffer: the same bits, there and nowhere else."""
+    call = Call(role, Layer(32, 64, 5, 2, 2, 2) if role == "conv" else None, dtype=dtype)
     places = {  # of a run: what lies there, and where
         "forward": {"in_offset": ("x", call.x), "out_offset": ("out", call.out)},
         "input_grad": {
@@ -439,11 +450,10 @@ def test_kernels_address_in_64_bits(role, entry, isa, sparse):
     run, far, results = {}, {}, {}
     sparse[: 2**16] = 0
     for i, (field, (name, buffer)) in enumerate(places.items()):
-        at = FAR + i * 2**12
+        at, elements = FAR + i * 2**13, sparse.view(buffer.dtype)
         run[field] = at // (ins if "in_" in field else outs)
-        far[name] = span(sparse)
-        results[name] = sparse[at : at + len(buffer)]
-        results[name].copy_(buffer)
+        far[name] = span(elements)
+        results[name] = elements[at : at + len(buffer)].copy_(buffer)
     before = lib.instruction_set()
     lib.use_instruction_set(isa)
     try:

@@ -13,7 +13,7 @@ bool conv_forward(const Conv &conv, const Correlation &c, const Piece *pieces, i
                   const Run *runs, const T *x, const Filters *filters, const float *bias, T *out,
                   int threads) {
   return correlate(
-      c, pieces, piece_count, x, ForwardFilters<T>{conv, filters}, threads,
+      c, pieces, piece_count, x, ForwardFilters{conv, filters}, threads,
       [&](const Segment &s, int64_t group, int64_t column, const Vec *y, int64_t lanes) {
         const Run &run = runs[s.run];
         const int64_t channel = group * conv.out_group() + column;
@@ -37,7 +37,7 @@ bool conv_input_grad(const Conv &conv, float slope, const Correlation &c, const 
                      const T *saved, const T *const *map_grads, T *grad_in, int threads) {
   const int64_t channels = conv.in_channels, in_group = conv.in_group();
   const int64_t skipped = conv.padding / conv.stride;  // output rows that have no input row
-  return correlate(c, pieces, piece_count, grad_out, InputGradFilters<T>{conv, filters}, threads,
+  return correlate(c, pieces, piece_count, grad_out, InputGradFilters{conv, filters}, threads,
                    [&](const Segment &s, int64_t group, int64_t column, const Vec *y, int64_t lanes) {
                      const Run &run = runs[s.run];
                      const T *mask = saved + run.in_offset * channels;

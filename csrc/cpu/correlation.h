@@ -172,8 +172,8 @@ void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, 
   }
 }
 
-// The filters of one part, transformed: [product][position or pair][column].
-template <bool Pairs, class Turned>
+// The filters of one part, rounded to the maps' element and transformed: [product][position or pair][column].
+template <bool Pairs, class T, class Turned>
 void transform_filters(const Correlation &c, const Piece &piece, const Depth &depth, const Turned &turned,
                        int64_t first, int64_t block, int64_t blocks, int64_t width, float *to) {
   constexpr int64_t at_once = Pairs ? 2 : 1;
@@ -185,7 +185,7 @@ void transform_filters(const Correlation &c, const Piece &piece, const Depth &de
   const auto read = [&](int64_t b, int64_t phase, int64_t n, int64_t v) {
     for (int64_t j = 0; j < piece.block_taps; ++j) {
       const float *tap = turned.at((block + b) * piece.block_taps + j, phase, n);
-      g[j] = tap ? load(tap + v) : Vec{};
+      g[j] = tap ? rounded<T>(load(tap + v)) : Vec{};
     }
   };
   for (int64_t b = 0; b < blocks; ++b)
@@ -210,7 +210,7 @@ void transform_filters(const Correlation &c, const Piece &piece, const Depth &de
 inline int64_t padded_rows(int64_t segments) { return round_up(segments, kRows); }
 
 // The sums of one panel over all positions: [product][segment][column].
-template <bool Pairs, class Source>
+template <bool Pairs, class T, class Source>
 void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, int64_t g,
                   const Source &source, const Panel &panel, float *sums, float *filters, float *turned_at) {
   const Piece &piece = chunk.piece;
@@ -223,7 +223,7 @@ void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, 
     for (int64_t block = 0; block < piece.blocks; block += depth.block_step) {
       const int64_t blocks = lesser(depth.block_step, piece.blocks - block);
       const int64_t positions = blocks * c.phases * count;
-      transform_filters<Pairs>(c, piece, depth, turned, first, block, blocks, width, filters);
+      transform_filters<Pairs, T>(c, piece, depth, turned, first, block, blocks, width, filters);
       for (int64_t p = 0; p < shared.products; ++p) {
         const float *rows = shared.group(g) + p * shared.product_floats() + depth.at(first, block) / at_once;
         const int64_t needed = source.needed(piece, p, panel, count, positions, block + blocks);
@@ -254,7 +254,7 @@ bool correlate_as(const Correlation &c, const Piece *pieces, int64_t piece_count
           float *sums = scratch(Scratch::own, static_cast<std::size_t>(products * sum_floats + part_floats +
                                                                        source.floats(depth.channel_step)));
           float *filters = sums + products * sum_floats;
-          sum_products<Pairs>(c, chunk, depth, g, source, panel, sums, filters, filters + part_floats);
+          sum_products<Pairs, T>(c, chunk, depth, g, source, panel, sums, filters, filters + part_floats);
           Vec y[kLongestTransform], zero = {};
           for (int64_t s = 0; s < chunk.count; ++s)
             for (int64_t v = 0; v < panel.columns; v += kWidth) {

@@ -26,8 +26,6 @@ inline int64_t full_phases(const Conv &conv) {
 }
 
 // Filters of a forward pass: positions are (phase, in channel), columns are out channels.
-// `T` is the maps' element: effective weights are rounded to it.
-template <class T>
 struct ForwardFilters {
   const Conv &conv;
   const Filters *sets;
@@ -67,14 +65,12 @@ struct ForwardFilters {
         for (int64_t i = begin; i < lesser(stretch, begin + at_once); ++i)
           to[i * width + j] = j < panel.columns ? from[j * size + i] * by : 0.0f;
       }
-    for (int64_t i = 0; i < stretch * width; i += kWidth) store(to + i, rounded<T>(load(to + i)));
     return {conv, to, width};
   }
 };
 
 // Filters of an input gradient: positions are out channels, columns are (phase, in channel), and time
 // runs backwards.
-template <class T>
 struct InputGradFilters {
   const Conv &conv;
   const Filters *sets;
@@ -123,7 +119,6 @@ struct InputGradFilters {
       }
       j = end;
     }
-    for (int64_t i = 0; i < count * taps() * width; i += kWidth) store(to + i, rounded<T>(load(to + i)));
     return {to, taps(), width};
   }
 };

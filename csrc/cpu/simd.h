@@ -69,9 +69,12 @@ constexpr bool kHasPairs = false;
 // Lanes of two bfloat16: the first in the lower half. Kept as floats, whatever these bits would mean.
 inline Vec pairs(Vec first, Vec second) {
 #if defined(__AVX512BF16__)
-  const Bits low = __builtin_convertvector(narrow(first), Bits),
-             high = __builtin_convertvector(narrow(second), Bits);
-  return (Vec)(low | (high << 16));
+  const __m512i order = _mm512_add_epi16(
+      _mm512_set1_epi32(16 << 16),
+      _mm512_mullo_epi32(_mm512_set1_epi32(0x10001),
+                         _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)));
+  const __m512bh both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+  return (Vec)_mm512_permutexvar_epi16(order, (__m512i)both);
 #else
   (void)second;
   return first;

@@ -44,8 +44,9 @@ template <class T>
 void turn_stem(const Conv &conv, const Filters &filters, float *to) {
   for (int64_t i = 0; i < panel_count(conv.out_channels); ++i) {
     const Panel panel = panel_at(conv.out_channels, i);
-    ForwardFilters<T>{conv, &filters}.turn(0, 0, 0, 1, panel, packed_panel(conv, to, 0, panel));
+    ForwardFilters{conv, &filters}.turn(0, 0, 0, 1, panel, packed_panel(conv, to, 0, panel));
   }
+  for (int64_t i = 0; i < packed_floats(conv); i += kWidth) store(to + i, rounded<T>(load(to + i)));
 }
 
 template <class T>
