@@ -103,7 +103,9 @@ def _working(parameter):
 def weight_set(raw, magnitude, spectral):
     """What a backend needs of one layer under one set."""
     magnitude = None if magnitude is None else _working(magnitude).flatten()
-    return WeightSet(_working(raw).flatten(2), magnitude, None if spectral is None else spectral.sigma.to(_working(raw).dtype))
+    return WeightSet(
+        _working(raw).flatten(2), magnitude, None if spectral is None else spectral.sigma.to(_working(raw).dtype)
+    )
 
 
 def parameter_grads(weights, states, results):

@@ -261,11 +261,7 @@ def check(batch=1, length=8192, clips=None, autocast=False):
     """
     dtype = torch.bfloat16 if autocast else torch.float32
     backends = [
-        name
-        for name, backend in dispatch.BACKENDS.items()
-        if backend.cannot_run(torch.device("cpu"), dtype) is None
+        name for name, backend in dispatch.BACKENDS.items() if backend.cannot_run(torch.device("cpu"), dtype) is None
     ]
     y, y_hat = waveforms(batch, length, clips=clips)
-    return {
-        name: compare(*build_pair(name, trained=True), y, y_hat, backends, autocast=autocast) for name in ENSEMBLES
-    }
+    return {name: compare(*build_pair(name, trained=True), y, y_hat, backends, autocast=autocast) for name in ENSEMBLES}

@@ -142,7 +142,9 @@ class CpuBackend(Backend):
 
     def feature_l1_backward(self, real, generated, grads, want_real, want_generated):
         wanted_real = [self._fresh(torch.empty_like(r)) if want else None for r, want in zip(real, want_real)]
-        wanted_generated = [self._fresh(torch.empty_like(g)) if want else None for g, want in zip(generated, want_generated)]
+        wanted_generated = [
+            self._fresh(torch.empty_like(g)) if want else None for g, want in zip(generated, want_generated)
+        ]
         grads = grads.float().contiguous()  # kept by this name: only its address crosses
         self._lib.feature_l1_grad(
             _maps(real[0]),
