@@ -4,8 +4,8 @@ All buffers are flat and contiguous. Maps and their gradients are of one floatin
 gradients of both are of the same, or of float32 where the maps are bfloat16: effective weights are then rounded to it.
 Activations and their gradients are rows of channels, laid out as `hifigan_fast.geometry.Run` says: a member's rows are
 [samples, period, rows, channels]. Heads are H-major, [samples, rows, period], so that the logits are a view. Waveforms
-are samples in a row. No operation allocates what it returns through an argument, none keeps a reference to a buffer, and
-none changes an input.
+are samples in a row. No operation allocates what it returns through an argument, none keeps a reference to a buffer,
+and none changes an input.
 """
 
 from abc import ABC, abstractmethod
