@@ -50,12 +50,12 @@ sanitize: $(VENV)/.sanitize  ## the kernels over odd shapes, under AddressSaniti
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/cpu/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*/*
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/cpu/*
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*/*
 
 clean:
 	rm -rf $(VENV) build bench-out hifigan_fast/*.so

@@ -65,7 +65,8 @@ Conv make_conv(int64_t in_channels, int64_t out_channels, int64_t taps, int64_t 
                int64_t groups, float slope) {
   if (in_channels < 1 || out_channels < 1 || taps < 1 || stride < 1 || padding < 0 || groups < 1)
     fail("Conv: channels, taps, stride and groups must be at least 1, padding at least 0");
-  check_product("Conv", in_channels, out_channels, taps + padding, stride);
+  check_product("Conv", in_channels, out_channels, static_cast<double>(taps) + static_cast<double>(padding),
+                stride);
   if (in_channels % groups || out_channels % groups) fail("Conv: groups must divide the channels");
   return {in_channels, out_channels, taps, stride, padding, groups, slope};
 }
@@ -93,7 +94,8 @@ std::vector<Run> read_runs(const RunArray &array, const Conv &conv, int64_t sets
     for (int j = 0; j < kRunFields; ++j)
       if (f[j] < 0) fail("runs: negative field");
     const int64_t channels = std::max(conv.in_channels, conv.out_channels);
-    check_product("runs", run.samples, run.period, std::max(run.in_rows, run.out_rows), channels);
+    check_product("runs", std::max<int64_t>(run.samples, 1), run.period, std::max(run.in_rows, run.out_rows),
+                  channels);
     check_product("runs", std::max({f[5], f[6], f[7], f[8]}), channels);
     if (run.weights >= sets) fail("runs: no such set of weights");
     if (run.period < 1 || run.in_rows < 1 || run.out_rows < 1) fail("runs: empty sequence");
@@ -194,6 +196,7 @@ void forward(Maps maps, Role role, const Conv &conv, const RunArray &array, Span
 void input_grad(Maps maps, Role role, const Conv &conv, float slope, const RunArray &array, Span grad_out,
                 const FilterSpans &weights, Span saved, const std::vector<std::optional<Span>> &map_grads,
                 Span grad_in, int threads) {
+  if (role == Role::stem) fail("stem: its input gradient is stem_input_grad");
   const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, role);
   const Extent e = extent(runs, conv, role);
@@ -297,6 +300,7 @@ std::vector<MapPair<T>> read_pairs(const std::vector<Pair> &maps) {
   std::vector<MapPair<T>> pairs;
   for (const auto &[real, generated] : maps) {
     if (real.second != generated.second) fail("maps: the two of a pair differ in size");
+    if (real.second < 0) fail("maps: negative size");
     pairs.push_back({elements<T>(real, real.second, "maps"), elements<T>(generated, real.second, "maps"),
                      nullptr, nullptr, real.second});
   }
@@ -342,7 +346,8 @@ void advise(std::uintptr_t address, int64_t bytes) {
 }
 
 double peak(int threads) {
-  if (threads < 1) fail("threads: must be at least 1");
+  if (threads < 1 || threads > kMostThreads)
+    fail("threads: must be from 1 to " + std::to_string(kMostThreads));
   py::gil_scoped_release release;
   double best = 0;
   for (int i = 0; i < 5; ++i) {

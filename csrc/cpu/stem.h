@@ -16,7 +16,8 @@ inline int64_t line_floats(const Conv &conv, const Run &run) {
 }
 inline int64_t longest_line(const Conv &conv, const Run *runs, int64_t run_count) {
   int64_t longest = 1;
-  for (int64_t i = 0; i < run_count; ++i) longest = greater(longest, line_floats(conv, runs[i]));
+  for (int64_t i = 0; i < run_count; ++i)
+    if (runs[i].sequences()) longest = greater(longest, line_floats(conv, runs[i]));
   return longest;
 }
 

@@ -56,8 +56,9 @@ Parallel shared_pool() { return nullptr; }
 void prepare_threads() { find_pool(); }
 
 void parallel(int threads, int64_t count, Task task, void *context) {
+  if (count <= 0) return;
   Region region{count, task, context};
-  const auto wanted = static_cast<unsigned>(std::min<int64_t>(std::max(threads, 1), count));
+  const auto wanted = static_cast<unsigned>(std::min<int64_t>(std::clamp(threads, 1, kMostThreads), count));
   if (wanted <= 1) {
     region.work();
   } else if (const Parallel shared = shared_pool()) {

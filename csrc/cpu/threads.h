@@ -5,6 +5,8 @@
 
 namespace hifigan {
 
+constexpr int kMostThreads = 1024;
+
 using Task = void (*)(void *context, int64_t index);
 
 // Looks for PyTorch's pool, and learns of forks from now on. To be called once, when the module loads.

@@ -13,8 +13,9 @@ struct Tile {
 
   void zero() {
 #pragma GCC unroll 16
-    for (auto &row : at)
-      for (auto &v : row) v = Vec{};
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int j = 0; j < NV; ++j) at[r][j] = Vec{};
   }
   // Partial sums are added to a fresh sum, not continued: less rounding for the same work.
   void add(const float *p) {
