@@ -123,8 +123,8 @@ class OtherSlope(ReferenceBackend):
 class WeightsInHalf(ReferenceBackend):
     """Right but imprecise: the tolerance must be sharp enough to see bfloat16 in float32."""
 
-    def _effective(self, weights, run):
-        return super()._effective(weights, run).bfloat16().to(weights.sets[0].raw.dtype)
+    def _effective(self, weights, run, dtype):
+        return super()._effective(weights, run, dtype).bfloat16().to(dtype)
 
 
 ALL = [cls for cls in ReferenceBackend.__subclasses__() if cls.__module__ == __name__]
