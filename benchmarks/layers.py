@@ -82,13 +82,13 @@ class LayerCase:
         b, layer, role, runs = self.backend, self.layer, self.role, self.runs
 
         def forward():
-            out = b.empty(self.grad.numel(), self.grad)
+            out = b.empty(self.grad.numel(), torch.float32, "cpu")
             b.forward(role, layer, runs, self.x, self.weights, self.bias, out)
 
         def input_grad():
             if role == "stem":
                 return b.stem_input_grad(layer, runs, self.grad, self.weights, torch.zeros_like(self.x))
-            out = b.empty(self.x.numel(), self.x)
+            out = b.empty(self.x.numel(), torch.float32, "cpu")
             no_maps = [None] * len(runs)
             return b.input_grad(role, layer, LRELU_SLOPE, runs, self.grad, self.weights, self.x, no_maps, out)
 
@@ -171,7 +171,7 @@ def _names(text):
 
 def command(args):
     names = _names(args.layers) if args.layers else list(table())
-    result = report.conditions(args.batch, args.repeats)
+    result = {**report.conditions(args.repeats), "batch": args.batch, "segment": SEGMENT}
     threads = result["threads"]
     print(f"layers, 2 × {args.batch} × {SEGMENT}, {threads} threads, {args.repeats} interleaved repeats:")
     rows, peak = measure(names, args.batch, args.repeats)
@@ -184,6 +184,7 @@ def command(args):
 
 def main(argv=None):
     parser = report.parser("layers", "Time every layer and direction against plain PyTorch's convolution.", repeats=5)
+    report.add_batch(parser)
     parser.add_argument("--layers", metavar="P1,S1,…", help=f"default: {', '.join(table())}")
     return report.run(command, parser.parse_args(argv))
 

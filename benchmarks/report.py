@@ -1,9 +1,7 @@
 """What the commands of this folder share: their arguments, the conditions of a run, the JSON, the exit status."""
 
 import argparse
-import datetime
 import json
-import platform
 import sys
 from pathlib import Path
 
@@ -11,8 +9,7 @@ import torch
 
 from hifigan_fast import bench
 from hifigan_fast.backends import cpu
-from hifigan_fast.cli import _positive
-from hifigan_fast.info import versions
+from hifigan_fast.cli import positive
 
 SEGMENT = 8192  # samples of a waveform, as HiFi-GAN trains
 
@@ -33,27 +30,19 @@ def peak():
 def parser(name, description, repeats):
     """The arguments that every command has."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
-    add = made.add_argument
-    add("--batch", metavar="N", type=_positive, default=4, help="samples of a side; default %(default)s")
-    add("--repeats", metavar="N", type=_positive, default=repeats, help="interleaved; default %(default)s")
-    add("--out", metavar="FILE", help="write the figures to this JSON file")
+    made.add_argument("--repeats", metavar="N", type=positive, default=repeats, help="interleaved; default %(default)s")
+    made.add_argument("--out", metavar="FILE", help="write the figures to this JSON file")
     return made
 
 
-def conditions(batch, repeats):
+def add_batch(made):
+    """The argument of commands that take waveforms of one shape."""
+    made.add_argument("--batch", metavar="N", type=positive, default=4, help="samples of a side; default %(default)s")
+
+
+def conditions(repeats):
     """When, where and how a run was made, for its JSON."""
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": bench._commit(),
-        "device": "cpu",
-        "machine": platform.processor() or platform.machine(),
-        "instruction_set": extension().instruction_set(),
-        "versions": versions(),
-        "threads": torch.get_num_threads(),
-        "batch": batch,
-        "segment": SEGMENT,
-        "repeats": repeats,
-    }
+    return {**bench.conditions(repeats), "device": "cpu", "instruction_set": extension().instruction_set()}
 
 
 def write(path, result):

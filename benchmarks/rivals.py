@@ -116,7 +116,7 @@ def shown(rows):
 
 
 def command(args):
-    result = report.conditions(args.batch, args.repeats)
+    result = {**report.conditions(args.repeats), "batch": args.batch, "segment": SEGMENT}
     print(
         f"discriminator step, MPD and MSD, batch {args.batch} × {SEGMENT}, {result['threads']} threads, "
         f"{args.repeats} interleaved repeats:\n"
@@ -131,6 +131,7 @@ def command(args):
 
 def main(argv=None):
     parser = report.parser("rivals", "Time the discriminators' step, ours and PyTorch's own fast ways.", repeats=3)
+    report.add_batch(parser)
     parser.add_argument(
         "--no-compile", dest="compile", action="store_false", help="without torch.compile, which takes minutes"
     )

@@ -18,7 +18,6 @@ import hifigan_fast
 from hifigan_fast import bench, parity, reference
 
 from . import report
-from .rivals import interleaved
 
 SHAPES = {"batch 1 × 8192": (1, 8192), "batch 2 × 65536": (2, 65536)}
 # (in, out, taps, stride, padding, groups): DiscriminatorS of jaywalnut310/vits, models.py
@@ -95,10 +94,8 @@ def peak_memory(plain):
 def command(args):
     rows = []
     for name, calls in cases().items():
-        times, errors = interleaved(calls, args.repeats)
-        if errors:
-            raise ValueError(f"{name}: {errors}")
-        plain, fast = (1e3 * statistics.median(times[which][1:]) for which in ("plain", "fast"))
+        taken = bench.interleaved(calls["fast"], calls["plain"], args.repeats)
+        fast, plain = (1e3 * statistics.median(seconds) for seconds in taken)
         rows.append({"what": name, "unit": "ms", "plain": plain, "fast": fast, "ratio": plain / fast})
     plain, fast = peak_memory(True), peak_memory(False)
     memory = "peak memory, batch 8 × 8192"
@@ -106,7 +103,7 @@ def command(args):
     headers = ("what", "", "plain PyTorch", "hifigan_fast", "ratio")
     print(tabulate([list(row.values()) for row in rows], headers=headers, floatfmt=("", "", ".0f", ".0f", ".2f")))
     if args.out:
-        report.write(args.out, {"conditions": report.conditions(args.batch, args.repeats), "rows": rows})
+        report.write(args.out, {"conditions": report.conditions(args.repeats), "rows": rows})
 
 
 if __name__ == "__main__":

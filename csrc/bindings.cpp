@@ -164,6 +164,15 @@ void row_norms(Span raw, int64_t rows, int64_t size, Span norms, int threads) {
   active->row_norms(from, rows, size, to, threads);
 }
 
+// Calls body(plan, pieces), and again without transforms if a result is not finite.
+template <class Body>
+void run_plan(const Conv &conv, Pass pass, const std::vector<Run> &runs, int64_t sets, const Body &body) {
+  for (const bool direct : {false, true}) {
+    const Plan plan = make_plan(conv, pass, runs, sets, active->width, direct);
+    if (body(plan, signed_size(plan.pieces.size()))) return;
+  }
+}
+
 void forward(Maps maps, Role role, const Conv &conv, const RunArray &array, Span x,
              const FilterSpans &weights, Span bias, Span out, int threads) {
   const int64_t sets = signed_size(weights.size());
@@ -179,17 +188,15 @@ void forward(Maps maps, Role role, const Conv &conv, const RunArray &array, Span
     const T *from = role == Role::stem ? nullptr : elements<T>(x, e.in, "x");
     T *to = elements<T>(out, e.out, "out");
     py::gil_scoped_release release;
-    const auto run = [&](bool direct) {
-      const Plan plan = make_plan(conv, Pass::forward, runs, sets, active->width, direct);
-      return kernels.conv_forward(conv, plan.correlation, plan.pieces.data(), signed_size(plan.pieces.size()),
-                                  runs.data(), from, filters.data(), b, to, threads);
-    };
     if (role == Role::stem)
       kernels.stem_forward(conv, runs.data(), count, waves, filters.data(), sets, b, to, threads);
     else if (role == Role::head)
       kernels.head_forward(conv, runs.data(), count, from, filters.data(), sets, b, to, threads);
-    else if (!run(false))
-      run(true);
+    else
+      run_plan(conv, Pass::forward, runs, sets, [&](const Plan &plan, int64_t pieces) {
+        return kernels.conv_forward(conv, plan.correlation, plan.pieces.data(), pieces, runs.data(), from,
+                                    filters.data(), b, to, threads);
+      });
   });
 }
 
@@ -208,17 +215,14 @@ void input_grad(Maps maps, Role role, const Conv &conv, float slope, const RunAr
     T *to = elements<T>(grad_in, e.grad_in, "grad_in");
     const auto extra = read_map_grads<T>(map_grads, runs, conv);
     py::gil_scoped_release release;
-    const auto run = [&](bool direct) {
-      const Plan plan = make_plan(conv, Pass::input_grad, runs, sets, active->width, direct);
-      return kernels.conv_input_grad(conv, slope, plan.correlation, plan.pieces.data(),
-                                     signed_size(plan.pieces.size()), runs.data(), from, filters.data(), mask,
-                                     extra.data(), to, threads);
-    };
     if (role == Role::head)
       kernels.head_input_grad(conv, slope, runs.data(), signed_size(runs.size()), from, filters.data(), sets,
                               mask, extra.data(), to, threads);
-    else if (!run(false))
-      run(true);
+    else
+      run_plan(conv, Pass::input_grad, runs, sets, [&](const Plan &plan, int64_t pieces) {
+        return kernels.conv_input_grad(conv, slope, plan.correlation, plan.pieces.data(), pieces, runs.data(),
+                                       from, filters.data(), mask, extra.data(), to, threads);
+      });
   });
 }
 

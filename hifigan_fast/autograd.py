@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from . import norms
-from .backends.contract import Backend, Weights
+from .backends.contract import Backend, Weights, widened
 from .geometry import Ensemble
 
 
@@ -60,11 +60,6 @@ def run_ensemble(call, waves, parameters):
     return [[list(itertools.islice(maps, len(e.layers))) for _ in e.stacks] for _ in range(e.sides)]
 
 
-def _working(tensor, dtype):
-    """What a kernel takes for a waveform or a bias where maps are of `dtype`: bfloat16 values come as float32."""
-    return tensor.to(dtype).float() if dtype == torch.bfloat16 else tensor.to(dtype)
-
-
 def _views(ensemble, depth, buffer):
     """{member: its map at `depth` as a view of the buffer, in the reference's shape}."""
     layer = ensemble.layers[depth]
@@ -87,13 +82,13 @@ class _EnsembleFunction(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         e, backend = call.ensemble, call.backend
         waves, layers = call.split(tensors)
-        buffers = [_working(torch.cat([wave.reshape(-1) for side in waves for wave in side]), call.dtype)]
+        buffers = [widened(torch.cat([wave.reshape(-1) for side in waves for wave in side]).to(call.dtype))]
         weights = []
         for depth, layer in enumerate(e.layers):
             weights.append(backend.normalise_weights(layer, call.weight_sets(depth, layers)))
             _, rows = e.offsets(depth + 1, e.members)
             out = backend.empty(rows * layer.out_channels, call.dtype, buffers[0].device)
-            bias = _working(torch.stack([layers[stack][depth][2] for stack in e.set_stacks]), call.dtype)
+            bias = widened(torch.stack([layers[stack][depth][2] for stack in e.set_stacks]).to(call.dtype))
             runs = e.runs(depth, tuple(e.members))
             backend.forward(call.role(depth), layer, runs, buffers[-1], weights[-1], bias, out)
             buffers.append(out)

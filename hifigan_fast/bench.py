@@ -173,6 +173,18 @@ def _commit():
     return done.stdout.strip()
 
 
+def conditions(repeats):
+    """When, where and how often a run was made, for its JSON."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+    }
+
+
 def _read_clips(folder, count):
     import soundfile
 
@@ -199,14 +211,9 @@ def run(data=None, out="bench-out", batch=4, length=8192, repeats=5):
     rows = measure(batch, length, repeats, clips)
     print("\n" + table(rows))
     result = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": versions(),
-        "threads": torch.get_num_threads(),
+        **conditions(repeats),
         "batch": batch,
         "segment": length,
-        "repeats": repeats,
         "parity": {e: {b: v.worst for b, v in of.items()} for e, of in verdicts.items()},
         "speed": rows,
     }

@@ -6,7 +6,7 @@ import sys
 from .training import command as train_command
 
 
-def _positive(text):
+def positive(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
@@ -65,7 +65,7 @@ def _parser():
     )
     bench.add_argument("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
     bench.add_argument("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
-    bench.add_argument("--repeats", metavar="N", type=_positive, default=5, help="of each pair; default %(default)s")
+    bench.add_argument("--repeats", metavar="N", type=positive, default=5, help="of each pair; default %(default)s")
     check = add(
         "check",
         _check,
@@ -73,10 +73,8 @@ def _parser():
         "  hifigan-fast check\n  hifigan-fast check --batch-size 2 --segment 4096",
     )
     for command, batch in ((bench, 4), (check, 1)):
-        command.add_argument("--batch-size", metavar="N", type=_positive, default=batch, help="default %(default)s")
-        command.add_argument(
-            "--segment", metavar="N", type=_positive, default=8192, help="samples; default %(default)s"
-        )
+        command.add_argument("--batch-size", metavar="N", type=positive, default=batch, help="default %(default)s")
+        command.add_argument("--segment", metavar="N", type=positive, default=8192, help="samples; default %(default)s")
     add("info", _info, "print versions, devices and what this installation can run", "  hifigan-fast info")
     return parser
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from .backends.contract import WeightSet
+from .backends.contract import WeightSet, widened
 
 
 @dataclass
@@ -94,17 +94,16 @@ def spectral_state(conv):
     return Spectral(u, v, torch.dot(u, torch.mv(matrix, v)))
 
 
-def _working(parameter):
-    """As backends take it: dense, and bfloat16 widened."""
-    parameter = parameter.detach().resolve_neg()
-    return (parameter.float() if parameter.dtype == torch.bfloat16 else parameter).contiguous()
-
-
 def weight_set(raw, magnitude, spectral):
     """What a backend needs of one layer under one set."""
-    magnitude = None if magnitude is None else _working(magnitude).flatten()
+    raw, magnitude = (
+        None if parameter is None else widened(parameter.detach().resolve_neg()).contiguous()
+        for parameter in (raw, magnitude)
+    )
     return WeightSet(
-        _working(raw).flatten(2), magnitude, None if spectral is None else spectral.sigma.to(_working(raw).dtype)
+        raw.flatten(2),
+        None if magnitude is None else magnitude.flatten(),
+        None if spectral is None else spectral.sigma.to(raw.dtype),
     )
 
 

@@ -21,10 +21,7 @@ bool conv_forward(const Conv &conv, const Correlation &c, const Piece *pieces, i
         T *to = out + (run.out_offset + s.sequence * run.out_rows + s.first) * conv.out_channels + channel;
         for (int64_t i = 0; i < s.count; ++i, to += conv.out_channels) {
           const Vec v = y[i] + add;
-          if (lanes == kWidth)
-            store(to, leaky(v, v, conv.slope));
-          else
-            store_partial(to, leaky(v, v, conv.slope), lanes);
+          store_lanes(to, leaky(v, v, conv.slope), lanes);
         }
       });
 }
@@ -51,14 +48,9 @@ bool conv_input_grad(const Conv &conv, float slope, const Correlation &c, const 
                          if (row < 0 || row >= run.in_rows) continue;
                          const int64_t at =
                              (s.sequence * run.in_rows + row) * channels + group * in_group + channel;
-                         if (n == kWidth) {
-                           const Vec v = extra ? y[i] + load(extra + at) : y[i];
-                           store(grad + at, leaky(v, load(mask + at), slope));
-                         } else {
-                           Vec v = load_partial(reinterpret_cast<const float *>(y + i) + done, n);
-                           if (extra) v += load_partial(extra + at, n);
-                           store_partial(grad + at, leaky(v, load_partial(mask + at, n), slope), n);
-                         }
+                         Vec v = load_lanes(reinterpret_cast<const float *>(y + i) + done, n);
+                         if (extra) v += load_lanes(extra + at, n);
+                         store_lanes(grad + at, leaky(v, load_lanes(mask + at, n), slope), n);
                        }
                        done += n;
                      }

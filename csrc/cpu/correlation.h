@@ -113,8 +113,7 @@ void transform_segment(const Correlation &c, const Piece &piece, const Depth &de
           } else {
             std::memset(other, 0, static_cast<std::size_t>(products * kWidth) * sizeof(float));
           }
-          for (int64_t p = 0; p < products; ++p)
-            store(to + p * pitch + position, pairs(load(one + p * kWidth), load(other + p * kWidth)));
+          store_pairs(one, other, products, to + position, pitch);
         }
       }
     }
@@ -142,7 +141,7 @@ void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, 
     constexpr int64_t at_once = P == Pairing::segments ? 2 : 1;
     const int64_t group_floats = piece.size().products * staggered(padded / at_once * depth.pitch);
     const int64_t groups_at_once =
-        lesser(c.groups, greater(1, (threads > 1 ? threads : 1) * kSharedFloats / group_floats));
+        lesser(c.groups, greater(1, greater(1, threads) * kSharedFloats / group_floats));
     for (int64_t first = 0; first < piece.count; first += most) {
       for (int64_t group = 0; group < c.groups; group += groups_at_once) {
         Chunk chunk{piece,
@@ -198,8 +197,7 @@ void transform_filters(const Correlation &c, const Piece &piece, const Depth &de
             right(g, piece.block_taps, one, kWidth);
             read(b, phase, n + 1, v);
             right(g, piece.block_taps, other, kWidth);
-            for (int64_t p = 0; p < products; ++p)
-              store(at + p * pitch, pairs(load(one + p * kWidth), load(other + p * kWidth)));
+            store_pairs(one, other, products, at, pitch);
           } else {
             right(g, piece.block_taps, at, pitch);
           }

@@ -22,7 +22,7 @@ inline void prefetch(const float *p, int64_t floats) {
 
 // Phases that have as many taps as any.
 inline int64_t full_phases(const Conv &conv) {
-  return conv.stride - (-conv.taps % conv.stride + conv.stride) % conv.stride;
+  return conv.taps - conv.stride * (ceil_div(conv.taps, conv.stride) - 1);
 }
 
 // Filters of a forward pass: positions are (phase, in channel), columns are out channels.

@@ -81,6 +81,12 @@ inline Vec pairs(Vec first, Vec second) {
 #endif
 }
 
+// Two of what a transform gives, `count` vectors one after another, as pairs `pitch` floats apart.
+inline void store_pairs(const float *first, const float *second, int64_t count, float *to, int64_t pitch) {
+  for (int64_t i = 0; i < count; ++i)
+    store(to + i * pitch, pairs(load(first + i * kWidth), load(second + i * kWidth)));
+}
+
 // sum + a * b; of pairs, both products.
 template <bool Pairs>
 inline Vec multiply_add(Vec sum, const float *a, Vec b) {

@@ -26,7 +26,7 @@ template <class Body>
 inline void for_samples(const Conv &conv, const Run &run, int64_t column, const Body &body) {
   const int64_t folded = ceil_div(run.in_rows, run.period);
   const int64_t rows = lesser(folded, line_floats(conv, run) - conv.padding);
-  for (int64_t row = greater(0, -conv.padding); row < rows; ++row) {
+  for (int64_t row = 0; row < rows; ++row) {
     const int64_t sample = row * run.period + column;
     body(row + conv.padding, sample < run.in_rows ? sample : 2 * (run.in_rows - 1) - sample);
   }

@@ -37,8 +37,7 @@ void transform_grads(const Conv &conv, const Chunk &chunk, const Run *runs, cons
       if constexpr (Pairs) {
         transform(s, v, one, kWidth);
         transform(s + 1, v, other, kWidth);
-        for (int64_t p = 0; p < products; ++p)
-          store(at + p * pitch, pairs(load(one + p * kWidth), load(other + p * kWidth)));
+        store_pairs(one, other, products, at, pitch);
       } else {
         transform(s, v, at, pitch);
       }

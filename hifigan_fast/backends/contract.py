@@ -38,6 +38,11 @@ class Weights:
     norms: list[torch.Tensor | None]
 
 
+def widened(tensor):
+    """As backends take waveforms, parameters and biases: bfloat16 values come as float32."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
 class Backend(ABC):
     """Runs the operations of an ensemble. `role` is "stem", "conv" or "head"; `runs` a tuple of `geometry.Run`."""
 
