@@ -113,7 +113,7 @@ def parameter_grads(weights, states, results):
     Args:
         weights: the sets' `Weights`, reduced to those of one discriminator.
         states: their `Spectral` states or None.
-        results: their (grad_raw, inner), as `Backend.weight_grad` returns them.
+        results: their (grad_raw, inner), as `Backend.weight_grad` returns them; overwritten.
     """
     total, magnitude = None, None
     for norm, state, (grad, inner) in zip(weights.norms, states, results):
@@ -121,8 +121,8 @@ def parameter_grads(weights, states, results):
             magnitude = inner / norm if magnitude is None else magnitude + inner / norm
         if state is not None:  # W / σ depends on W through σ = uᵀ W v too
             along = inner.sum() / state.sigma**2
-            grad = torch.addr(grad.flatten(1), state.u.to(grad.dtype) * -along, state.v.to(grad.dtype)).view_as(grad)
-        total = grad if total is None else total + grad
+            grad.view(len(grad), -1).addr_(state.u.to(grad.dtype) * -along, state.v.to(grad.dtype))
+        total = grad if total is None else total.add_(grad)
     return total, magnitude
 
 

@@ -23,10 +23,14 @@ def clips():
 @pytest.fixture
 def poisoned(monkeypatch):
     """Every buffer that the package allocates is full of NaN: an element that no kernel wrote shows."""
-    new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
 
-    def poison(tensor):
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+    def poison(allocate):
+        def allocated(*args, **kwargs):
+            tensor = allocate(*args, **kwargs)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
 
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: poison(new_empty(*args, **kwargs)))
-    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: poison(empty_like(*args, **kwargs)))
+        return allocated
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+    for name in ("empty", "empty_like", "frombuffer"):
+        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))

@@ -2,16 +2,12 @@
 // then each (group, panel of columns) transforms its weights, multiplies, and transforms back.
 #pragma once
 
-#include "tile.h"
+#include "direct.h"
 #include "transform.h"
 
 namespace hifigan {
 namespace HIFIGAN_ISA {
 
-// How the sums over (channel, block of taps, phase) are laid out: parts of at most about kPartDepth
-// products are summed apart, so that roundings do not pile up and a part's weights stay in cache.
-constexpr int64_t kPartDepth = 64;
-constexpr int64_t kChannelsAtOnce = 64;
 constexpr int64_t kSharedFloats = 1 << 20;  // of transformed operands, a thread
 
 // Floats from one product to the next: the products of one vector are stored together, and shall not
@@ -23,7 +19,8 @@ inline int64_t staggered(int64_t floats) { return round_up(floats, 1024 / 4) + k
 // weight gradient.
 enum class Pairing { none, positions, segments };
 
-// Positions k of a transformed row are ordered [channel block][tap block][phase][channel].
+// How the sums over (channel, block of taps, phase) are laid out: positions k of a transformed row are
+// ordered [channel block][tap block][phase][channel], and parts have about kPartDepth of them.
 struct Depth {
   int64_t channels, phases, blocks;
   int64_t channel_step, block_step;  // of a part
@@ -75,10 +72,7 @@ struct Window {
   void read(int64_t channel, int64_t lanes, Vec *x) const {
     for (int64_t i = 0; i < low; ++i) x[i] = Vec{};
     for (int64_t i = high; i < length; ++i) x[i] = Vec{};
-    if (lanes == kWidth)
-      for (int64_t i = low; i < high; ++i) x[i] = load(rows + i * step + channel);
-    else
-      for (int64_t i = low; i < high; ++i) x[i] = load_partial(rows + i * step + channel, lanes);
+    for (int64_t i = low; i < high; ++i) x[i] = load_lanes(rows + i * step + channel, lanes);
   }
 };
 
@@ -132,41 +126,37 @@ struct Chunk {
 
 // Calls body(chunk, depth) with the transformed operands of one chunk after another.
 template <Pairing P, class T, class Body>
-void for_chunks(const Correlation &c, const Piece *pieces, int64_t piece_count, const T *operand, int threads,
-                const Body &body) {
-  for (int64_t i = 0; i < piece_count; ++i) {
-    const Piece &piece = pieces[i];
-    const Depth depth(c, piece, P);
-    const int64_t most = lesser(piece.count, chunk_segments(piece.size())), padded = round_up(most, kRows);
-    constexpr int64_t at_once = P == Pairing::segments ? 2 : 1;
-    const int64_t group_floats = piece.size().products * staggered(padded / at_once * depth.pitch);
-    const int64_t groups_at_once =
-        lesser(c.groups, greater(1, greater(1, threads) * kSharedFloats / group_floats));
-    for (int64_t first = 0; first < piece.count; first += most) {
-      for (int64_t group = 0; group < c.groups; group += groups_at_once) {
-        Chunk chunk{piece,
-                    piece.segments + first,
-                    lesser(most, piece.count - first),
-                    group,
-                    lesser(groups_at_once, c.groups - group),
-                    first == 0,
-                    first + most >= piece.count,
-                    {nullptr, padded / at_once, depth.pitch, piece.size().products}};
-        chunk.shared.at =
-            scratch(Scratch::shared, static_cast<std::size_t>(chunk.groups * group_floats + kRows));
-        // A task is about as many rows as the longest transform has.
-        const int64_t batch = kLongestTransform / piece.size().length * at_once;
-        parallel_for(threads, chunk.groups * ceil_div(chunk.count, batch), [&](int64_t task) {
-          const int64_t g = task % chunk.groups, begin = task / chunk.groups * batch;
-          for (int64_t s = begin; s < lesser(chunk.count, begin + batch); s += at_once) {
-            const Segment *second = s + 1 < chunk.count ? chunk.segments + s + 1 : nullptr;
-            transform_segment<P>(
-                c, piece, depth, chunk.segments[s], second, operand + (group + g) * c.channels,
-                chunk.shared.group(g) + s / at_once * depth.pitch, chunk.shared.product_floats());
-          }
-        });
-        body(chunk, depth);
-      }
+void for_chunks(const Correlation &c, const Piece &piece, const T *operand, int threads, const Body &body) {
+  const Depth depth(c, piece, P);
+  const int64_t most = lesser(piece.count, chunk_segments(piece.size())), padded = round_up(most, kRows);
+  constexpr int64_t at_once = P == Pairing::segments ? 2 : 1;
+  const int64_t group_floats = piece.size().products * staggered(padded / at_once * depth.pitch);
+  const int64_t groups_at_once =
+      lesser(c.groups, greater(1, greater(1, threads) * kSharedFloats / group_floats));
+  for (int64_t first = 0; first < piece.count; first += most) {
+    for (int64_t group = 0; group < c.groups; group += groups_at_once) {
+      Chunk chunk{piece,
+                  piece.segments + first,
+                  lesser(most, piece.count - first),
+                  group,
+                  lesser(groups_at_once, c.groups - group),
+                  first == 0,
+                  first + most >= piece.count,
+                  {nullptr, padded / at_once, depth.pitch, piece.size().products}};
+      chunk.shared.at =
+          scratch(Scratch::shared, static_cast<std::size_t>(chunk.groups * group_floats + kRows));
+      // A task is about as many rows as the longest transform has.
+      const int64_t batch = kLongestTransform / piece.size().length * at_once;
+      parallel_for(threads, chunk.groups * ceil_div(chunk.count, batch), [&](int64_t task) {
+        const int64_t g = task % chunk.groups, begin = task / chunk.groups * batch;
+        for (int64_t s = begin; s < lesser(chunk.count, begin + batch); s += at_once) {
+          const Segment *second = s + 1 < chunk.count ? chunk.segments + s + 1 : nullptr;
+          transform_segment<P>(c, piece, depth, chunk.segments[s], second, operand + (group + g) * c.channels,
+                               chunk.shared.group(g) + s / at_once * depth.pitch,
+                               chunk.shared.product_floats());
+        }
+      });
+      body(chunk, depth);
     }
   }
 }
@@ -224,7 +214,7 @@ void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, 
       transform_filters<Pairs, T>(c, piece, depth, turned, first, block, blocks, width, filters);
       for (int64_t p = 0; p < shared.products; ++p) {
         const float *rows = shared.group(g) + p * shared.product_floats() + depth.at(first, block) / at_once;
-        const int64_t needed = source.needed(piece, p, panel, count, positions, block + blocks);
+        const int64_t needed = source.needed(piece, p, panel, count, positions);
         const float *columns = filters + p * staggered(positions / at_once * width);
         matrix_product<Pairs>(panel, {rows, shared.pitch, 1, columns, width, needed / at_once}, chunk.count,
                               first == 0 && block == 0, sums + p * sum_floats);
@@ -233,41 +223,56 @@ void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, 
   }
 }
 
-// A whole correlation. Source orders the panels and turns their filters; store(segment, group, column, y,
-// lanes) takes the results: y[i] is output row segment.first + i, columns `column` ... `column` + lanes - 1.
-// False if any result is not finite: a transform spreads what a sum over taps keeps apart.
+// One chunk's sums, transformed back and stored. False if any result is not finite.
+template <bool Pairs, class T, class Source, class Store>
+bool correlate_chunk(const Correlation &c, const Chunk &chunk, const Depth &depth, const Source &source,
+                     int threads, const Store &store) {
+  bool finite = true;
+  const Piece &piece = chunk.piece;
+  const int64_t products = piece.size().products, panels = panel_count(c.columns);
+  parallel_for(threads, chunk.groups * panels, [&](int64_t task) {
+    const int64_t g = task / panels;
+    const Panel panel = source.panel(task % panels);
+    const int64_t sum_floats = staggered(padded_rows(chunk.count) * panel.width());
+    const int64_t part_floats = depth.part_floats(products);
+    float *sums = scratch(Scratch::own, static_cast<std::size_t>(products * sum_floats + part_floats +
+                                                                 source.floats(depth.channel_step)));
+    float *filters = sums + products * sum_floats;
+    sum_products<Pairs, T>(c, chunk, depth, g, source, panel, sums, filters, filters + part_floats);
+    Vec y[kLongestTransform], zero = {};
+    for (int64_t s = 0; s < chunk.count; ++s)
+      for (int64_t v = 0; v < panel.columns; v += kWidth) {
+        const Segment &segment = chunk.segments[s];
+        kTransformers[piece.transform].inverse(sums + s * panel.width() + v, sum_floats, piece.block_taps,
+                                               segment.count, y);
+        for (int64_t i = 0; i < segment.count; ++i) zero += y[i] * 0.0f;
+        store(segment, chunk.first_group + g, panel.first + v, y, lesser(kWidth, panel.columns - v));
+      }
+    if (sum(zero) != 0.0f) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+  });
+  return finite;
+}
+
 template <bool Pairs, class T, class Source, class Store>
 bool correlate_as(const Correlation &c, const Piece *pieces, int64_t piece_count, const T *operand,
                   const Source &source, int threads, const Store &store) {
   bool finite = true;
-  for_chunks<Pairs ? Pairing::positions : Pairing::none>(
-      c, pieces, piece_count, operand, threads, [&](const Chunk &chunk, const Depth &depth) {
-        const Piece &piece = chunk.piece;
-        const int64_t products = piece.size().products, panels = panel_count(c.columns);
-        parallel_for(threads, chunk.groups * panels, [&](int64_t task) {
-          const int64_t g = task / panels;
-          const Panel panel = source.panel(task % panels);
-          const int64_t sum_floats = staggered(padded_rows(chunk.count) * panel.width());
-          const int64_t part_floats = depth.part_floats(products);
-          float *sums = scratch(Scratch::own, static_cast<std::size_t>(products * sum_floats + part_floats +
-                                                                       source.floats(depth.channel_step)));
-          float *filters = sums + products * sum_floats;
-          sum_products<Pairs, T>(c, chunk, depth, g, source, panel, sums, filters, filters + part_floats);
-          Vec y[kLongestTransform], zero = {};
-          for (int64_t s = 0; s < chunk.count; ++s)
-            for (int64_t v = 0; v < panel.columns; v += kWidth) {
-              const Segment &segment = chunk.segments[s];
-              kTransformers[piece.transform].inverse(sums + s * panel.width() + v, sum_floats,
-                                                     piece.block_taps, segment.count, y);
-              for (int64_t i = 0; i < segment.count; ++i) zero += y[i] * 0.0f;
-              store(segment, chunk.first_group + g, panel.first + v, y, lesser(kWidth, panel.columns - v));
-            }
-          if (sum(zero) != 0.0f) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+  for (int64_t i = 0; i < piece_count; ++i) {
+    if (pieces[i].transform == kDirect) {
+      correlate_directly<Pairs>(c, pieces[i], operand, source, threads, store);
+      continue;
+    }
+    for_chunks<Pairs ? Pairing::positions : Pairing::none>(
+        c, pieces[i], operand, threads, [&](const Chunk &chunk, const Depth &depth) {
+          finite &= correlate_chunk<Pairs, T>(c, chunk, depth, source, threads, store);
         });
-      });
+  }
   return finite;
 }
 
+// A whole correlation. Source orders the panels and turns their filters; store(segment, group, column, y,
+// lanes) takes the results: y[i] is output row segment.first + i, columns `column` ... `column` + lanes - 1.
+// False if any result of a transform is not finite: it spreads what a sum over taps keeps apart.
 template <class T, class Source, class Store>
 bool correlate(const Correlation &c, const Piece *pieces, int64_t piece_count, const T *operand,
                const Source &source, int threads, const Store &store) {

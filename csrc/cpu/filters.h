@@ -33,15 +33,13 @@ struct ForwardFilters {
   int64_t floats(int64_t channels) const { return channels * conv.taps * kPanel; }
   Panel panel(int64_t index) const { return panel_at(conv.out_group(), index); }
 
-  // How many of a part's positions meet filters in product p: the last phases may lack the last tap.
-  // Where nothing is transformed its positions are left out, so that no zero meets a NaN; of Toom and
-  // Cook's products it alone makes the last.
-  int64_t needed(const Piece &piece, int64_t p, const Panel &, int64_t channels, int64_t positions,
-                 int64_t last_block) const {
-    const bool lacking =
-        piece.transform == kDirect ? last_block == piece.blocks : piece.transform == kToomCook && p == 3;
-    return lacking ? positions - (conv.stride - full_phases(conv)) * channels : positions;
+  // How many of a part's positions meet filters in product p: the last phases may lack the last tap,
+  // which of Toom and Cook's products alone makes the last.
+  int64_t needed(const Piece &piece, int64_t p, const Panel &, int64_t channels, int64_t positions) const {
+    return piece.transform == kToomCook && p == 3 ? positions - (conv.stride - full_phases(conv)) * channels
+                                                  : positions;
   }
+  int64_t rows_without_filters(const Panel &) const { return 0; }  // a window ends with the last tap
 
   struct Turned {
     const Conv &conv;
@@ -87,12 +85,12 @@ struct InputGradFilters {
   }
 
   // As above; time runs backwards, so that it is the first tap, and the first product.
-  int64_t needed(const Piece &piece, int64_t p, const Panel &panel, int64_t, int64_t positions,
-                 int64_t) const {
-    return piece.transform == kToomCook && p == 0 && panel.first >= full_phases(conv) * conv.in_group()
-               ? 0
-               : positions;
+  bool lacks_first(const Panel &panel) const { return panel.first >= full_phases(conv) * conv.in_group(); }
+  int64_t needed(const Piece &piece, int64_t p, const Panel &panel, int64_t, int64_t positions) const {
+    return piece.transform == kToomCook && p == 0 && lacks_first(panel) ? 0 : positions;
   }
+  // Of a window's first: no zero then meets a NaN, and nothing is multiplied in vain.
+  int64_t rows_without_filters(const Panel &panel) const { return taps() > 1 && lacks_first(panel) ? 1 : 0; }
 
   struct Turned {
     const float *from;  // [out channel][tap of a phase][column]
@@ -124,12 +122,14 @@ struct InputGradFilters {
 };
 
 // While they are summed, gradients of effective weights are packed [group][panel][tap][channel][column].
+// A tile's rows past the last position are written too.
+inline int64_t packed_positions(const Conv &conv) { return round_up(conv.in_group() * conv.taps, kRows); }
 inline int64_t packed_floats(const Conv &conv) {
-  return conv.groups * round_up(conv.out_group(), kWidth) * conv.in_group() * conv.taps;
+  return conv.groups * round_up(conv.out_group(), kWidth) * packed_positions(conv);
 }
 inline float *packed_panel(const Conv &conv, float *packed, int64_t group, const Panel &panel) {
   const int64_t columns = round_up(conv.out_group(), kWidth);
-  return packed + (group * columns + panel.first) * conv.taps * conv.in_group();
+  return packed + (group * columns + panel.first) * packed_positions(conv);
 }
 
 // Turns a panel of gradients back into rows: grad[j] = [channel][tap]. Rows are written in stretches

@@ -17,12 +17,15 @@ struct Lines {
 // One way to compute a piece.
 struct Choice {
   int64_t transform, block_taps, blocks;
-  int64_t outputs() const { return kTransforms[transform].length - block_taps + 1; }
+  int64_t outputs() const {
+    return transform == kDirect ? kDirectRows : kTransforms[transform].length - block_taps + 1;
+  }
 };
 
 // Whether one circular transform covers a whole sequence: what wraps around must meet zeros, the
 // padding that is there at either end.
 bool covers(const Correlation &c, const Choice &choice, const Lines &lines) {
+  if (choice.transform == kDirect) return lines.rows <= choice.outputs();
   const int64_t length = kTransforms[choice.transform].length;
   if (length <= 4 || choice.blocks > 1) return lines.rows <= choice.outputs();
   const int64_t leading = c.origin < 0 ? -c.origin / c.phases : 0;
@@ -38,7 +41,13 @@ int64_t segments_of(const Correlation &c, const Choice &choice, const Lines &lin
 // is dearer than its dozen additions: it reads and writes as much for three outputs as others for many.
 double transform_cost(int64_t length) {
   const auto n = static_cast<double>(length);
-  return length == 1 ? 4 : length == 4 ? 120 : 20 + 2.5 * n * std::log2(n);
+  return length == 4 ? 120 : 20 + 2.5 * n * std::log2(n);
+}
+
+double direct_cost(const Correlation &c, double taps, const std::vector<Lines> &lines, int64_t width) {
+  int64_t rows = 0;
+  for (const Lines &l : lines) rows += l.sequences * l.rows;
+  return static_cast<double>(rows * c.channels * ceil_div(c.columns, width)) * taps * 1.2;
 }
 
 double cost(const Correlation &c, const Choice &choice, const std::vector<Lines> &lines, int64_t width) {
@@ -57,10 +66,10 @@ double cost(const Correlation &c, const Choice &choice, const std::vector<Lines>
 
 Choice without_transform(const Correlation &c) { return {kDirect, 1, c.taps}; }
 
-Choice choose(const Correlation &c, const std::vector<Lines> &lines, int64_t width) {
+Choice choose(const Correlation &c, double taps, const std::vector<Lines> &lines, int64_t width) {
   Choice best = without_transform(c);
-  double least = cost(c, best, lines, width);
-  for (int64_t i = 1; i < kTransformCount; ++i) {
+  double least = direct_cost(c, taps, lines, width);
+  for (int64_t i = 0; i < kTransformCount; ++i) {
     const int64_t length = kTransforms[i].length;
     if (length == 4 && (c.taps < 2 || c.taps > 3)) continue;
     if (c.taps == 1) continue;
@@ -75,7 +84,8 @@ Choice choose(const Correlation &c, const std::vector<Lines> &lines, int64_t wid
 }
 
 void cut(const Correlation &c, const Choice &choice, const Lines &lines, std::vector<Segment> &segments) {
-  const int64_t count = segments_of(c, choice, lines), step = ceil_div(lines.rows, count);
+  const int64_t count = segments_of(c, choice, lines);
+  const int64_t step = choice.transform == kDirect ? choice.outputs() : ceil_div(lines.rows, count);
   for (int64_t q = 0; q < lines.sequences; ++q)
     for (int64_t i = 0; i < count; ++i) {
       const int64_t first = i * step, rows = std::min(step, lines.rows - first);
@@ -88,8 +98,8 @@ void cut(const Correlation &c, const Choice &choice, const Lines &lines, std::ve
 }  // namespace
 
 Correlation forward_correlation(const Conv &conv) {
-  return {conv.in_channels, conv.in_group(), conv.stride, -conv.padding, ceil_div(conv.taps, conv.stride),
-          conv.out_group(), conv.groups};
+  return {conv.in_channels, conv.in_group(),  conv.stride, -conv.padding, ceil_div(conv.taps, conv.stride),
+          conv.taps,        conv.out_group(), conv.groups};
 }
 
 // An output row is `stride` input rows, its columns are (phase, input channel); the first output row
@@ -101,6 +111,7 @@ Correlation input_grad_correlation(const Conv &conv) {
           1,
           conv.padding / conv.stride - (taps - 1),
           taps,
+          taps,
           conv.stride * conv.in_group(),
           conv.groups};
 }
@@ -109,6 +120,8 @@ Plan make_plan(const Conv &conv, Pass pass, const std::vector<Run> &runs, int64_
                bool direct) {
   Plan plan;
   plan.correlation = pass == Pass::forward ? forward_correlation(conv) : input_grad_correlation(conv);
+  const double taps = static_cast<double>(conv.taps) /
+                      static_cast<double>(pass == Pass::forward ? 1 : conv.stride);  // of an output row
   std::vector<std::size_t> ends;
   for (int64_t set = 0; set < sets; ++set) {
     std::vector<Lines> lines;
@@ -124,7 +137,7 @@ Plan make_plan(const Conv &conv, Pass pass, const std::vector<Run> &runs, int64_
     }
     if (lines.empty()) continue;
     const Choice choice =
-        direct ? without_transform(plan.correlation) : choose(plan.correlation, lines, width);
+        direct ? without_transform(plan.correlation) : choose(plan.correlation, taps, lines, width);
     for (const Lines &l : lines) cut(plan.correlation, choice, l, plan.segments);
     plan.pieces.push_back({set, choice.transform, choice.block_taps, choice.blocks, nullptr, 0});
     ends.push_back(plan.segments.size());

@@ -54,6 +54,7 @@ struct Correlation {
   int64_t row_channels;  // channels of an operand row
   int64_t channels;      // of these, what one group reads
   int64_t phases, origin, taps;
+  int64_t window;   // operand rows that an output row meets: phases * taps, less what no tap reaches
   int64_t columns;  // output columns of a group
   int64_t groups;
 };
@@ -63,14 +64,16 @@ struct TransformSize {
   int64_t length, products;
 };
 constexpr TransformSize kTransforms[] = {
-    {1, 1},   {4, 4},   {8, 11},  {12, 17}, {14, 20}, {16, 23}, {18, 26}, {20, 29},
-    {24, 35}, {28, 41}, {32, 47}, {36, 53}, {40, 59}, {48, 71}, {56, 83}, {64, 95},
+    {4, 4},   {8, 11},  {12, 17}, {14, 20}, {16, 23}, {18, 26}, {20, 29}, {24, 35},
+    {28, 41}, {32, 47}, {36, 53}, {40, 59}, {48, 71}, {56, 83}, {64, 95},
 };
 constexpr int kTransformCount = sizeof(kTransforms) / sizeof(kTransforms[0]);
-constexpr int64_t kDirect = 0, kToomCook = 1;  // their indices
+constexpr int64_t kToomCook = 0;     // its index
+constexpr int64_t kDirect = -1;      // no transform
+constexpr int64_t kDirectRows = 64;  // of a segment then
 constexpr int64_t kLongestTransform = 64, kMostProducts = 95;
 
-// Consecutive output rows of one sequence, computed by one transform.
+// Consecutive output rows of one sequence, computed by one transform, or without one.
 struct Segment {
   int64_t run, sequence;
   int64_t first, count;           // output rows
@@ -86,7 +89,9 @@ struct Piece {
   int64_t count;
 
   const TransformSize &size() const { return kTransforms[transform]; }
-  int64_t outputs() const { return size().length - block_taps + 1; }  // of a segment, at least
+  int64_t outputs() const {  // of a segment, at least
+    return transform == kDirect ? kDirectRows : size().length - block_taps + 1;
+  }
 };
 
 // Segments that one transform of the weights serves: many, but their products shall stay in cache.

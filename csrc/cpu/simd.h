@@ -154,15 +154,50 @@ inline void store_partial(BFloat16 *p, Vec v, int64_t count) {
   const Halves halves = narrow(v);
   std::memcpy(p, &halves, static_cast<std::size_t>(count) * sizeof(BFloat16));
 }
-// Whole vectors without a mask, as most are.
+// The lower half; the upper is zero.
+#if defined(__AVX512F__)
+#define HIFIGAN_LOWER 0, 1, 2, 3, 4, 5, 6, 7
+typedef float HalfVec __attribute__((vector_size(kWidth * 2), aligned(4), may_alias));
+typedef uint16_t QuarterVec __attribute__((vector_size(kWidth), aligned(2), may_alias));
+
+inline Vec load_half(const float *p) {
+  const HalfVec lower = *reinterpret_cast<const HalfVec *>(p);
+  return __builtin_shufflevector(lower, HalfVec{}, HIFIGAN_LOWER, 8, 8, 8, 8, 8, 8, 8, 8);
+}
+inline Vec load_half(const BFloat16 *p) {
+  const QuarterVec lower = *reinterpret_cast<const QuarterVec *>(p);
+  return widen(__builtin_shufflevector(lower, QuarterVec{}, HIFIGAN_LOWER, 8, 8, 8, 8, 8, 8, 8, 8));
+}
+inline void store_half(float *p, Vec v) {
+  *reinterpret_cast<HalfVec *>(p) = __builtin_shufflevector(v, v, HIFIGAN_LOWER);
+}
+inline void store_half(BFloat16 *p, Vec v) {
+  const Halves all = narrow(v);
+  *reinterpret_cast<QuarterVec *>(p) = __builtin_shufflevector(all, all, HIFIGAN_LOWER);
+}
+#undef HIFIGAN_LOWER
+#else
+template <class T>
+inline Vec load_half(const T *p) {
+  return load_partial(p, kWidth / 2);
+}
+template <class T>
+inline void store_half(T *p, Vec v) {
+  store_partial(p, v, kWidth / 2);
+}
+#endif
+
+// Whole and half vectors, as most are, without a mask, which is slow to store by.
 template <class T>
 inline Vec load_lanes(const T *p, int64_t count) {
-  return count == kWidth ? load(p) : load_partial(p, count);
+  return count == kWidth ? load(p) : count == kWidth / 2 ? load_half(p) : load_partial(p, count);
 }
 template <class T>
 inline void store_lanes(T *p, Vec v, int64_t count) {
   if (count == kWidth)
     store(p, v);
+  else if (count == kWidth / 2)
+    store_half(p, v);
   else
     store_partial(p, v, count);
 }

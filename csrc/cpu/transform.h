@@ -17,13 +17,6 @@ struct Transform {
   void (*inverse)(const float *from, int64_t pitch, int64_t taps, int64_t wanted, Vec *y);
 };
 
-// No transform: one product for one output and one tap.
-struct Direct {
-  static void left(const Vec *x, float *to, int64_t) { store(to, x[0]); }
-  static void right(const Vec *g, int64_t, float *to, int64_t) { store(to, g[0]); }
-  static void inverse(const float *from, int64_t, int64_t, int64_t, Vec *y) { y[0] = load(from); }
-};
-
 // Toom and Cook's by the points 0, 1, -1 and infinity: 4 products for 3 outputs of 2 taps, or 2 of 3
 // (Winograd's minimal filtering F(3, 2) and F(2, 3)).
 struct ToomCook {
@@ -113,12 +106,11 @@ constexpr Transform transform_of() {
 
 // In the order of kTransforms (shapes.h).
 constexpr Transform kTransformers[] = {
-    transform_of<Direct>(),       transform_of<ToomCook>(),     transform_of<Circular<8>>(),
-    transform_of<Circular<12>>(), transform_of<Circular<14>>(), transform_of<Circular<16>>(),
-    transform_of<Circular<18>>(), transform_of<Circular<20>>(), transform_of<Circular<24>>(),
-    transform_of<Circular<28>>(), transform_of<Circular<32>>(), transform_of<Circular<36>>(),
-    transform_of<Circular<40>>(), transform_of<Circular<48>>(), transform_of<Circular<56>>(),
-    transform_of<Circular<64>>(),
+    transform_of<ToomCook>(),     transform_of<Circular<8>>(),  transform_of<Circular<12>>(),
+    transform_of<Circular<14>>(), transform_of<Circular<16>>(), transform_of<Circular<18>>(),
+    transform_of<Circular<20>>(), transform_of<Circular<24>>(), transform_of<Circular<28>>(),
+    transform_of<Circular<32>>(), transform_of<Circular<36>>(), transform_of<Circular<40>>(),
+    transform_of<Circular<48>>(), transform_of<Circular<56>>(), transform_of<Circular<64>>(),
 };
 static_assert(sizeof(kTransformers) / sizeof(kTransformers[0]) == kTransformCount, "a transform a length");
 

@@ -105,7 +105,14 @@ void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *piece
       if (chunk.last) finish_panel(conv, group, panel, to, filters[piece.set], filter_grads[piece.set]);
     });
   };
-  for_chunks<pairs ? Pairing::segments : Pairing::none>(c, pieces, piece_count, x, threads, body);
+  for (int64_t i = 0; i < piece_count; ++i) {
+    const Piece &piece = pieces[i];
+    if (piece.transform == kDirect)
+      weight_grad_directly<pairs>(conv, c, piece, runs, x, grad_out, filters[piece.set],
+                                  filter_grads[piece.set], packed, threads);
+    else
+      for_chunks<pairs ? Pairing::segments : Pairing::none>(c, piece, x, threads, body);
+  }
 }
 
 // grad_bias[set][channel] = the sum of grad_out over the set's rows.

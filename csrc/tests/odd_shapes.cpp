@@ -284,9 +284,7 @@ struct Layer {
 bool recut(Plan &plan, int64_t transform) {
   const int64_t taps = plan.correlation.taps, length = kTransforms[transform].length;
   int64_t blocks = 1;
-  if (length == 1) {
-    blocks = taps;
-  } else if (transform == kToomCook) {
+  if (transform == kToomCook) {
     if (taps < 2 || taps > 3) return false;
   } else {
     blocks = (taps + length - 2) / (length - 1);  // two outputs, at least
@@ -318,7 +316,7 @@ bool recut(Plan &plan, int64_t transform) {
 }
 
 int64_t calls = 0;
-bool planned[kTransformCount] = {};  // transforms that plans chose themselves
+bool planned[1 + kTransformCount] = {};  // none and transforms that plans chose themselves
 
 std::string describe(const Conv &conv, const std::vector<Size> &sizes) {
   const auto text = [](int64_t number) { return std::to_string(number); };
@@ -351,14 +349,15 @@ void run_layer(const Kernels &kernels, const Conv &conv, const std::vector<Size>
   auto x = as_conv.inputs(), out = as_conv.results();
   auto grad_in = as_conv.input_grads(), grad_out = as_conv.output_grads();
   for (const Pass pass : {Pass::forward, Pass::input_grad})
-    for (int64_t transform = -1; transform < (others ? kTransformCount : 0); ++transform) {
-      Plan plan = make_plan(conv, pass, as_conv.runs, as_conv.sets, kernels.width);
+    for (int64_t way = -1; way <= (others ? kTransformCount : 0); ++way) {  // planned, directly, transforms
+      Plan plan = make_plan(conv, pass, as_conv.runs, as_conv.sets, kernels.width, way == 0);
       current = where + (pass == Pass::forward ? "forward" : "input gradient");
-      if (transform < 0) {
-        for (const Piece &piece : plan.pieces) planned[piece.transform] = true;
-      } else {
-        if (!recut(plan, transform)) continue;
-        current += " by transforms of length " + std::to_string(kTransforms[transform].length);
+      if (way < 0)
+        for (const Piece &piece : plan.pieces) planned[piece.transform + 1] = true;
+      if (way == 0) current += " directly";
+      if (way > 0) {
+        if (!recut(plan, way - 1)) continue;
+        current += " by transforms of length " + std::to_string(kTransforms[way - 1].length);
       }
       if (pass == Pass::forward)
         as_conv.forward(plan, x, out, grad_out);
@@ -457,7 +456,8 @@ int main() {
     std::fflush(stdout);
   }
   std::printf("lengths that plans chose:");
+  if (!planned[0]) fail("no layer without a transform");
   for (int64_t i = 0; i < kTransformCount; ++i)
-    if (planned[i]) std::printf(" %lld", static_cast<long long>(kTransforms[i].length));
+    if (planned[i + 1]) std::printf(" %lld", static_cast<long long>(kTransforms[i].length));
   std::printf("\n");
 }

@@ -53,7 +53,7 @@ class Backend(ABC):
         """Why this backend cannot run tensors of `device` and `dtype`, in words; None if it can."""
 
     def empty(self, count, dtype, device):
-        """A fresh flat buffer of `count` elements."""
+        """A flat buffer of `count` elements, not initialised."""
         return torch.empty(count, dtype=dtype, device=device)
 
     @abstractmethod

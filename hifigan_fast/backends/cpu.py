@@ -7,6 +7,7 @@ import torch
 
 from ..geometry import run_table
 from .contract import Backend
+from .memory import Pool
 
 ISA_VARIABLE = "HIFIGAN_FAST_CPU_ISA"
 
@@ -66,12 +67,15 @@ class CpuBackend(Backend):
     def _lib(self):
         return extension()[0]
 
-    def _fresh(self, tensor):
-        self._lib.prefer_huge_pages(tensor.data_ptr(), tensor.nbytes)
-        return tensor
+    @functools.cached_property
+    def _memory(self):
+        return Pool(self._lib.prefer_huge_pages)
 
     def empty(self, count, dtype, device):
-        return self._fresh(super().empty(count, dtype, device))
+        return self._memory.empty(count, dtype)
+
+    def _like(self, tensor):
+        return self._memory.empty(tensor.numel(), tensor.dtype).as_strided(tensor.shape, tensor.stride())
 
     def row_norms(self, raw):
         norms = raw.new_empty(len(raw))
@@ -118,7 +122,7 @@ class CpuBackend(Backend):
         )
 
     def weight_grad(self, role, layer, runs, x, grad_out, weights):
-        results = [(self._fresh(torch.empty_like(s.raw)), s.raw.new_empty(layer.out_channels)) for s in weights.sets]
+        results = [(self._like(s.raw), s.raw.new_empty(layer.out_channels)) for s in weights.sets]
         bias = torch.empty(len(weights.sets), layer.out_channels)
         self._lib.weight_grad(
             _maps(grad_out),
@@ -141,10 +145,8 @@ class CpuBackend(Backend):
         return means
 
     def feature_l1_backward(self, real, generated, grads, want_real, want_generated):
-        wanted_real = [self._fresh(torch.empty_like(r)) if want else None for r, want in zip(real, want_real)]
-        wanted_generated = [
-            self._fresh(torch.empty_like(g)) if want else None for g, want in zip(generated, want_generated)
-        ]
+        wanted_real = [self._like(r) if want else None for r, want in zip(real, want_real)]
+        wanted_generated = [self._like(g) if want else None for g, want in zip(generated, want_generated)]
         grads = grads.float().contiguous()  # kept by this name: only its address crosses
         self._lib.feature_l1_grad(
             _maps(real[0]),
