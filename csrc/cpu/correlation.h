@@ -19,39 +19,60 @@ inline int64_t staggered(int64_t floats) { return round_up(floats, 1024 / 4) + k
 // weight gradient.
 enum class Pairing { none, positions, segments };
 
-// How the sums over (channel, block of taps, phase) are laid out: positions k of a transformed row are
-// ordered [channel block][tap block][phase][channel], and parts have about kPartDepth of them.
+// A part of a sum: some channels, some blocks of taps, all phases; its positions are ordered
+// [tap block][phase][channel].
+struct Part {
+  int64_t channel, channels, block, blocks;
+  int64_t positions;
+  int64_t offset, pitch;  // in a transformed row: floats of the parts before it, and its own
+};
+
+// How the sum over (channel, block of taps, phase) is cut into parts of about kPartDepth positions.
 struct Depth {
   int64_t channels, phases, blocks;
   int64_t channel_step, block_step;  // of a part
-  int64_t total, pitch;
+  int64_t at_once, spill;            // positions in a float; floats that the last vector of a row may spill
 
   Depth(const Correlation &c, const Piece &piece, Pairing pairing)
-      : channels(c.channels), phases(c.phases), blocks(piece.blocks) {
+      : channels(c.channels),
+        phases(c.phases),
+        blocks(piece.blocks),
+        at_once(pairing == Pairing::positions ? 2 : 1),
+        spill(c.channels % kWidth ? kWidth : 0) {
     const int64_t most = greater(kWidth, kPartDepth / phases / kWidth * kWidth);
     channel_step = lesser(channels, lesser(kChannelsAtOnce, most));
     block_step = lesser(blocks, greater(1, kPartDepth / (phases * channel_step)));
-    total = channels * phases * blocks;
-    pitch = round_up(pairing == Pairing::positions ? total / 2 : total, kWidth) +
-            kWidth;  // rows of a tile then lie in different cache sets
   }
-  int64_t channel_count(int64_t first) const { return lesser(channel_step, channels - first); }
-  // Where the positions of (first channel of a block, tap block) begin.
-  int64_t at(int64_t channel, int64_t block) const {
-    return channel * phases * blocks + block * phases * channel_count(channel);
+  int64_t blocks_of_parts() const { return ceil_div(blocks, block_step); }
+  int64_t parts() const { return ceil_div(channels, channel_step) * blocks_of_parts(); }
+  int64_t row_floats() const { return channels * phases * blocks / at_once + parts() * spill; }
+
+  Part part(int64_t index) const {
+    const int64_t channel = index / blocks_of_parts() * channel_step;
+    const int64_t block = index % blocks_of_parts() * block_step;
+    const int64_t count = lesser(channel_step, channels - channel), most = lesser(block_step, blocks - block);
+    const int64_t before = phases * (channel * blocks + block * count), positions = phases * count * most;
+    return {channel,
+            count,
+            block,
+            most,
+            positions,
+            before / at_once + index * spill,
+            positions / at_once + spill};
   }
-  int64_t part_floats(int64_t products) const {
+  int64_t filter_floats(int64_t products) const {
     return products * staggered(channel_step * block_step * phases * kPanel);
   }
 };
 
-// Transformed operands of one chunk: [group][product][segment or pair of them][position or pair].
+// Transformed operands of one chunk: [group][product][part][segment or pair of them][position or pair]. A
+// part's rows lie one after another, as they are read.
 struct Shared {
   float *at;
-  int64_t rows, pitch, products;
+  int64_t rows, row_floats, products;
 
   float *group(int64_t g) const { return at + g * products * product_floats(); }
-  int64_t product_floats() const { return staggered(rows * pitch); }
+  int64_t product_floats() const { return staggered(rows * row_floats); }
 };
 
 // What one vector of channels of a segment meets in one phase and block of taps.
@@ -76,22 +97,24 @@ struct Window {
   }
 };
 
-// Transforms one group of a segment, or of two into pairs (`second` may be null: zeros), to rows of `to`.
+// Transforms one group of a segment, or of two into pairs (`second` may be null: zeros), to row `row`.
 template <Pairing P, class T>
 void transform_segment(const Correlation &c, const Piece &piece, const Depth &depth, const Segment &segment,
-                       const Segment *second, const T *operand, float *to, int64_t pitch) {
-  const int64_t products = piece.size().products;
+                       const Segment *second, const T *operand, const Shared &shared, int64_t g,
+                       int64_t row) {
+  const int64_t products = shared.products, pitch = shared.product_floats();
   const auto left = kTransformers[piece.transform].left;
   Vec x[kLongestTransform];
   float one[kMostProducts * kWidth], other[kMostProducts * kWidth];
-  for (int64_t first = 0; first < c.channels; first += depth.channel_step) {
-    const int64_t count = depth.channel_count(first);
-    for (int64_t part = 0; part < piece.blocks * c.phases; ++part) {
-      const Window<T> window(c, piece, segment, operand, part);
-      for (int64_t n = 0; n < count; n += kWidth) {
-        const int64_t lanes = lesser(kWidth, count - n), position = depth.at(first, 0) + part * count + n;
-        window.read(first + n, lanes, x);
-        // Lanes past `lanes` are zero, and overwritten by the next part; the pitch leaves room for the last.
+  for (int64_t index = 0; index < depth.parts(); ++index) {
+    const Part part = depth.part(index);
+    float *to = shared.group(g) + shared.rows * part.offset + row * part.pitch;
+    for (int64_t tap = 0; tap < part.blocks * c.phases; ++tap) {
+      const Window<T> window(c, piece, segment, operand, part.block * c.phases + tap);
+      for (int64_t n = 0; n < part.channels; n += kWidth) {
+        const int64_t lanes = lesser(kWidth, part.channels - n), position = tap * part.channels + n;
+        window.read(part.channel + n, lanes, x);
+        // Lanes past `lanes` are zero, and overwritten by the next tap; the pitch leaves room for the last.
         if constexpr (P == Pairing::none) {
           left(x, to + position, pitch);
           continue;
@@ -102,7 +125,8 @@ void transform_segment(const Correlation &c, const Piece &piece, const Depth &de
             store(reinterpret_cast<BFloat16 *>(to + p * pitch) + position, load(one + p * kWidth));
         } else {
           if (second) {
-            Window<T>(c, piece, *second, operand, part).read(first + n, lanes, x);
+            Window<T>(c, piece, *second, operand, part.block * c.phases + tap)
+                .read(part.channel + n, lanes, x);
             left(x, other, kWidth);
           } else {
             std::memset(other, 0, static_cast<std::size_t>(products * kWidth) * sizeof(float));
@@ -130,7 +154,7 @@ void for_chunks(const Correlation &c, const Piece &piece, const T *operand, int 
   const Depth depth(c, piece, P);
   const int64_t most = lesser(piece.count, chunk_segments(piece.size())), padded = round_up(most, kRows);
   constexpr int64_t at_once = P == Pairing::segments ? 2 : 1;
-  const int64_t group_floats = piece.size().products * staggered(padded / at_once * depth.pitch);
+  const int64_t group_floats = piece.size().products * staggered(padded / at_once * depth.row_floats());
   const int64_t groups_at_once =
       lesser(c.groups, greater(1, greater(1, threads) * kSharedFloats / group_floats));
   for (int64_t first = 0; first < piece.count; first += most) {
@@ -142,7 +166,7 @@ void for_chunks(const Correlation &c, const Piece &piece, const T *operand, int 
                   lesser(groups_at_once, c.groups - group),
                   first == 0,
                   first + most >= piece.count,
-                  {nullptr, padded / at_once, depth.pitch, piece.size().products}};
+                  {nullptr, padded / at_once, depth.row_floats(), piece.size().products}};
       chunk.shared.at =
           scratch(Scratch::shared, static_cast<std::size_t>(chunk.groups * group_floats + kRows));
       // A task is about as many rows as the longest transform has.
@@ -152,8 +176,7 @@ void for_chunks(const Correlation &c, const Piece &piece, const T *operand, int 
         for (int64_t s = begin; s < lesser(chunk.count, begin + batch); s += at_once) {
           const Segment *second = s + 1 < chunk.count ? chunk.segments + s + 1 : nullptr;
           transform_segment<P>(c, piece, depth, chunk.segments[s], second, operand + (group + g) * c.channels,
-                               chunk.shared.group(g) + s / at_once * depth.pitch,
-                               chunk.shared.product_floats());
+                               chunk.shared, g, s / at_once);
         }
       });
       body(chunk, depth);
@@ -163,21 +186,21 @@ void for_chunks(const Correlation &c, const Piece &piece, const T *operand, int 
 
 // The filters of one part, rounded to the maps' element and transformed: [product][position or pair][column].
 template <bool Pairs, class T, class Turned>
-void transform_filters(const Correlation &c, const Piece &piece, const Depth &depth, const Turned &turned,
-                       int64_t first, int64_t block, int64_t blocks, int64_t width, float *to) {
+void transform_filters(const Correlation &c, const Piece &piece, const Part &part, const Turned &turned,
+                       int64_t width, float *to) {
   constexpr int64_t at_once = Pairs ? 2 : 1;
   const auto right = kTransformers[piece.transform].right;
-  const int64_t products = piece.size().products, count = depth.channel_count(first);
-  const int64_t pitch = staggered(blocks * c.phases * count / at_once * width);
+  const int64_t products = piece.size().products, count = part.channels;
+  const int64_t pitch = staggered(part.positions / at_once * width);
   Vec g[kLongestTransform];
   float one[kMostProducts * kWidth], other[kMostProducts * kWidth];
   const auto read = [&](int64_t b, int64_t phase, int64_t n, int64_t v) {
     for (int64_t j = 0; j < piece.block_taps; ++j) {
-      const float *tap = turned.at((block + b) * piece.block_taps + j, phase, n);
+      const float *tap = turned.at((part.block + b) * piece.block_taps + j, phase, n);
       g[j] = tap ? rounded<T>(load(tap + v)) : Vec{};
     }
   };
-  for (int64_t b = 0; b < blocks; ++b)
+  for (int64_t b = 0; b < part.blocks; ++b)
     for (int64_t phase = 0; phase < c.phases; ++phase)
       for (int64_t n = 0; n < count; n += at_once)
         for (int64_t v = 0; v < width; v += kWidth) {
@@ -205,20 +228,17 @@ void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, 
   const Shared &shared = chunk.shared;
   const int64_t width = panel.width(), sum_floats = staggered(padded_rows(chunk.count) * width);
   constexpr int64_t at_once = Pairs ? 2 : 1;
-  for (int64_t first = 0; first < c.channels; first += depth.channel_step) {
-    const int64_t count = depth.channel_count(first);
-    const auto turned = source.turn(piece.set, chunk.first_group + g, first, count, panel, turned_at);
-    for (int64_t block = 0; block < piece.blocks; block += depth.block_step) {
-      const int64_t blocks = lesser(depth.block_step, piece.blocks - block);
-      const int64_t positions = blocks * c.phases * count;
-      transform_filters<Pairs, T>(c, piece, depth, turned, first, block, blocks, width, filters);
-      for (int64_t p = 0; p < shared.products; ++p) {
-        const float *rows = shared.group(g) + p * shared.product_floats() + depth.at(first, block) / at_once;
-        const int64_t needed = source.needed(piece, p, panel, count, positions);
-        const float *columns = filters + p * staggered(positions / at_once * width);
-        matrix_product<Pairs>(panel, {rows, shared.pitch, 1, columns, width, needed / at_once}, chunk.count,
-                              first == 0 && block == 0, sums + p * sum_floats);
-      }
+  for (int64_t index = 0; index < depth.parts(); ++index) {
+    const Part part = depth.part(index);
+    const auto turned =
+        source.turn(piece.set, chunk.first_group + g, part.channel, part.channels, panel, turned_at);
+    transform_filters<Pairs, T>(c, piece, part, turned, width, filters);
+    for (int64_t p = 0; p < shared.products; ++p) {
+      const float *rows = shared.group(g) + p * shared.product_floats() + shared.rows * part.offset;
+      const int64_t needed = source.needed(piece, p, panel, part.channels, part.positions);
+      const float *columns = filters + p * staggered(part.positions / at_once * width);
+      matrix_product<Pairs>(panel, {rows, part.pitch, 1, columns, width, needed / at_once}, chunk.count,
+                            index == 0, sums + p * sum_floats);
     }
   }
 }
@@ -234,11 +254,11 @@ bool correlate_chunk(const Correlation &c, const Chunk &chunk, const Depth &dept
     const int64_t g = task / panels;
     const Panel panel = source.panel(task % panels);
     const int64_t sum_floats = staggered(padded_rows(chunk.count) * panel.width());
-    const int64_t part_floats = depth.part_floats(products);
-    float *sums = scratch(Scratch::own, static_cast<std::size_t>(products * sum_floats + part_floats +
+    const int64_t filter_floats = depth.filter_floats(products);
+    float *sums = scratch(Scratch::own, static_cast<std::size_t>(products * sum_floats + filter_floats +
                                                                  source.floats(depth.channel_step)));
     float *filters = sums + products * sum_floats;
-    sum_products<Pairs, T>(c, chunk, depth, g, source, panel, sums, filters, filters + part_floats);
+    sum_products<Pairs, T>(c, chunk, depth, g, source, panel, sums, filters, filters + filter_floats);
     Vec y[kLongestTransform], zero = {};
     for (int64_t s = 0; s < chunk.count; ++s)
       for (int64_t v = 0; v < panel.columns; v += kWidth) {

@@ -55,13 +55,16 @@ struct ForwardFilters {
     const int64_t size = conv.in_group() * conv.taps, stretch = count * conv.taps;
     const int64_t o = group * conv.out_group() + panel.first, width = panel.width();
     const float *from = sets[set].raw + o * size + first * conv.taps, *scale = sets[set].scale + o;
-    constexpr int64_t at_once = 64;  // of the nearest cache's lines
-    for (int64_t begin = 0; begin < stretch; begin += at_once)
-      for (int64_t j = 0; j < width; ++j) {
-        const float by = j < panel.columns ? scale[j] : 0.0f;
-        if (j < panel.columns) prefetch(from + j * size + begin + at_once, at_once);
-        for (int64_t i = begin; i < lesser(stretch, begin + at_once); ++i)
-          to[i * width + j] = j < panel.columns ? from[j * size + i] * by : 0.0f;
+    for (int64_t v = 0; v < width; v += kWidth)
+      for (int64_t i = 0; i < stretch; i += kWidth) {
+        const int64_t lanes = lesser(kWidth, stretch - i);
+        Vec rows[kWidth];
+        for (int64_t j = v; j < v + kWidth; ++j) {
+          rows[j - v] = j < panel.columns ? load_lanes(from + j * size + i, lanes) * scale[j] : Vec{};
+          if (j < panel.columns) prefetch(from + j * size + i + 4 * kWidth, kWidth);
+        }
+        transpose(rows);
+        for (int64_t k = 0; k < lanes; ++k) store(to + (i + k) * width + v, rows[k]);
       }
     return {conv, to, width};
   }
@@ -132,23 +135,19 @@ inline float *packed_panel(const Conv &conv, float *packed, int64_t group, const
   return packed + (group * columns + panel.first) * packed_positions(conv);
 }
 
-// Turns a panel of gradients back into rows: grad[j] = [channel][tap]. Rows are written in stretches
-// of whole channels, turned in a buffer of odd pitch, whose columns lie in different cache sets.
+// Turns a panel of gradients back into rows: grad[j] = [channel][tap].
 inline void unpack_panel(const Conv &conv, const Panel &panel, const float *from, float *grad) {
-  const int64_t width = panel.width();
-  const int64_t channels = conv.in_group(), size = channels * conv.taps;
-  const int64_t stretch = greater(1, 512 / conv.taps), pitch = stretch * conv.taps | 1;
-  float *turn = scratch(Scratch::own, static_cast<std::size_t>(width * pitch));
-  for (int64_t c0 = 0; c0 < channels; c0 += stretch) {
-    const int64_t count = lesser(stretch, channels - c0);
-    for (int64_t t = 0; t < conv.taps; ++t)
-      for (int64_t c = 0; c < count; ++c)
-        for (int64_t j = 0; j < width; ++j)
-          turn[j * pitch + c * conv.taps + t] = from[(t * channels + c0 + c) * width + j];
-    for (int64_t j = 0; j < panel.columns; ++j)
-      std::memcpy(grad + j * size + c0 * conv.taps, turn + j * pitch,
-                  static_cast<std::size_t>(count * conv.taps) * sizeof(float));
-  }
+  const int64_t width = panel.width(), channels = conv.in_group(), size = channels * conv.taps;
+  for (int64_t v = 0; v < panel.columns; v += kWidth)
+    for (int64_t i = 0; i < size; i += kWidth) {
+      const int64_t lanes = lesser(kWidth, size - i);
+      Vec rows[kWidth] = {};
+      for (int64_t k = 0; k < lanes; ++k)
+        rows[k] = load(from + ((i + k) % conv.taps * channels + (i + k) / conv.taps) * width + v);
+      transpose(rows);
+      for (int64_t j = v; j < lesser(v + kWidth, panel.columns); ++j)
+        store_lanes(grad + j * size + i, rows[j - v], lanes);
+    }
 }
 
 // Turns gradients of rows first ... first + count - 1 of effective weights into those of the raw ones, in

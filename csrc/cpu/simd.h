@@ -38,6 +38,17 @@ constexpr int kPanel = 2 * kWidth;  // columns of a full panel
 typedef float Vec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 typedef int32_t Mask __attribute__((vector_size(kWidth * 4)));
 
+// Lanes of a, then of b, by their numbers.
+#if defined(__clang__)
+inline Vec shuffle(Vec a, Vec b, Mask lanes) {
+  Vec v;
+  for (int i = 0; i < kWidth; ++i) v[i] = lanes[i] < kWidth ? a[lanes[i]] : b[lanes[i] - kWidth];
+  return v;
+}
+#else
+inline Vec shuffle(Vec a, Vec b, Mask lanes) { return __builtin_shuffle(a, b, lanes); }
+#endif
+
 inline Vec load(const float *p) { return *reinterpret_cast<const Vec *>(p); }
 inline void store(float *p, Vec v) { *reinterpret_cast<Vec *>(p) = v; }
 
@@ -200,6 +211,26 @@ inline void store_lanes(T *p, Vec v, int64_t count) {
     store_half(p, v);
   else
     store_partial(p, v, count);
+}
+
+// Rows become columns: in each of log2(kWidth) rounds, row i and row i + kWidth / 2 interleave.
+inline void transpose(Vec *rows) {
+  Mask low, high;
+  for (int i = 0; i < kWidth; ++i) {
+    low[i] = i / 2 + i % 2 * kWidth;
+    high[i] = low[i] + kWidth / 2;
+  }
+  Vec other[kWidth];
+#pragma GCC unroll 4
+  for (int round = 1; round < kWidth; round *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth / 2; ++i) {
+      other[2 * i] = shuffle(rows[i], rows[i + kWidth / 2], low);
+      other[2 * i + 1] = shuffle(rows[i], rows[i + kWidth / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) rows[i] = other[i];
+  }
 }
 
 // value where where > 0, slope * value elsewhere: leaky ReLU, and its backward by the sign of the

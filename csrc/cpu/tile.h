@@ -60,6 +60,8 @@ template <int R, int NV, bool Pairs = false>
 inline void tile_product(const Operands &o, int64_t row, bool fresh, float *sums) {
   Tile<R, NV> tile;
   tile.zero();
+  if (o.a_step == 1)  // the next tile's rows lie behind this one's
+    for (int64_t i = 0; i < R * o.a_row; i += 16) __builtin_prefetch(o.a + (row + R) * o.a_row + i);
   tile.template multiply_add<Pairs>(o.a + row * o.a_row, o.a_row, o.a_step, o.b, o.b_step, o.depth);
   if (!fresh) tile.add(sums + row * NV * kWidth);
   tile.write(sums + row * NV * kWidth);

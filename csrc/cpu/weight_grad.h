@@ -44,18 +44,14 @@ void transform_grads(const Conv &conv, const Chunk &chunk, const Run *runs, cons
     }
 }
 
-// Adds the sums of positions first ... first + count - 1, transformed back, to a packed panel.
-inline void add_taps(const Conv &conv, const Correlation &c, const Piece &piece, const Depth &depth,
+// Adds the sums of a part's positions first ... first + count - 1, transformed back, to a packed panel.
+inline void add_taps(const Conv &conv, const Correlation &c, const Piece &piece, const Part &part,
                      int64_t first, int64_t count, int64_t width, const float *sums, bool fresh,
                      float *grad) {
   Vec y[kLongestTransform];
   for (int64_t k = 0; k < count; ++k) {
-    const int64_t position = first + k;
-    const int64_t block_floats = c.phases * piece.blocks * depth.channel_step;
-    const int64_t first_channel = position / block_floats * depth.channel_step;
-    const int64_t rest = position % block_floats, channels = depth.channel_count(first_channel);
-    const int64_t channel = first_channel + rest % channels, part = rest / channels;
-    const int64_t block = part / c.phases, phase = part % c.phases;
+    const int64_t channel = part.channel + (first + k) % part.channels, at = (first + k) / part.channels;
+    const int64_t block = part.block + at / c.phases, phase = at % c.phases;
     for (int64_t v = 0; v < width; v += kWidth) {
       kTransformers[piece.transform].inverse(sums + k * width + v, staggered(kGradPositions * width),
                                              piece.outputs(), piece.block_taps, y);
@@ -91,16 +87,22 @@ void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *piece
       float *sums = grads + products * grad_floats;
       transform_grads<pairs>(conv, chunk, runs, grad_out, group, panel, grads);
       float *to = packed_panel(conv, packed, group, panel);
-      for (int64_t first = 0; first < depth.total; first += kGradPositions) {
-        const int64_t count = lesser(kGradPositions, depth.total - first);
-        for (int64_t p = 0; p < products; ++p)
-          for (int64_t s = 0; s < rows; s += kPartDepth) {
-            const float *a = shared.group(g) + p * shared.product_floats() + s * shared.pitch + first;
-            const float *b = grads + p * grad_floats + s * width;
-            matrix_product<pairs>(panel, {a, 1, shared.pitch, b, width, lesser(kPartDepth, rows - s)}, count,
-                                  s == 0, sums + p * sum_floats);
-          }
-        add_taps(conv, c, piece, depth, first, count, width, sums, chunk.first, to);
+      for (int64_t index = 0; index < depth.parts(); ++index) {
+        const Part part = depth.part(index);
+        const int64_t most =
+            round_up(ceil_div(part.positions, ceil_div(part.positions, kGradPositions)), kRows);
+        for (int64_t first = 0; first < part.positions; first += most) {
+          const int64_t count = lesser(most, part.positions - first);
+          for (int64_t p = 0; p < products; ++p)
+            for (int64_t s = 0; s < rows; s += kPartDepth) {
+              const float *a = shared.group(g) + p * shared.product_floats() + shared.rows * part.offset +
+                               s * part.pitch + first;
+              const float *b = grads + p * grad_floats + s * width;
+              matrix_product<pairs>(panel, {a, 1, part.pitch, b, width, lesser(kPartDepth, rows - s)}, count,
+                                    s == 0, sums + p * sum_floats);
+            }
+          add_taps(conv, c, piece, part, first, count, width, sums, chunk.first, to);
+        }
       }
       if (chunk.last) finish_panel(conv, group, panel, to, filters[piece.set], filter_grads[piece.set]);
     });
