@@ -98,17 +98,20 @@ struct Fourier {
   }
 
   // `forward` of x whose first T are all that is not zero, by the definition: less work for a small T.
+  // k and N / 2 - k differ by the signs of the odd terms of re and the even ones of im.
   template <int T>
   static inline void forward_of_first(const Vec *x, Vec *re, Vec *im) {
-    for (int k = 0; k <= kHalf; ++k) {
-      Vec real = x[0], imaginary = {};
+    for (int k = 0; 2 * k <= kHalf; ++k) {
+      Vec real[2] = {x[0], {}}, imaginary[2] = {};  // the even terms, the odd ones
 #pragma GCC unroll 16
       for (int j = 1; j < T; ++j) {
-        real += kFirstRoots<N, T>.cosine[k][j] * x[j];
-        imaginary -= kFirstRoots<N, T>.sine[k][j] * x[j];
+        real[j % 2] += kFirstRoots<N, T>.cosine[k][j] * x[j];
+        imaginary[j % 2] -= kFirstRoots<N, T>.sine[k][j] * x[j];
       }
-      re[k] = real;
-      im[k] = imaginary;
+      re[kHalf - k] = real[0] - real[1];
+      im[kHalf - k] = imaginary[1] - imaginary[0];
+      re[k] = real[0] + real[1];
+      im[k] = imaginary[0] + imaginary[1];
     }
   }
 
@@ -118,12 +121,22 @@ struct Fourier {
     Vec total[T];
 #pragma GCC unroll 16
     for (int j = 0; j < T; ++j) total[j] = Vec{};
-    for (int k = 1; k < kHalf; ++k) {
+    const auto add = [&](int k, const Vec *real, const Vec *imaginary) {  // [0]: to even j, [1]: to odd ones
 #pragma GCC unroll 16
       for (int j = 0; j < T; ++j) {
-        total[j] += kFirstRoots<N, T>.cosine[k][j] * re[k];
-        if (j) total[j] -= kFirstRoots<N, T>.sine[k][j] * im[k];
+        total[j] += kFirstRoots<N, T>.cosine[k][j] * real[j % 2];
+        if (j) total[j] -= kFirstRoots<N, T>.sine[k][j] * imaginary[j % 2];
       }
+    };
+    for (int k = 1; 2 * k < kHalf; ++k) {
+      const int other = kHalf - k;
+      const Vec real[2] = {re[k] + re[other], re[k] - re[other]};
+      const Vec imaginary[2] = {im[k] - im[other], im[k] + im[other]};
+      add(k, real, imaginary);
+    }
+    if constexpr (kHalf % 2 == 0) {
+      const Vec real[2] = {re[kHalf / 2], re[kHalf / 2]}, imaginary[2] = {im[kHalf / 2], im[kHalf / 2]};
+      add(kHalf / 2, real, imaginary);
     }
 #pragma GCC unroll 16
     for (int j = 0; j < T; ++j) x[j] = 2.0f * total[j] + (j % 2 ? re[0] - re[kHalf] : re[0] + re[kHalf]);

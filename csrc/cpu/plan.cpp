@@ -37,11 +37,19 @@ int64_t segments_of(const Correlation &c, const Choice &choice, const Lines &lin
   return covers(c, choice, lines) ? 1 : ceil_div(lines.rows, choice.outputs());
 }
 
+// `taps`, below: those of the convolution that an output row meets, over its phases.
+
 // Cycles of one transform of one vector with its loads and stores, roughly, as measured. Toom and Cook's
 // is dearer than its dozen additions: it reads and writes as much for three outputs as others for many.
 double transform_cost(int64_t length) {
   const auto n = static_cast<double>(length);
   return length == 4 ? 120 : 20 + 2.5 * n * std::log2(n);
+}
+
+// The same of filters: a few taps are transformed by the definition.
+double filter_cost(const TransformSize &size, int64_t taps) {
+  const double by_definition = 5 * static_cast<double>(size.products);
+  return taps <= 5 ? by_definition : transform_cost(size.length);
 }
 
 double direct_cost(const Correlation &c, double taps, const std::vector<Lines> &lines, int64_t width) {
@@ -50,7 +58,8 @@ double direct_cost(const Correlation &c, double taps, const std::vector<Lines> &
   return static_cast<double>(rows * c.channels * ceil_div(c.columns, width)) * taps * 1.2;
 }
 
-double cost(const Correlation &c, const Choice &choice, const std::vector<Lines> &lines, int64_t width) {
+double cost(const Correlation &c, double taps, const Choice &choice, const std::vector<Lines> &lines,
+            int64_t width) {
   const TransformSize &size = kTransforms[choice.transform];
   int64_t count = 0;
   for (const Lines &l : lines) count += l.sequences * segments_of(c, choice, l);
@@ -60,8 +69,14 @@ double cost(const Correlation &c, const Choice &choice, const std::vector<Lines>
   const auto vectors_out = static_cast<double>(ceil_div(c.columns, width));
   const double one = transform_cost(size.length), segments = static_cast<double>(count);
   const double chunks = std::ceil(segments / static_cast<double>(chunk_segments(size)));
-  const double products = segments * static_cast<double>(size.products) * depth * vectors_out * 1.2;
-  return products + one * (segments * (vectors_in + vectors_out) + chunks * depth * vectors_out);
+  // Phases that lack the last tap need one of Toom and Cook's products less.
+  const double lacking = static_cast<double>(c.phases * c.taps) - taps,
+               phases = static_cast<double>(c.phases);
+  const double skipped = size.length == 4 ? lacking / phases : 0;
+  const double products =
+      segments * (static_cast<double>(size.products) - skipped) * depth * vectors_out * 1.2;
+  return products + one * segments * (vectors_in + vectors_out) +
+         filter_cost(size, choice.block_taps) * chunks * depth * vectors_out;
 }
 
 Choice without_transform(const Correlation &c) { return {kDirect, 1, c.taps}; }
@@ -76,7 +91,7 @@ Choice choose(const Correlation &c, double taps, const std::vector<Lines> &lines
     for (int64_t blocks = 1; blocks == 1 || (length > 4 && 8 * blocks <= c.taps); ++blocks) {
       const Choice choice{i, ceil_div(c.taps, blocks), blocks};
       if (choice.outputs() < 2) continue;
-      const double here = cost(c, choice, lines, width);
+      const double here = cost(c, taps, choice, lines, width);
       if (here < least) least = here, best = choice;
     }
   }

@@ -78,6 +78,7 @@ void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *piece
     const Shared &shared = chunk.shared;
     const int64_t products = shared.products, panels = panel_count(c.columns);
     const int64_t rows = ceil_div(chunk.count, at_once);
+    const ForwardFilters forward{conv, filters};
     parallel_for(threads, chunk.groups * panels, [&](int64_t task) {
       const int64_t g = task / panels, group = chunk.first_group + g;
       const Panel panel = panel_at(c.columns, task % panels);
@@ -93,14 +94,18 @@ void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *piece
             round_up(ceil_div(part.positions, ceil_div(part.positions, kGradPositions)), kRows);
         for (int64_t first = 0; first < part.positions; first += most) {
           const int64_t count = lesser(most, part.positions - first);
-          for (int64_t p = 0; p < products; ++p)
+          for (int64_t p = 0; p < products; ++p) {
+            // Sums that only taps which are not there would need are left as they are.
+            const int64_t needed = forward.needed(piece, p, panel, part.channels, part.positions);
+            const int64_t wanted = lesser(count, greater(0, needed - first));
             for (int64_t s = 0; s < rows; s += kPartDepth) {
               const float *a = shared.group(g) + p * shared.product_floats() + shared.rows * part.offset +
                                s * part.pitch + first;
               const float *b = grads + p * grad_floats + s * width;
-              matrix_product<pairs>(panel, {a, 1, part.pitch, b, width, lesser(kPartDepth, rows - s)}, count,
+              matrix_product<pairs>(panel, {a, 1, part.pitch, b, width, lesser(kPartDepth, rows - s)}, wanted,
                                     s == 0, sums + p * sum_floats);
             }
+          }
           add_taps(conv, c, piece, part, first, count, width, sums, chunk.first, to);
         }
       }
