@@ -88,7 +88,7 @@ def test_elements_of_any_type(pool):
     for dtype in (torch.bfloat16, torch.float32):
         tensor = pool.empty(COUNT + 3, dtype)
         assert (tensor.dtype, tensor.shape) == (dtype, (COUNT + 3,))
-        assert tensor.data_ptr() % memory.ALIGNMENT == 0
+        assert tensor.data_ptr() % 64 == 0  # vectors do not straddle lines of the cache
         assert not tensor._is_view()
 
 

@@ -1,6 +1,7 @@
 """Large buffers, kept for the next step: the first touch of fresh pages may cost as much as a layer's arithmetic."""
 
 import dataclasses
+import mmap
 import threading
 import weakref
 
@@ -9,8 +10,10 @@ import torch
 
 LEAST = 1 << 20  # bytes: what is smaller malloc reuses itself
 SLACK = 1.25  # a block serves requests down to 1 / SLACK of its size
-ALIGNMENT = 64  # bytes: a vector of the widest kind lies in one line of the cache
 PATIENCE = 256  # requests, those of a few steps, after which a block that nobody took is given back
+
+# Not malloc's: pages that it has handed out before are small ones for ever. Private: a fork gets its own.
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 @dataclasses.dataclass(eq=False)
@@ -50,9 +53,7 @@ class Pool:
         fitting = [b for b in self._blocks if b.lease() is None and size <= b.memory.nbytes <= SLACK * size]
         if fitting:
             return min(fitting, key=lambda b: b.memory.nbytes)
-        memory = np.empty(size + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        block = _Block(memory[start : start + size])
+        block = _Block(np.frombuffer(mmap.mmap(-1, size, **PRIVATE), np.uint8))
         self._prepare(block.memory.ctypes.data, size)
         self._blocks.append(block)
         return block
