@@ -117,7 +117,7 @@ def test_two_threads_never_get_the_same(pool):
     for thread in threads:
         thread.join()
     assert not clashes
-    assert len(pool.prepared) <= 8  # a thread asks for the next before it drops the last
+    assert len(pool._blocks) <= 8  # a thread asks for the next before it drops the last
 
 
 def test_a_step_takes_no_fresh_memory_after_the_first():
