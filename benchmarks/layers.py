@@ -171,7 +171,7 @@ def _names(text):
 
 def command(args):
     names = _names(args.layers) if args.layers else list(table())
-    result = {**report.conditions(args.repeats), "batch": args.batch, "segment": SEGMENT}
+    result = report.conditions(args)
     threads = result["threads"]
     print(f"layers, 2 × {args.batch} × {SEGMENT}, {threads} threads, {args.repeats} interleaved repeats:")
     rows, peak = measure(names, args.batch, args.repeats)

@@ -40,9 +40,12 @@ def add_batch(made):
     made.add_argument("--batch", metavar="N", type=positive, default=4, help="samples of a side; default %(default)s")
 
 
-def conditions(repeats):
+def conditions(args):
     """When, where and how a run was made, for its JSON."""
-    return {**bench.conditions(repeats), "device": "cpu", "instruction_set": extension().instruction_set()}
+    made = {**bench.conditions(args.repeats), "device": "cpu", "instruction_set": extension().instruction_set()}
+    if "batch" in args:
+        made |= {"batch": args.batch, "segment": SEGMENT}
+    return made
 
 
 def write(path, result):

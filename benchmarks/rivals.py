@@ -116,7 +116,7 @@ def shown(rows):
 
 
 def command(args):
-    result = {**report.conditions(args.repeats), "batch": args.batch, "segment": SEGMENT}
+    result = report.conditions(args)
     print(
         f"discriminator step, MPD and MSD, batch {args.batch} × {SEGMENT}, {result['threads']} threads, "
         f"{args.repeats} interleaved repeats:\n"

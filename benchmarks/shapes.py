@@ -103,7 +103,7 @@ def command(args):
     headers = ("what", "", "plain PyTorch", "hifigan_fast", "ratio")
     print(tabulate([list(row.values()) for row in rows], headers=headers, floatfmt=("", "", ".0f", ".0f", ".2f")))
     if args.out:
-        report.write(args.out, {"conditions": report.conditions(args.repeats), "rows": rows})
+        report.write(args.out, {**report.conditions(args), "shapes": rows})
 
 
 if __name__ == "__main__":

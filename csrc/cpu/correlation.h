@@ -230,8 +230,9 @@ void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, 
   constexpr int64_t at_once = Pairs ? 2 : 1;
   for (int64_t index = 0; index < depth.parts(); ++index) {
     const Part part = depth.part(index);
-    const auto turned =
-        source.turn(piece.set, chunk.first_group + g, part.channel, part.channels, panel, turned_at);
+    if (part.block == 0)
+      source.turn(piece.set, chunk.first_group + g, part.channel, part.channels, panel, turned_at);
+    const auto turned = source.turned(panel, turned_at);
     transform_filters<Pairs, T>(c, piece, part, turned, width, filters);
     for (int64_t p = 0; p < shared.products; ++p) {
       const float *rows = shared.group(g) + p * shared.product_floats() + shared.rows * part.offset;

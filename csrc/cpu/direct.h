@@ -16,17 +16,16 @@ template <class T>
 struct WindowRows {
   const Correlation &c;
   const T *operand;  // of a group
-  int64_t start, begin, end;
+  int64_t start, end;
 
   WindowRows(const Correlation &correlation, const Segment &s, const T *group)
       : c(correlation),
         operand(group + s.operand * correlation.row_channels),
         start(c.phases * s.first + c.origin),
-        begin(0),
         end(s.operand_rows) {}
   Vec lanes(int64_t row, int64_t channel, int64_t count) const {
     row += start;
-    return row < begin || row >= end ? Vec{} : load_lanes(operand + row * c.row_channels + channel, count);
+    return row < 0 || row >= end ? Vec{} : load_lanes(operand + row * c.row_channels + channel, count);
   }
 };
 
@@ -64,7 +63,8 @@ void window_filters(const Correlation &c, int64_t set, int64_t group, const Sour
   float *turned_at = scratch(Scratch::own, static_cast<std::size_t>(source.floats(kChannelsAtOnce)));
   for (int64_t first = 0; first < c.channels; first += kChannelsAtOnce) {
     const int64_t count = lesser(kChannelsAtOnce, c.channels - first);
-    const auto turned = source.turn(set, group, first, count, panel, turned_at);
+    source.turn(set, group, first, count, panel, turned_at);
+    const auto turned = source.turned(panel, turned_at);
     for (int64_t row = 0; row < c.window; ++row)
       for (int64_t n = 0; n < count; n += at_once)
         for (int64_t v = 0; v < width; v += kWidth) {

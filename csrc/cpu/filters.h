@@ -51,7 +51,7 @@ struct ForwardFilters {
       return tap < conv.taps ? from + (channel * conv.taps + tap) * width : nullptr;
     }
   };
-  Turned turn(int64_t set, int64_t group, int64_t first, int64_t count, const Panel &panel, float *to) const {
+  void turn(int64_t set, int64_t group, int64_t first, int64_t count, const Panel &panel, float *to) const {
     const int64_t size = conv.in_group() * conv.taps, stretch = count * conv.taps;
     const int64_t o = group * conv.out_group() + panel.first, width = panel.width();
     const float *from = sets[set].raw + o * size + first * conv.taps, *scale = sets[set].scale + o;
@@ -66,8 +66,8 @@ struct ForwardFilters {
         transpose(rows);
         for (int64_t k = 0; k < lanes; ++k) store(to + (i + k) * width + v, rows[k]);
       }
-    return {conv, to, width};
   }
+  Turned turned(const Panel &panel, const float *at) const { return {conv, at, panel.width()}; }
 };
 
 // Filters of an input gradient: positions are out channels, columns are (phase, in channel), and time
@@ -103,7 +103,7 @@ struct InputGradFilters {
       return j < taps ? from + (channel * taps + taps - 1 - j) * width : nullptr;
     }
   };
-  Turned turn(int64_t set, int64_t group, int64_t first, int64_t count, const Panel &panel, float *to) const {
+  void turn(int64_t set, int64_t group, int64_t first, int64_t count, const Panel &panel, float *to) const {
     const int64_t channels = conv.in_group(), size = channels * conv.taps, width = panel.width();
     for (int64_t j = 0; j < width;) {  // up to the end of a phase, or of the panel
       const int64_t phase = (panel.first + j) / channels, channel = (panel.first + j) % channels;
@@ -120,8 +120,8 @@ struct InputGradFilters {
       }
       j = end;
     }
-    return {to, taps(), width};
   }
+  Turned turned(const Panel &panel, const float *at) const { return {at, taps(), panel.width()}; }
 };
 
 // While they are summed, gradients of effective weights are packed [group][panel][tap][channel][column].

@@ -14,30 +14,19 @@ struct Lines {
   int64_t operand, operand_rows, rows;  // offset of the first sequence's first row; rows of output
 };
 
-// One way to compute a piece.
-struct Choice {
-  int64_t transform, block_taps, blocks;
-  int64_t outputs() const {
-    return transform == kDirect ? kDirectRows : kTransforms[transform].length - block_taps + 1;
-  }
-};
-
 // Whether one circular transform covers a whole sequence: what wraps around must meet zeros, the
 // padding that is there at either end.
-bool covers(const Correlation &c, const Choice &choice, const Lines &lines) {
-  if (choice.transform == kDirect) return lines.rows <= choice.outputs();
-  const int64_t length = kTransforms[choice.transform].length;
-  if (length <= 4 || choice.blocks > 1) return lines.rows <= choice.outputs();
+bool covers(const Correlation &c, const Piece &piece, const Lines &lines) {
+  const bool circular = piece.transform != kDirect && piece.transform != kToomCook;
+  if (!circular || piece.blocks > 1) return lines.rows <= piece.outputs();
   const int64_t leading = c.origin < 0 ? -c.origin / c.phases : 0;
-  return lines.rows <= choice.outputs() + std::min(leading, choice.block_taps - 1) &&
-         c.phases * length + c.origin >= lines.operand_rows;
+  return lines.rows <= piece.outputs() + std::min(leading, piece.block_taps - 1) &&
+         c.phases * piece.size().length + c.origin >= lines.operand_rows;
 }
 
-int64_t segments_of(const Correlation &c, const Choice &choice, const Lines &lines) {
-  return covers(c, choice, lines) ? 1 : ceil_div(lines.rows, choice.outputs());
+int64_t segments_of(const Correlation &c, const Piece &piece, const Lines &lines) {
+  return covers(c, piece, lines) ? 1 : ceil_div(lines.rows, piece.outputs());
 }
-
-// `taps`, below: those of the convolution that an output row meets, over its phases.
 
 // Cycles of one transform of one vector with its loads and stores, roughly, as measured. Toom and Cook's
 // is dearer than its dozen additions: it reads and writes as much for three outputs as others for many.
@@ -52,55 +41,53 @@ double filter_cost(const TransformSize &size, int64_t taps) {
   return taps <= 5 ? by_definition : transform_cost(size.length);
 }
 
+// Cycles of multiplying alone. `taps`, here and below: those that an output row meets, over its phases.
 double direct_cost(const Correlation &c, double taps, const std::vector<Lines> &lines, int64_t width) {
   int64_t rows = 0;
   for (const Lines &l : lines) rows += l.sequences * l.rows;
   return static_cast<double>(rows * c.channels * ceil_div(c.columns, width)) * taps * 1.2;
 }
 
-double cost(const Correlation &c, double taps, const Choice &choice, const std::vector<Lines> &lines,
+double cost(const Correlation &c, double taps, const Piece &piece, const std::vector<Lines> &lines,
             int64_t width) {
-  const TransformSize &size = kTransforms[choice.transform];
+  const TransformSize &size = piece.size();
   int64_t count = 0;
-  for (const Lines &l : lines) count += l.sequences * segments_of(c, choice, l);
-  const int64_t parts = choice.blocks * c.phases;
+  for (const Lines &l : lines) count += l.sequences * segments_of(c, piece, l);
+  const int64_t parts = piece.blocks * c.phases;
   const auto depth = static_cast<double>(parts * c.channels);
   const auto vectors_in = static_cast<double>(parts * ceil_div(c.channels, width));
   const auto vectors_out = static_cast<double>(ceil_div(c.columns, width));
   const double one = transform_cost(size.length), segments = static_cast<double>(count);
   const double chunks = std::ceil(segments / static_cast<double>(chunk_segments(size)));
   // Phases that lack the last tap need one of Toom and Cook's products less.
-  const double lacking = static_cast<double>(c.phases * c.taps) - taps,
-               phases = static_cast<double>(c.phases);
-  const double skipped = size.length == 4 ? lacking / phases : 0;
+  const double skipped =
+      piece.transform == kToomCook ? static_cast<double>(c.taps) - taps / static_cast<double>(c.phases) : 0;
   const double products =
       segments * (static_cast<double>(size.products) - skipped) * depth * vectors_out * 1.2;
   return products + one * segments * (vectors_in + vectors_out) +
-         filter_cost(size, choice.block_taps) * chunks * depth * vectors_out;
+         filter_cost(size, piece.block_taps) * chunks * depth * vectors_out;
 }
 
-Choice without_transform(const Correlation &c) { return {kDirect, 1, c.taps}; }
+Piece without_transform(const Correlation &c, int64_t set) { return {set, kDirect, 1, c.taps, nullptr, 0}; }
 
-Choice choose(const Correlation &c, double taps, const std::vector<Lines> &lines, int64_t width) {
-  Choice best = without_transform(c);
+Piece choose(const Correlation &c, int64_t set, double taps, const std::vector<Lines> &lines, int64_t width) {
+  Piece best = without_transform(c, set);
   double least = direct_cost(c, taps, lines, width);
   for (int64_t i = 0; i < kTransformCount; ++i) {
-    const int64_t length = kTransforms[i].length;
-    if (length == 4 && (c.taps < 2 || c.taps > 3)) continue;
-    if (c.taps == 1) continue;
-    for (int64_t blocks = 1; blocks == 1 || (length > 4 && 8 * blocks <= c.taps); ++blocks) {
-      const Choice choice{i, ceil_div(c.taps, blocks), blocks};
-      if (choice.outputs() < 2) continue;
-      const double here = cost(c, taps, choice, lines, width);
-      if (here < least) least = here, best = choice;
+    if (c.taps == 1 || (i == kToomCook && c.taps > 3)) continue;
+    for (int64_t blocks = 1; blocks == 1 || (i != kToomCook && 8 * blocks <= c.taps); ++blocks) {
+      const Piece piece{set, i, ceil_div(c.taps, blocks), blocks, nullptr, 0};
+      if (piece.outputs() < 2) continue;
+      const double here = cost(c, taps, piece, lines, width);
+      if (here < least) least = here, best = piece;
     }
   }
   return best;
 }
 
-void cut(const Correlation &c, const Choice &choice, const Lines &lines, std::vector<Segment> &segments) {
-  const int64_t count = segments_of(c, choice, lines);
-  const int64_t step = choice.transform == kDirect ? choice.outputs() : ceil_div(lines.rows, count);
+void cut(const Correlation &c, const Piece &piece, const Lines &lines, std::vector<Segment> &segments) {
+  const int64_t count = segments_of(c, piece, lines);
+  const int64_t step = piece.transform == kDirect ? piece.outputs() : ceil_div(lines.rows, count);
   for (int64_t q = 0; q < lines.sequences; ++q)
     for (int64_t i = 0; i < count; ++i) {
       const int64_t first = i * step, rows = std::min(step, lines.rows - first);
@@ -151,10 +138,9 @@ Plan make_plan(const Conv &conv, Pass pass, const std::vector<Run> &runs, int64_
                          ceil_div(run.in_rows + conv.padding, conv.stride) - conv.padding / conv.stride});
     }
     if (lines.empty()) continue;
-    const Choice choice =
-        direct ? without_transform(plan.correlation) : choose(plan.correlation, taps, lines, width);
-    for (const Lines &l : lines) cut(plan.correlation, choice, l, plan.segments);
-    plan.pieces.push_back({set, choice.transform, choice.block_taps, choice.blocks, nullptr, 0});
+    plan.pieces.push_back(direct ? without_transform(plan.correlation, set)
+                                 : choose(plan.correlation, set, taps, lines, width));
+    for (const Lines &l : lines) cut(plan.correlation, plan.pieces.back(), l, plan.segments);
     ends.push_back(plan.segments.size());
   }
   for (std::size_t i = 0, begin = 0; i < ends.size(); begin = ends[i++]) {

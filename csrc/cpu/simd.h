@@ -139,22 +139,23 @@ inline T element(float value) {
 }
 
 // The first `count` lanes, 0 < count <= kWidth; the others are zero, and no memory behind them is read.
+#if defined(__AVX512F__) && !defined(__SANITIZE_ADDRESS__)  // which does not see masked loads and stores
 inline Vec load_partial(const float *p, int64_t count) {
-#if defined(__AVX512F__)
   return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+}
+inline void store_partial(float *p, Vec v, int64_t count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+}
 #else
+inline Vec load_partial(const float *p, int64_t count) {
   Vec v = {};
   std::memcpy(&v, p, static_cast<std::size_t>(count) * sizeof(float));
   return v;
-#endif
 }
 inline void store_partial(float *p, Vec v, int64_t count) {
-#if defined(__AVX512F__)
-  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
-#else
   std::memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(float));
-#endif
 }
+#endif
 
 inline Vec load_partial(const BFloat16 *p, int64_t count) {
   Halves halves = {};
@@ -167,26 +168,16 @@ inline void store_partial(BFloat16 *p, Vec v, int64_t count) {
 }
 // The lower half; the upper is zero.
 #if defined(__AVX512F__)
-#define HIFIGAN_LOWER 0, 1, 2, 3, 4, 5, 6, 7
-typedef float HalfVec __attribute__((vector_size(kWidth * 2), aligned(4), may_alias));
-typedef uint16_t QuarterVec __attribute__((vector_size(kWidth), aligned(2), may_alias));
-
-inline Vec load_half(const float *p) {
-  const HalfVec lower = *reinterpret_cast<const HalfVec *>(p);
-  return __builtin_shufflevector(lower, HalfVec{}, HIFIGAN_LOWER, 8, 8, 8, 8, 8, 8, 8, 8);
+inline Vec load_half(const float *p) { return (Vec)_mm512_maskz_broadcast_f32x8(0xff, _mm256_loadu_ps(p)); }
+inline void store_half(float *p, Vec v) {
+  _mm256_storeu_ps(p, _mm512_maskz_extractf32x8_ps(0xff, (__m512)v, 0));
 }
 inline Vec load_half(const BFloat16 *p) {
-  const QuarterVec lower = *reinterpret_cast<const QuarterVec *>(p);
-  return widen(__builtin_shufflevector(lower, QuarterVec{}, HIFIGAN_LOWER, 8, 8, 8, 8, 8, 8, 8, 8));
-}
-inline void store_half(float *p, Vec v) {
-  *reinterpret_cast<HalfVec *>(p) = __builtin_shufflevector(v, v, HIFIGAN_LOWER);
+  return widen((Halves)_mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
 }
 inline void store_half(BFloat16 *p, Vec v) {
-  const Halves all = narrow(v);
-  *reinterpret_cast<QuarterVec *>(p) = __builtin_shufflevector(all, all, HIFIGAN_LOWER);
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_castsi256_si128((__m256i)narrow(v)));
 }
-#undef HIFIGAN_LOWER
 #else
 template <class T>
 inline Vec load_half(const T *p) {

@@ -6,7 +6,9 @@ import threading
 import pytest
 import torch
 
-from hifigan_fast.backends import memory
+from hifigan_fast import MultiScaleDiscriminator
+from hifigan_fast.backends import cpu, memory
+from hifigan_fast.dispatch import BACKENDS
 
 COUNT = memory.LEAST  # floats: four times the least that is kept
 
@@ -120,10 +122,8 @@ def test_two_threads_never_get_the_same(pool):
     assert len(pool._blocks) <= 8  # a thread asks for the next before it drops the last
 
 
+@pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
 def test_a_step_takes_no_fresh_memory_after_the_first():
-    from hifigan_fast import MultiScaleDiscriminator
-    from hifigan_fast.dispatch import BACKENDS
-
     net = MultiScaleDiscriminator()
     real, generated = torch.randn(2, 1, 1, 8192)
     fresh = []
