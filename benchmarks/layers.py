@@ -64,9 +64,9 @@ class LayerCase:
         self.x = randn(samples * SEGMENT if depth == 0 else in_rows * layer.in_channels)
         self.grad = randn(out_rows * layer.out_channels)
         raws = [randn(layer.out_channels, layer.in_channels // layer.groups, layer.taps) for _ in stacks]
-        own = [WeightSet(raw, torch.rand(layer.out_channels)) for raw in raws]
-        self.weights = self.backend.normalise_weights(layer, own)
-        self.bias = torch.zeros(sets, layer.out_channels)
+        zeros = torch.zeros(layer.out_channels)
+        own = [WeightSet(raw, torch.rand(layer.out_channels), None, zeros) for raw in raws]
+        (self.weights,) = self.backend.prepare((layer,), [own], torch.float32)
 
         ones = [1] if stacks[0].folded else []  # the second dimension of a folded map
         none = [0] * len(ones)
@@ -83,7 +83,7 @@ class LayerCase:
 
         def forward():
             out = b.empty(self.grad.numel(), torch.float32, "cpu")
-            b.forward(role, layer, runs, self.x, self.weights, self.bias, out)
+            b.forward(role, layer, runs, self.x, self.weights, out)
 
         def input_grad():
             if role == "stem":
@@ -105,7 +105,7 @@ class LayerCase:
             return torch.ops.aten.convolution_backward(grad, x, weight, bias, *self.geometry, wanted)
 
         def forward():
-            for (x, _, weight), bias in zip(self.operands, self.bias):
+            for (x, _, weight), bias in zip(self.operands, self.weights.bias):
                 y = torch.convolution(x, weight, bias, *self.geometry)
                 if layer.slope != 1:
                     F.leaky_relu(y, layer.slope)

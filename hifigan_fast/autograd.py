@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from . import norms
-from .backends.contract import Backend, Weights, widened
+from .backends.contract import Backend, LayerGrads, Weights, widened
 from .geometry import Ensemble
 
 
@@ -43,7 +43,7 @@ class Call:
     def weight_sets(self, depth, layers):
         """The `WeightSet`s of one depth, by parameters [stack][depth]."""
         pairs = zip(self.ensemble.set_stacks, self.states)
-        return [norms.weight_set(*layers[stack][depth][:2], states[depth]) for stack, states in pairs]
+        return [norms.weight_set(*layers[stack][depth], states[depth]) for stack, states in pairs]
 
 
 def run_ensemble(call, waves, parameters):
@@ -83,14 +83,13 @@ class _EnsembleFunction(torch.autograd.Function):
         e, backend = call.ensemble, call.backend
         waves, layers = call.split(tensors)
         buffers = [widened(torch.cat([wave.reshape(-1) for side in waves for wave in side]).to(call.dtype))]
-        weights = []
+        sets = [call.weight_sets(depth, layers) for depth in range(len(e.layers))]
+        weights = backend.prepare(e.layers, sets, call.dtype)
         for depth, layer in enumerate(e.layers):
-            weights.append(backend.normalise_weights(layer, call.weight_sets(depth, layers)))
             _, rows = e.offsets(depth + 1, e.members)
             out = backend.empty(rows * layer.out_channels, call.dtype, buffers[0].device)
-            bias = widened(torch.stack([layers[stack][depth][2] for stack in e.set_stacks]).to(call.dtype))
             runs = e.runs(depth, tuple(e.members))
-            backend.forward(call.role(depth), layer, runs, buffers[-1], weights[-1], bias, out)
+            backend.forward(call.role(depth), layer, runs, buffers[-1], weights[depth], out)
             buffers.append(out)
         views = [_views(e, depth, buffers[depth + 1]) for depth in range(len(e.layers))]
         maps = {member: [view[member] for view in views] for member in e.members}
@@ -134,7 +133,7 @@ def _save(ctx, call, tensors, buffers, weights, maps):
     waves = e.sides * len(e.lengths)
     kept = [t if index >= waves or index in wanted else None for index, t in enumerate(tensors)]
     states = [t for own in call.states for s in own for t in ((s.u, s.v, s.sigma) if s else (None,) * 3)]
-    scaling = [t for w in weights for t in (*w.scales, *w.norms)]
+    scaling = [t for w in weights for t in (*w.scales, *w.norms, w.bias, w.packed)]
     # All by save_for_backward, so that changes in place are seen, and checkpoints and offloading hooks reach them.
     ctx.save_for_backward(*kept, *buffers[:-1], *states, *scaling)
     ctx.call = replace(call, states=None)
@@ -148,10 +147,10 @@ def _restored(call, count, saved):
     triples = [[tuple(itertools.islice(flat, 3)) for _ in range(depths)] for _ in range(sets)]
     call = replace(call, states=[[None if t[0] is None else norms.Spectral(*t) for t in own] for own in triples])
     _, layers = call.split(tensors)
-    weights = [
-        Weights(call.weight_sets(depth, layers), *(list(itertools.islice(flat, sets)) for _ in range(2)))
-        for depth in range(depths)
-    ]
+    weights = []
+    for depth in range(depths):
+        scales, norms_of_rows = (list(itertools.islice(flat, sets)) for _ in range(2))
+        weights.append(Weights(call.weight_sets(depth, layers), scales, norms_of_rows, next(flat), next(flat)))
     return call, tensors, buffers, weights
 
 
@@ -167,7 +166,7 @@ class _Backward:
             for member in self.e.members
             if any(grad is not None for grad in maps[member]) and self._needed(member, len(self.e.layers))
         )
-        self.layer_grads = [[(None, None, None)] * len(self.e.layers) for _ in self.e.stacks]
+        self.jobs = {}  # (stack, depth): its LayerGrads
 
     def _needed(self, member, depth):
         """Whether anything below `depth` of this member wants a gradient."""
@@ -175,17 +174,17 @@ class _Backward:
         return self.wave_needs[side][self.e.waves[stack]] or any(any(n) for n in self.layer_needs[stack][:depth])
 
     def run(self):
-        no_waves = [[None] * len(self.e.lengths) for _ in range(self.e.sides)]
-        if not self.active:
-            return no_waves, self.layer_grads
-        grad = self._head_grad()
+        waves = [[None] * len(self.e.lengths) for _ in range(self.e.sides)]
+        grad = self._head_grad() if self.active else None
         for depth in range(len(self.e.layers) - 1, -1, -1):
+            if not any(self._needed(member, depth + 1) for member in self.active):
+                break
             self._weight_grads(depth, grad)
-            if not any(self._needed(member, depth) for member in self.active):
-                return no_waves, self.layer_grads
-            if depth:
+            if depth == 0 and any(self._needed(member, 0) for member in self.active):
+                waves = self._wave_grads(grad)
+            elif any(self._needed(member, depth) for member in self.active):
                 grad = self._input_grad(depth, grad)
-        return self._wave_grads(grad), self.layer_grads
+        return waves, self._layer_grads()
 
     def _empty(self, depth):
         """A gradient buffer for the active members' rows at `depth` (the output of layer depth - 1)."""
@@ -197,11 +196,11 @@ class _Backward:
         grad = self._empty(depth)
         offsets, total = self.e.offsets(depth, self.active)
         ends = [*list(offsets.values())[1:], total]
+        parts = []
         for (member, start), end in zip(offsets.items(), ends):
             given = self.maps[member][-1]
-            part = grad[start:end]
-            part.zero_() if given is None else part.copy_(given.reshape(-1))
-        return grad
+            parts.append(grad.new_zeros(end - start) if given is None else given.reshape(-1))
+        return torch.cat(parts, out=grad)
 
     def _input_grad(self, depth, grad_out):
         layer, below = self.e.layers[depth], self.e.layers[depth - 1]
@@ -229,17 +228,23 @@ class _Backward:
         members = tuple(member for member in self.active if member[0] in stacks)
         runs = tuple(run for run, member in zip(self.e.runs(depth, self.active), self.active) if member in members)
         role = self.call.role(depth)
-        grads, bias = self.backend.weight_grad(role, layer, runs, self.buffers[depth], grad_out, weights)
+        sums = self.backend.weight_grad(role, layer, runs, self.buffers[depth], grad_out, weights)
         used = {self.e.weight_sets[stack][side] for stack, side in members}
+        states = [own[depth] for own in self.call.states]
         for stack in stacks:
             sets = [s for s in dict.fromkeys(self.e.weight_sets[stack]) if s in used]
-            own = Weights(*([of[s] for s in sets] for of in (weights.sets, weights.scales, weights.norms)))
-            states = [self.call.states[s][depth] for s in sets]
-            raw, magnitude = norms.parameter_grads(own, states, [grads[s] for s in sets])
-            total = (raw, magnitude, bias[sets].sum(0))
-            self.layer_grads[stack][depth] = tuple(
-                grad if need else None for grad, need in zip(total, self.layer_needs[stack][depth])
-            )
+            self.jobs[stack, depth] = LayerGrads(layer, depth, sums, weights, states, sets)
+
+    def _layer_grads(self):
+        """[stack][depth] of the gradients of (raw, magnitude, bias) that are wanted."""
+        found = dict(zip(self.jobs, self.backend.parameter_grads(list(self.jobs.values())) if self.jobs else ()))
+        return [
+            [
+                tuple(grad if need else None for grad, need in zip(found.get((stack, depth), (None,) * 3), needs))
+                for depth, needs in enumerate(layer_needs)
+            ]
+            for stack, layer_needs in enumerate(self.layer_needs)
+        ]
 
     def _wave_grads(self, grad_out):
         offsets, total = self.e.wave_offsets

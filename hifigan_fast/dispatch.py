@@ -12,8 +12,11 @@ import torch
 from .backends.contract import Backend
 from .backends.cpu import CpuBackend
 from .backends.reference import ReferenceBackend
+from .backends.triton import TritonBackend
 
-BACKENDS = {backend.name: backend for backend in (CpuBackend(), ReferenceBackend())}  # the fastest first
+BACKENDS = {
+    backend.name: backend for backend in (CpuBackend(), TritonBackend(), ReferenceBackend())
+}  # the fastest first
 MODULES = "modules"  # no backend: plain PyTorch, module by module
 VARIABLE = "HIFIGAN_FAST_BACKEND"
 
@@ -55,6 +58,11 @@ class Choice:
     why: str
 
 
+def refusal(backend, device, dtype):
+    """Why a backend does not run tensors of `device` and `dtype` unasked, in words; None if it does."""
+    return backend.cannot_run(device, dtype) or backend.only_on_request(device)
+
+
 def choose(device, dtype):
     """The backend for tensors of `device` and `dtype`: the one requested, or the first that can run them.
 
@@ -62,11 +70,11 @@ def choose(device, dtype):
     """
     name = requested()
     if name is not None:
-        refusal = BACKENDS[name].cannot_run(device, dtype)
-        if refusal:
-            raise ValueError(f"backend: {name!r} was requested, but {refusal}")
+        reason = BACKENDS[name].cannot_run(device, dtype)
+        if reason:
+            raise ValueError(f"backend: {name!r} was requested, but {reason}")
         return Choice(BACKENDS[name], "requested")
-    able = next(backend for backend in BACKENDS.values() if backend.cannot_run(device, dtype) is None)
+    able = next(backend for backend in BACKENDS.values() if refusal(backend, device, dtype) is None)
     return Choice(able, "the fastest that can run here")
 
 
@@ -78,7 +86,7 @@ def no_kernels(device, dtype):
     if requested() is not None:
         return None
     refusals = {
-        name: backend.cannot_run(device, dtype) for name, backend in BACKENDS.items() if name != ReferenceBackend.name
+        name: refusal(backend, device, dtype) for name, backend in BACKENDS.items() if name != ReferenceBackend.name
     }
     return "; ".join(f"{name}: {why}" for name, why in refusals.items()) if all(refusals.values()) else None
 

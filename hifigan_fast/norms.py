@@ -94,36 +94,18 @@ def spectral_state(conv):
     return Spectral(u, v, torch.dot(u, torch.mv(matrix, v)))
 
 
-def weight_set(raw, magnitude, spectral):
+def weight_set(raw, magnitude, bias, spectral):
     """What a backend needs of one layer under one set."""
-    raw, magnitude = (
+    raw, magnitude, bias = (
         None if parameter is None else widened(parameter.detach().resolve_neg()).contiguous()
-        for parameter in (raw, magnitude)
+        for parameter in (raw, magnitude, bias)
     )
     return WeightSet(
         raw.flatten(2),
         None if magnitude is None else magnitude.flatten(),
         None if spectral is None else spectral.sigma.to(raw.dtype),
+        bias,
     )
-
-
-def parameter_grads(weights, states, results):
-    """The gradients of one layer's raw weight and magnitude, from those of its sets: (grad_raw, grad_magnitude).
-
-    Args:
-        weights: the sets' `Weights`, reduced to those of one discriminator.
-        states: their `Spectral` states or None.
-        results: their (grad_raw, inner), as `Backend.weight_grad` returns them; overwritten.
-    """
-    total, magnitude = None, None
-    for norm, state, (grad, inner) in zip(weights.norms, states, results):
-        if norm is not None:
-            magnitude = inner / norm if magnitude is None else magnitude + inner / norm
-        if state is not None:  # W / σ depends on W through σ = uᵀ W v too
-            along = inner.sum() / state.sigma**2
-            grad.view(len(grad), -1).addr_(state.u.to(grad.dtype) * -along, state.v.to(grad.dtype))
-        total = grad if total is None else total.add_(grad)
-    return total, magnitude
 
 
 def effective(raw, magnitude, state):

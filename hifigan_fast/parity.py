@@ -260,8 +260,7 @@ def check(batch=1, length=8192, clips=None, autocast=False):
     -> {ensemble: {backend: Verdict}}.
     """
     dtype = torch.bfloat16 if autocast else torch.float32
-    backends = [
-        name for name, backend in dispatch.BACKENDS.items() if backend.cannot_run(torch.device("cpu"), dtype) is None
-    ]
+    device = torch.device("cpu")
+    backends = [name for name, backend in dispatch.BACKENDS.items() if not dispatch.refusal(backend, device, dtype)]
     y, y_hat = waveforms(batch, length, clips=clips)
     return {name: compare(*build_pair(name, trained=True), y, y_hat, backends, autocast=autocast) for name in ENSEMBLES}

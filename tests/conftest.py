@@ -1,9 +1,13 @@
-"""Shared by all tests: real speech where it is there, NaN-poisoned allocations, small ensembles."""
+"""Shared by all tests: real speech where it is there, NaN-poisoned allocations; Triton's interpreter without a GPU."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read where Triton's kernels are first imported
 
 from hifigan_fast.voice import synthetic_voice
 

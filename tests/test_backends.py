@@ -49,14 +49,18 @@ def ensembles(draw):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "reference"])
+def able(name, dtype=torch.float32):
+    """A backend, or a skip where it cannot run here."""
+    reason = BACKENDS[name].cannot_run(torch.device("cpu"), dtype)
+    if reason:
+        pytest.skip(reason)
+    return BACKENDS[name]
+
+
 @given(case=ensembles())
 @RELAXED
-def test_any_geometry(name, case):
-    backend = BACKENDS[name]
-    if backend.cannot_run(torch.device("cpu"), torch.float32):
-        pytest.skip(backend.cannot_run(torch.device("cpu"), torch.float32))
-    assert SmallEnsemble(**case).worst_ratio(backend) <= parity.LIMIT
+def test_any_geometry_on_the_cpu_backend(case):
+    assert SmallEnsemble(**case).worst_ratio(able("cpu")) <= parity.LIMIT
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -64,6 +68,13 @@ def test_any_geometry(name, case):
 @settings(RELAXED, max_examples=40)
 def test_any_geometry_on_the_reference_backend(dtype, case):
     assert SmallEnsemble(**case).worst_ratio(BACKENDS["reference"], dtype) <= parity.LIMIT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@given(case=ensembles())
+@settings(RELAXED, max_examples=12)
+def test_any_geometry_on_the_triton_backend(dtype, case):
+    assert SmallEnsemble(**case).worst_ratio(able("triton", dtype), dtype) <= parity.LIMIT
 
 
 @pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
@@ -95,18 +106,13 @@ def test_any_geometry_on_every_instruction_set(isa, case):
     ids=["short sequences", "mixed norms", "a long sequence", "wide layers"],
 )
 def test_particular_geometries(name, case):
-    backend = BACKENDS[name]
-    if backend.cannot_run(torch.device("cpu"), torch.float32):
-        pytest.skip(backend.cannot_run(torch.device("cpu"), torch.float32))
-    assert SmallEnsemble(**case).worst_ratio(backend) <= parity.LIMIT
+    assert SmallEnsemble(**case).worst_ratio(able(name)) <= parity.LIMIT
 
 
 @pytest.mark.parametrize("name", list(BACKENDS))
 def test_an_output_of_exactly_zero_is_on_the_lower_side(name):
     """leaky ReLU's gradient at 0 is the slope, in PyTorch as here: silence under zero biases shows it."""
-    backend = BACKENDS[name]
-    if backend.cannot_run(torch.device("cpu"), torch.float32):
-        pytest.skip(backend.cannot_run(torch.device("cpu"), torch.float32))
+    backend = able(name)
     small = SmallEnsemble(length=64)
     for side in small.waves:
         side[0].zero_()

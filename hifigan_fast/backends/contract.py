@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..geometry import Layer
+
 
 @dataclass
 class WeightSet:
@@ -22,20 +24,48 @@ class WeightSet:
         raw: [out, in / groups, taps]: weight norm's direction, spectral norm's original, or the plain weight.
         magnitude: weight norm's g, [out]; None otherwise.
         sigma: spectral norm's σ, a scalar tensor; None otherwise.
+        bias: [out].
     """
 
     raw: torch.Tensor
-    magnitude: torch.Tensor | None = None
-    sigma: torch.Tensor | None = None
+    magnitude: torch.Tensor | None
+    sigma: torch.Tensor | None
+    bias: torch.Tensor
 
 
 @dataclass
 class Weights:
-    """One layer's weights for a whole ensemble, normalised: raws and, a set, its scales and norms [out]."""
+    """One layer's weights for a whole ensemble, normalised.
+
+    Attributes:
+        scales, norms: of each set, [out].
+        bias: [sets, out].
+        packed: the effective weights in the backend's own form, where it has one.
+    """
 
     sets: list[WeightSet]
     scales: list[torch.Tensor]
     norms: list[torch.Tensor | None]
+    bias: torch.Tensor
+    packed: torch.Tensor | None = None
+
+
+@dataclass
+class LayerGrads:
+    """What the gradients of one layer of one stack are made of.
+
+    Attributes:
+        sums: what `Backend.weight_grad` returned for the depth.
+        states: spectral norm's states of all sets at this depth (`norms.Spectral`), None under another norm.
+        sets: the stack's sets that had rows.
+    """
+
+    layer: Layer
+    depth: int
+    sums: object
+    weights: Weights
+    states: list
+    sets: list[int]
 
 
 def widened(tensor):
@@ -52,29 +82,24 @@ class Backend(ABC):
     def cannot_run(self, device, dtype):
         """Why this backend cannot run tensors of `device` and `dtype`, in words; None if it can."""
 
+    def only_on_request(self, device):
+        """Why it runs on `device` only where it is asked for by name, in words; None if it is for everyday use."""
+        return None
+
     def empty(self, count, dtype, device):
         """A flat buffer of `count` elements, not initialised."""
         return torch.empty(count, dtype=dtype, device=device)
 
     @abstractmethod
-    def row_norms(self, raw):
-        """[out, in / groups, taps] -> the Euclidean norm of each output channel's weights, [out]."""
+    def prepare(self, layers, sets, dtype):
+        """`WeightSet`s [depth][set] -> `Weights` [depth] for maps of `dtype`.
 
-    def normalise_weights(self, layer, sets):
-        """`WeightSet`s -> `Weights`: scale = magnitude / |raw| (rows), 1 / sigma, or 1."""
-        norms = [None if s.magnitude is None else self.row_norms(s.raw) for s in sets]
-        scales = []
-        for s, norm in zip(sets, norms):
-            if norm is not None:
-                scales.append(s.magnitude / norm)
-            else:
-                one = s.raw.new_ones(layer.out_channels)
-                scales.append(one if s.sigma is None else one / s.sigma)
-        return Weights(sets, scales, norms)
+        scale = magnitude / |raw| (the Euclidean norm of each output channel's weights), 1 / sigma or 1.
+        """
 
     @abstractmethod
-    def forward(self, role, layer, runs, x, weights, bias, out):
-        """out = leaky(conv(x) + bias). x: rows, or the waveforms for a stem; bias: [sets, out channels]."""
+    def forward(self, role, layer, runs, x, weights, out):
+        """out = leaky(conv(x) + bias). x: rows, or the waveforms for a stem."""
 
     @abstractmethod
     def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
@@ -90,10 +115,13 @@ class Backend(ABC):
 
     @abstractmethod
     def weight_grad(self, role, layer, runs, x, grad_out, weights):
-        """-> [(grad_raw, inner)] a set, and the gradient of the bias, [sets, out]; zeros for sets without rows.
+        """-> sums over the rows of all runs, in the backend's own form, for `parameter_grads`."""
 
-        inner [out] = <grad of the effective weight, raw> a row; grad_raw is the whole gradient of weight norm's
-        direction, and for spectral norm the part that holds sigma fixed.
+    @abstractmethod
+    def parameter_grads(self, jobs):
+        """`LayerGrads` -> for each the gradients of (raw, magnitude, bias); the magnitude's is None without its norm.
+
+        The sums may be overwritten.
         """
 
     @abstractmethod

@@ -6,8 +6,8 @@ import os
 import torch
 
 from ..geometry import run_table
-from .contract import Backend
 from .memory import Pool
+from .setwise import SetwiseBackend
 
 ISA_VARIABLE = "HIFIGAN_FAST_CPU_ISA"
 
@@ -53,7 +53,7 @@ def _maps(tensor):
     return getattr(extension()[0].Maps, str(tensor.dtype).removeprefix("torch."))
 
 
-class CpuBackend(Backend):
+class CpuBackend(SetwiseBackend):
     name = "cpu"
 
     def cannot_run(self, device, dtype):
@@ -82,7 +82,7 @@ class CpuBackend(Backend):
         self._lib.row_norms(_span(raw), len(raw), raw[0].numel(), _span(norms), torch.get_num_threads())
         return norms
 
-    def forward(self, role, layer, runs, x, weights, bias, out):
+    def forward(self, role, layer, runs, x, weights, out):
         self._lib.forward(
             _maps(out),
             getattr(self._lib.Role, role),
@@ -90,7 +90,7 @@ class CpuBackend(Backend):
             _table(runs),
             _span(x),
             _filters(weights),
-            _span(bias),
+            _span(weights.bias),
             _span(out),
             torch.get_num_threads(),
         )

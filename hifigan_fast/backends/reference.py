@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from .contract import Backend
+from .setwise import SetwiseBackend
 
 
 def _folded(waves, run):
@@ -35,7 +35,7 @@ def _backward(layer, run, grad, x, weight, wanted):
     return torch.ops.aten.convolution_backward(grad, x, weight, None, *_geometry(layer, run), wanted)
 
 
-class ReferenceBackend(Backend):
+class ReferenceBackend(SetwiseBackend):
     name = "reference"
 
     def cannot_run(self, device, dtype):
@@ -57,10 +57,10 @@ class ReferenceBackend(Backend):
     def _grad_out(self, role, layer, run, grad_out):
         return _map(grad_out, run.grad_out_offset, run, run.out_rows, layer.out_channels, role == "head").contiguous()
 
-    def forward(self, role, layer, runs, x, weights, bias, out):
+    def forward(self, role, layer, runs, x, weights, out):
         for run in runs:
             weight, inputs = self._effective(weights, run, out.dtype), self._input(role, layer, run, x).to(out.dtype)
-            y = torch.convolution(inputs, weight, bias[run.weights].to(out.dtype), *_geometry(layer, run))
+            y = torch.convolution(inputs, weight, weights.bias[run.weights].to(out.dtype), *_geometry(layer, run))
             view = _map(out, run.out_offset, run, run.out_rows, layer.out_channels, role == "head")
             view.copy_(F.leaky_relu(y, layer.slope))
 

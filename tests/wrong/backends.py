@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import torch
 
-from hifigan_fast.backends.contract import Weights
 from hifigan_fast.backends.reference import ReferenceBackend
 
 
@@ -14,8 +13,9 @@ class PadOffByOne(ReferenceBackend):
 
 
 class BiasForgotten(ReferenceBackend):
-    def forward(self, role, layer, runs, x, weights, bias, out):
-        super().forward(role, layer, runs, x, weights, torch.zeros_like(bias), out)
+    def forward(self, role, layer, runs, x, weights, out):
+        bare = replace(weights, bias=torch.zeros_like(weights.bias))
+        super().forward(role, layer, runs, x, bare, out)
 
 
 class MaskOfTheWrongSign(ReferenceBackend):
@@ -24,26 +24,24 @@ class MaskOfTheWrongSign(ReferenceBackend):
 
 
 class SidesSwapped(ReferenceBackend):
-    def forward(self, role, layer, runs, x, weights, bias, out):
+    def forward(self, role, layer, runs, x, weights, out):
         if role == "head" and len(runs) > 1:
             offsets = (runs[1].out_offset, runs[0].out_offset)
             runs = (*(replace(run, out_offset=at) for run, at in zip(runs, offsets)), *runs[2:])
-        super().forward(role, layer, runs, x, weights, bias, out)
+        super().forward(role, layer, runs, x, weights, out)
 
 
 class LastRowUnwritten(ReferenceBackend):
-    def forward(self, role, layer, runs, x, weights, bias, out):
+    def forward(self, role, layer, runs, x, weights, out):
         last = out[-layer.out_channels :].clone()
-        super().forward(role, layer, runs, x, weights, bias, out)
+        super().forward(role, layer, runs, x, weights, out)
         out[-layer.out_channels :] = last
 
 
 class OneSigmaForBothSides(ReferenceBackend):
-    def normalise_weights(self, layer, sets):
-        right = super().normalise_weights(layer, sets)
-        if sets[0].sigma is None:
-            return right
-        return Weights(right.sets, [right.scales[0]] * len(sets), right.norms)
+    def _normalised(self, layer, sets):
+        right = super()._normalised(layer, sets)
+        return right if sets[0].sigma is None else replace(right, scales=[right.scales[0]] * len(sets))
 
 
 class MapGradientForgotten(ReferenceBackend):
@@ -63,8 +61,8 @@ class MapGradientMasked(ReferenceBackend):
 
 
 class HeadNotHMajor(ReferenceBackend):
-    def forward(self, role, layer, runs, x, weights, bias, out):
-        super().forward(role, layer, runs, x, weights, bias, out)
+    def forward(self, role, layer, runs, x, weights, out):
+        super().forward(role, layer, runs, x, weights, out)
         if role == "head":
             for run in runs:
                 part = out[run.out_offset : run.out_offset + run.sequences * run.out_rows]
@@ -84,7 +82,7 @@ class NormTakenForConstant(ReferenceBackend):
 class LastTapForgotten(ReferenceBackend):
     def _conv_input_grad(self, role, layer, run, grad_out, weights, rows):
         cut = [replace(s, raw=s.raw * (torch.arange(layer.taps) < max(1, layer.taps - 1))) for s in weights.sets]
-        return super()._conv_input_grad(role, layer, run, grad_out, Weights(cut, weights.scales, weights.norms), rows)
+        return super()._conv_input_grad(role, layer, run, grad_out, replace(weights, sets=cut), rows)
 
 
 class SecondSideLeftOutOfBias(ReferenceBackend):
@@ -115,9 +113,9 @@ class LaterRunOverwrites(ReferenceBackend):
 
 
 class OtherSlope(ReferenceBackend):
-    def forward(self, role, layer, runs, x, weights, bias, out):
+    def forward(self, role, layer, runs, x, weights, out):
         slope = layer.slope if layer.slope == 1 else 0.01
-        super().forward(role, replace(layer, slope=slope), runs, x, weights, bias, out)
+        super().forward(role, replace(layer, slope=slope), runs, x, weights, out)
 
 
 class WeightsInHalf(ReferenceBackend):

@@ -1,0 +1,253 @@
+"""A convolution along time in its three directions: one kernel each, for the members of an ensemble in one grid.
+
+An output row's receptive field is taps × channels of neighbouring rows, flattened into one dimension of a matrix
+product (docs/design.md). Tables say which rows a tile has (tables.py); a row of `runs` is a `geometry.Run`. Effective
+weights lie as [set][out channel][tap][channel of the group]. `PRECISION` is `tl.dot`'s for float32 maps.
+"""
+
+import triton
+import triton.language as tl
+
+# Fields of a row of `runs`, as in geometry.Run.
+WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFSET, GRAD_OUT_OFFSET = (
+    tl.constexpr(field) for field in range(9)
+)
+FIELDS = tl.constexpr(9)
+
+
+@triton.jit
+def _split(k0, size: tl.constexpr, COUNT: tl.constexpr):
+    """k0 … k0 + COUNT - 1 as (quotients, remainders) by `size`, without a division where a block does not straddle."""
+    k = tl.arange(0, COUNT)
+    if size % COUNT == 0:
+        return tl.zeros([COUNT], tl.int32) + k0 // size, k0 % size + k
+    else:
+        return (k0 + k) // size, (k0 + k) % size
+
+
+@triton.jit
+def _load_input(x, run, sequence, start, live, tap, channel, IN: tl.constexpr, STEM: tl.constexpr):
+    """[rows, columns]: of `sequence`, row start + tap, at a channel; zero outside. A stem reads the waveform's fold."""
+    in_rows, offset = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + IN_OFFSET)
+    row = start[:, None] + tap[None, :]
+    if STEM:
+        period = tl.load(run + PERIOD).to(tl.int32)
+        inside = row < tl.cdiv(in_rows, period)
+        at = row * period + (sequence % period)[:, None]
+        at = tl.where(at < in_rows, at, 2 * (in_rows - 1) - at)  # the reflect pad
+        at += offset + (sequence // period).to(tl.int64)[:, None] * in_rows
+    else:
+        inside = row < in_rows
+        at = (offset + sequence.to(tl.int64)[:, None] * in_rows + row) * IN + channel[None, :]
+    return tl.load(x + at, live & inside & (row >= 0), other=0.0)
+
+
+@triton.jit
+def _output_row(run, offset, sequence, row, HEAD: tl.constexpr):
+    """The number of a row of a map, [...] int64; heads are H-major."""
+    out_rows = tl.load(run + OUT_ROWS)
+    if HEAD:
+        period = tl.load(run + PERIOD)
+        at = (sequence // period * out_rows + row) * period + sequence % period
+    else:
+        at = sequence.to(tl.int64) * out_rows + row
+    return offset + at
+
+
+@triton.jit
+def _block(OG: tl.constexpr, BLOCK: tl.constexpr):
+    """(group, first column) of this program along axis 1."""
+    blocks = tl.cdiv(OG, BLOCK)
+    return tl.program_id(1) // blocks, tl.program_id(1) % blocks * BLOCK
+
+
+@triton.jit
+def forward(
+    x,
+    weight,
+    bias,
+    out,
+    runs,
+    tiles,  # [tile] of (run, first row)
+    slope,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    GROUPS: tl.constexpr,
+    TAPS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    STEM: tl.constexpr,
+    HEAD: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """out = leaky(conv(x) + bias): a tile of BM rows by BN channels of a group."""
+    IG: tl.constexpr = IN // GROUPS
+    OG: tl.constexpr = OUT // GROUPS
+    K: tl.constexpr = TAPS * IG
+    tile = tl.program_id(0)
+    group, first_column = _block(OG, BN)
+    run = runs + tl.load(tiles + 2 * tile) * FIELDS
+    out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
+    m = tl.load(tiles + 2 * tile + 1) + tl.arange(0, BM)
+    live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * out_rows
+    sequence, row = m // out_rows, m % out_rows
+    n = first_column + tl.arange(0, BN)
+    channel = group * OG + n
+    weights = tl.load(run + WEIGHTS)
+    column = weight + (weights * OUT + channel) * K
+    sums = tl.zeros([BM, BN], tl.float32)
+    for k0 in range(0, K, BK):
+        tap, part = _split(k0, IG, BK)
+        k_live = k0 + tl.arange(0, BK) < K
+        a = _load_input(
+            x,
+            run,
+            sequence,
+            row * STRIDE - PADDING,
+            live[:, None] & k_live[None, :],
+            tap,
+            group * IG + part,
+            IN,
+            STEM,
+        )
+        b = tl.load(column[None, :] + (k0 + tl.arange(0, BK))[:, None], k_live[:, None] & (n < OG)[None, :], other=0.0)
+        sums = tl.dot(a.to(b.dtype), b, sums, input_precision=PRECISION)
+    sums += tl.load(bias + weights * OUT + channel, n < OG, other=0.0).to(tl.float32)[None, :]
+    sums = tl.where(sums > 0, sums, sums * slope)
+    at = _output_row(run, tl.load(run + OUT_OFFSET), sequence, row, HEAD)
+    tl.store(
+        out + at[:, None] * OUT + channel[None, :],
+        sums.to(out.dtype.element_ty),
+        live[:, None] & (n < OG)[None, :],
+    )
+
+
+@triton.jit
+def input_grad(
+    grad_out,
+    weight,
+    saved,
+    map_grads,  # a pointer or None for each run
+    grad_in,
+    runs,
+    tiles,  # [tile] of (run, phase, first row of the phase)
+    slope,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    GROUPS: tl.constexpr,
+    TAPS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    HEAD: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """grad_in = (convᵀ(grad_out) + map_grad) · leaky'(saved): BM rows of one phase by BN channels of a group.
+
+    Input rows i with (i + PADDING) % STRIDE = phase meet taps phase, phase + STRIDE, … and no other.
+    """
+    IG: tl.constexpr = IN // GROUPS
+    OG: tl.constexpr = OUT // GROUPS
+    tile = tl.program_id(0)
+    group, first_column = _block(IG, BN)
+    index, phase = tl.load(tiles + 3 * tile), tl.load(tiles + 3 * tile + 1)
+    run = runs + index * FIELDS
+    in_rows, out_rows = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + OUT_ROWS).to(tl.int32)
+    first = (phase + (STRIDE * PADDING - PADDING)) % STRIDE  # the phase's first row
+    rows = tl.cdiv(in_rows - first, STRIDE)
+    m = tl.load(tiles + 3 * tile + 2) + tl.arange(0, BM)
+    live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * rows
+    sequence, step = m // rows, m % rows
+    nearest = step + (first + PADDING - phase) // STRIDE  # the output row that the first tap leads to
+    n = first_column + tl.arange(0, BN)
+    column = weight + tl.load(run + WEIGHTS) * (OUT * TAPS * IG) + phase * IG + n
+    offset = tl.load(run + GRAD_OUT_OFFSET)
+    sums = tl.zeros([BM, BN], tl.float32)
+    depth = tl.cdiv(TAPS - phase, STRIDE) * OG
+    for k0 in range(0, depth, BK):
+        back, part = _split(k0, OG, BK)
+        k_live = k0 + tl.arange(0, BK) < depth
+        row = nearest[:, None] - back[None, :]
+        channel = group * OG + part
+        at = _output_row(run, offset, sequence[:, None], row, HEAD) * OUT + channel[None, :]
+        a = tl.load(grad_out + at, live[:, None] & k_live[None, :] & (row >= 0) & (row < out_rows), other=0.0)
+        filters = (channel * TAPS + back * STRIDE) * IG
+        b = tl.load(column[None, :] + filters[:, None], k_live[:, None] & (n < IG)[None, :], other=0.0)
+        sums = tl.dot(a, b, sums, input_precision=PRECISION)
+    channel = group * IG + n
+    wanted = live[:, None] & (n < IG)[None, :]
+    row = sequence.to(tl.int64) * in_rows + first + step * STRIDE
+    own = row[:, None] * IN + channel[None, :]
+    for i in tl.static_range(len(map_grads)):
+        if map_grads[i] is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
+            if index == i:
+                sums += tl.load(map_grads[i] + own, wanted, other=0.0).to(tl.float32)
+    mask = tl.load(saved + tl.load(run + IN_OFFSET) * IN + own, wanted, other=0.0)
+    sums = tl.where(mask > 0, sums, sums * slope)
+    tl.store(grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + own, sums.to(grad_in.dtype.element_ty), wanted)
+
+
+@triton.jit
+def weight_grad(
+    x,
+    grad_out,
+    partial,  # [split][out channel][tap][channel of the group]
+    partial_bias,  # [split][out channel]
+    runs,
+    tiles,  # [tile] of (run, first row)
+    splits,  # [split] of (first tile, end)
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    GROUPS: tl.constexpr,
+    TAPS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    STEM: tl.constexpr,
+    HEAD: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """One split's gradient of the effective weights: BM out channels by BN positions, over tiles of BK rows."""
+    IG: tl.constexpr = IN // GROUPS
+    OG: tl.constexpr = OUT // GROUPS
+    K: tl.constexpr = TAPS * IG
+    split = tl.program_id(0)
+    group, first_channel = _block(OG, BM)
+    k0 = tl.program_id(2) * BN
+    o, k = first_channel + tl.arange(0, BM), k0 + tl.arange(0, BN)
+    channel = group * OG + o
+    tap, part = _split(k0, IG, BN)
+    sums = tl.zeros([BM, BN], tl.float32)
+    bias = tl.zeros([BM], tl.float32)
+    for tile in range(tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)):
+        run = runs + tl.load(tiles + 2 * tile) * FIELDS
+        out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
+        m = tl.load(tiles + 2 * tile + 1) + tl.arange(0, BK)
+        live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * out_rows
+        sequence, row = m // out_rows, m % out_rows
+        at = _output_row(run, tl.load(run + GRAD_OUT_OFFSET), sequence, row, HEAD)
+        grad = tl.load(grad_out + at[:, None] * OUT + channel[None, :], live[:, None] & (o < OG)[None, :], other=0.0)
+        inputs = _load_input(
+            x,
+            run,
+            sequence,
+            row * STRIDE - PADDING,
+            live[:, None] & (k < K)[None, :],
+            tap,
+            group * IG + part,
+            IN,
+            STEM,
+        )
+        sums = tl.dot(tl.trans(grad), inputs.to(grad.dtype), sums, input_precision=PRECISION)
+        bias += tl.sum(grad.to(tl.float32), 0)
+    at = split.to(tl.int64) * OUT + channel
+    tl.store(partial + at[:, None] * K + k[None, :], sums, (o < OG)[:, None] & (k < K)[None, :])
+    if tl.program_id(2) == 0:
+        tl.store(partial_bias + at, bias, o < OG)

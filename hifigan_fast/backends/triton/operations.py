@@ -1,0 +1,315 @@
+"""The contract's operations as launches: grids, tables and buffers."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from ..contract import Weights
+from . import configs, convolution, stem, tables
+from . import feature_l1 as l1
+from . import weights as kernels
+from .launch import launch
+
+ROWS = {"ROWS": 4, "BLOCK": 256}  # of weights a program, and elements of each at a time
+ROWS_INTERPRETED = {"ROWS": 128, "BLOCK": 1024}
+STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a time
+MAP_BLOCK, MAP_CHUNK = 1024, 16384  # elements of a pair of maps: at a time, and a program
+PROGRAMS = 264  # of a weight gradient at least, where rows allow: two for each multiprocessor of a large device
+
+
+def capability(device):
+    """What `configs.generation_of` takes."""
+    if device.type == "cpu":
+        return None
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName
+    return torch.cuda.get_device_capability(device)
+
+
+def _config(direction, role, layer, like):
+    generation = configs.generation_of(capability(like.device))
+    return configs.config(generation, direction, like.dtype, configs.layer_class(role, layer))
+
+
+def _precision(like):
+    """How float32 is multiplied: as cuDNN's convolutions would be asked to."""
+    tf32 = like.is_cuda and torch.version.hip is None and torch.backends.cudnn.allow_tf32
+    return "tf32" if like.dtype == torch.float32 and tf32 else "ieee"
+
+
+def _geometry(layer):
+    return {
+        "IN": layer.in_channels,
+        "OUT": layer.out_channels,
+        "GROUPS": layer.groups,
+        "TAPS": layer.taps,
+        "STRIDE": layer.stride,
+        "PADDING": layer.padding,
+    }
+
+
+def _rows(device):
+    return ROWS_INTERPRETED if device.type == "cpu" else ROWS
+
+
+def _kind(weight_set):
+    if weight_set.magnitude is not None:
+        return kernels.WEIGHT.value
+    return (kernels.PLAIN if weight_set.sigma is None else kernels.SPECTRAL).value
+
+
+def prepare(layers, sets, dtype):
+    """`WeightSet`s [depth][set] -> `Weights` [depth], in one launch."""
+    like = sets[0][0].raw
+    kinds, blocks = tuple(tuple(_kind(s) for s in own) for own in sets), _rows(like.device)
+    jobs, elements, rows = tables.pack_jobs(tuple(layers), kinds, blocks["ROWS"], like.device)
+    flat = [s for own in sets for s in own]
+    packed = torch.empty(elements[-1], dtype=dtype, device=like.device)
+    scales, norms, biases = torch.empty(3, rows[-1], dtype=torch.float32, device=like.device)
+    launch(
+        like.device,
+        kernels.pack,
+        (len(jobs.programs),),
+        tuple(s.raw for s in flat),
+        tuple(s.raw if s.magnitude is None else s.magnitude for s in flat),
+        tuple(s.raw if s.sigma is None else s.sigma for s in flat),
+        tuple(s.bias for s in flat),
+        packed,
+        scales,
+        norms,
+        biases,
+        jobs.programs,
+        jobs.table,
+        **blocks,
+    )
+    result = []
+    for depth, own in enumerate(sets):
+        place = slice(rows[depth], rows[depth + 1])
+        own_scales, own_norms = (flat[place].view(len(own), -1).unbind() for flat in (scales, norms))
+        result.append(
+            Weights(
+                own,
+                list(own_scales),
+                [norm if s.magnitude is not None else None for s, norm in zip(own, own_norms)],
+                biases[place].view(len(own), -1),
+                packed[elements[depth] : elements[depth + 1]],
+            )
+        )
+    return result
+
+
+def _blocks(channels, block):
+    return triton.cdiv(channels, block)
+
+
+def forward(role, layer, runs, x, weights, out):
+    config = _config("forward", role, layer, out)
+    tiles = tables.tiles(runs, config.BM, out.device)
+    launch(
+        out.device,
+        convolution.forward,
+        (len(tiles), layer.groups * _blocks(layer.out_channels // layer.groups, config.BN)),
+        x,
+        weights.packed,
+        weights.bias,
+        out,
+        tables.runs_on(runs, out.device),
+        tiles,
+        layer.slope,
+        STEM=role == "stem",
+        HEAD=role == "head",
+        PRECISION=_precision(out),
+        **_geometry(layer),
+        **config.arguments(),
+    )
+
+
+def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
+    config = _config("input_grad", role, layer, grad_in)
+    tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
+    launch(
+        grad_in.device,
+        convolution.input_grad,
+        (len(tiles), layer.groups * _blocks(layer.in_channels // layer.groups, config.BN)),
+        grad_out,
+        weights.packed,
+        saved,
+        tuple(map_grads),
+        grad_in,
+        tables.runs_on(runs, grad_in.device),
+        tiles,
+        slope,
+        HEAD=role == "head",
+        PRECISION=_precision(grad_in),
+        **_geometry(layer),
+        **config.arguments(),
+    )
+
+
+def stem_input_grad(layer, runs, grad_out, weights, grad_waves):
+    ordered, tiles = tables.wave_tiles(runs, STEM_BLOCK, grad_waves.device)
+    geometry = _geometry(layer)
+    launch(
+        grad_waves.device,
+        stem.stem_input_grad,
+        (len(tiles),),
+        grad_out,
+        weights.packed,
+        grad_waves,
+        ordered,
+        tiles,
+        **{key: geometry[key] for key in ("OUT", "TAPS", "STRIDE", "PADDING")},
+        BM=STEM_BLOCK,
+        BO=STEM_CHANNELS,
+    )
+
+
+@dataclass
+class Sums:
+    """One layer's sums of splits: gradients of effective weights and of biases, not yet those of the parameters."""
+
+    partial: torch.Tensor  # [split, out, taps, in / groups]
+    bias: torch.Tensor  # [split, out]
+    of_set: dict  # {weight set: (first split, end)}
+
+
+def weight_grad(role, layer, runs, x, grad_out):
+    config = _config("weight_grad", role, layer, grad_out)
+    out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    blocks = layer.groups * _blocks(out_group, config.BM), _blocks(layer.taps * in_group, config.BN)
+    sets = len({run.weights for run in runs})
+    wanted = max(1, PROGRAMS // (blocks[0] * blocks[1] * sets))
+    splits = tables.splits(runs, config.BK, wanted, grad_out.device)
+    sums = torch.empty(
+        len(splits.table), layer.out_channels, layer.taps, in_group, dtype=torch.float32, device=grad_out.device
+    )
+    bias = sums.new_empty(len(splits.table), layer.out_channels)
+    launch(
+        grad_out.device,
+        convolution.weight_grad,
+        (len(splits.table), *blocks),
+        x,
+        grad_out,
+        sums,
+        bias,
+        tables.runs_on(runs, grad_out.device),
+        splits.tiles,
+        splits.table,
+        STEM=role == "stem",
+        HEAD=role == "head",
+        PRECISION=_precision(grad_out),
+        **_geometry(layer),
+        **config.arguments(),
+    )
+    return Sums(sums, bias, splits.of_set)
+
+
+def parameter_grads(jobs):
+    """`contract.LayerGrads` -> (raw, magnitude, bias) gradients each: one launch, and one more with spectral norm."""
+    raws = [job.weights.sets[job.sets[0]].raw for job in jobs]
+    device = raws[0].device
+    blocks = _rows(device)
+    slots = [(job, s) for job in jobs for s in job.sets]
+    depths = list({job.depth: job.sums for job in jobs}.items())
+    numbers = {depth: number for number, (depth, _) in enumerate(depths)}
+    rows, spectral, elements, vectors = tables.finish_jobs(
+        tuple(
+            (
+                _kind(job.weights.sets[job.sets[0]]),
+                job.layer,
+                numbers[job.depth],
+                tuple(job.sums.of_set.get(s, (0, 0)) for s in job.sets),
+            )
+            for job in jobs
+        ),
+        blocks["ROWS"],
+        device,
+    )
+    grads = torch.empty(elements[-1], dtype=raws[0].dtype, device=device)
+    magnitudes, biases = torch.empty(2, vectors[-1], dtype=grads.dtype, device=device)
+    inners = torch.empty(kernels.MOST_SETS.value * vectors[-1], dtype=torch.float32, device=device)
+    scales = tuple(job.weights.scales[s] for job, s in slots)
+    norms = tuple(job.weights.norms[s] for job, s in slots)
+    launch(
+        device,
+        kernels.finish,
+        (len(rows.programs),),
+        tuple(raws),
+        tuple(sums.partial for _, sums in depths),
+        tuple(sums.bias for _, sums in depths),
+        scales,
+        tuple(scale if norm is None else norm for norm, scale in zip(norms, scales)),
+        inners,
+        grads,
+        magnitudes,
+        biases,
+        rows.programs,
+        rows.table,
+        **blocks,
+    )
+    states = [job.states[s] for job, s in slots]
+    known = [state for state in states if state is not None]
+    if known:
+        pointers = [[getattr(state or known[0], name) for state in states] for name in ("u", "v", "sigma")]
+        launch(
+            device,
+            kernels.finish_spectral,
+            (len(spectral.programs),),
+            *map(tuple, pointers),
+            inners,
+            grads,
+            spectral.programs,
+            spectral.table,
+            **blocks,
+        )
+    return [
+        (
+            grads[elements[i] : elements[i + 1]].view(raws[i].shape),
+            magnitudes[vectors[i] : vectors[i + 1]] if job.weights.norms[job.sets[0]] is not None else None,
+            biases[vectors[i] : vectors[i + 1]],
+        )
+        for i, job in enumerate(jobs)
+    ]
+
+
+def _chunks(maps):
+    return tables.map_chunks(tuple(m.numel() for m in maps), MAP_CHUNK, maps[0].device)
+
+
+def feature_l1(real, generated):
+    chunks, pairs = _chunks(real)
+    partial = torch.empty(len(chunks), dtype=torch.float32, device=chunks.device)
+    means = partial.new_empty(len(real))
+    launch(
+        chunks.device,
+        l1.partial_sums,
+        (len(chunks),),
+        tuple(real),
+        tuple(generated),
+        partial,
+        chunks,
+        BLOCK=MAP_BLOCK,
+    )
+    launch(chunks.device, l1.means, (len(real),), partial, means, pairs, BLOCK=MAP_BLOCK)
+    return means
+
+
+def feature_l1_backward(real, generated, grads, want_real, want_generated):
+    chunks, pairs = _chunks(real)
+    wanted_real = [torch.empty_like(r) if want else None for r, want in zip(real, want_real)]
+    wanted_generated = [torch.empty_like(g) if want else None for g, want in zip(generated, want_generated)]
+    launch(
+        chunks.device,
+        l1.gradients,
+        (len(chunks),),
+        tuple(real),
+        tuple(generated),
+        grads.contiguous(),
+        tuple(wanted_real),
+        tuple(wanted_generated),
+        chunks,
+        pairs,
+        BLOCK=MAP_BLOCK,
+    )
+    return wanted_real, wanted_generated

@@ -1,0 +1,169 @@
+"""What the kernels read instead of shapes: which rows a tile has, which tiles a split, which numbers a job.
+
+Made once a shape and kept on the device. Tables are int64 tensors, [entry][field]; offsets may pass 2³¹.
+"""
+
+import functools
+import itertools
+from dataclasses import dataclass
+
+import torch
+
+from ...geometry import run_table
+from . import weights as kernels
+
+
+def _table(rows, fields, device):
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), fields).to(device)
+
+
+@functools.lru_cache(maxsize=1024)
+def runs_on(runs, device):
+    """`geometry.Run`s as the kernels read them."""
+    for run in runs:
+        rows = run.sequences * max(run.in_rows, run.out_rows)
+        if rows >= 2**31:
+            raise ValueError(f"waveform: {rows} rows of a discriminator in one call, expected fewer than 2**31")
+    return torch.from_numpy(run_table(runs)).to(device)
+
+
+@functools.lru_cache(maxsize=1024)
+def tiles(runs, block, device):
+    """[tile] of (run, first output row), `block` rows each, run by run."""
+    rows = [(index, first) for index, run in enumerate(runs) for first in range(0, run.sequences * run.out_rows, block)]
+    return _table(rows, 2, device)
+
+
+@functools.lru_cache(maxsize=1024)
+def phase_tiles(runs, layer, block, device):
+    """[tile] of (run, phase, first row of the phase): an input gradient's."""
+    rows = []
+    for (index, run), phase in itertools.product(enumerate(runs), range(layer.stride)):
+        first = (phase - layer.padding) % layer.stride
+        count = max(0, -(-(run.in_rows - first) // layer.stride))
+        rows += [(index, phase, at) for at in range(0, run.sequences * count, block)]
+    return _table(rows, 3, device)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of a weight gradient: tiles set by set, and how many consecutive ones are summed by one program.
+
+    Attributes:
+        tiles: [tile] of (run, first output row).
+        table: [split] of (first tile, end).
+        of_set: {weight set: (first split, end)}.
+    """
+
+    tiles: torch.Tensor
+    table: torch.Tensor
+    of_set: dict
+
+
+@functools.lru_cache(maxsize=1024)
+def splits(runs, block, wanted, device):
+    """`Splits` with about `wanted` of them a set, as far as there are tiles."""
+    found, table, of_set = [], [], {}
+    for own in sorted({run.weights for run in runs}):
+        begin = len(found)
+        found += [
+            (index, first)
+            for index, run in enumerate(runs)
+            if run.weights == own
+            for first in range(0, run.sequences * run.out_rows, block)
+        ]
+        if len(found) == begin:
+            continue
+        step = -(-(len(found) - begin) // wanted)
+        first_split = len(table)
+        table += [(first, min(first + step, len(found))) for first in range(begin, len(found), step)]
+        of_set[own] = (first_split, len(table))
+    return Splits(_table(found, 2, device), _table(table, 2, device), of_set)
+
+
+@functools.lru_cache(maxsize=1024)
+def wave_tiles(runs, block, device):
+    """The stem's runs by the waveforms that they read, and [tile] of (first run, end, sample, place, address)."""
+    runs = tuple(sorted(runs, key=lambda run: run.grad_in_offset))
+    rows, begin = [], 0
+    for address, own in itertools.groupby(runs, key=lambda run: run.grad_in_offset):
+        own = list(own)
+        end, length = begin + len(own), own[0].in_rows
+        for sample, place in itertools.product(range(own[0].samples), range(0, length, block)):
+            rows.append((begin, end, sample, place, address + sample * length))
+        begin = end
+    return runs_on(runs, device), _table(rows, 5, device)
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Rows of weights as programs: [program] of (job, first out channel), and the jobs' numbers."""
+
+    programs: torch.Tensor
+    table: torch.Tensor
+
+    @classmethod
+    def of(cls, rows, fields, block, device):
+        programs = [(job, out) for job, row in enumerate(rows) for out in range(0, row[kernels.OUT.value], block)]
+        return cls(_table(programs, 2, device), _table(rows, fields, device))
+
+
+def _size(layer):
+    return layer.out_channels * (layer.in_channels // layer.groups) * layer.taps
+
+
+def _numbers(kind, layer):
+    return kind, layer.out_channels, layer.in_channels // layer.groups, layer.taps
+
+
+@functools.lru_cache(maxsize=256)
+def pack_jobs(layers, kinds, block, device):
+    """Jobs of `pack` by depth and set, `kinds` [depth][set]; where each depth begins, in elements and in rows."""
+    rows, elements, vectors = [], [0], [0]
+    for layer, own in zip(layers, kinds):
+        for s, kind in enumerate(own):
+            at = elements[-1] + s * _size(layer), vectors[-1] + s * layer.out_channels
+            rows.append((*_numbers(kind, layer), *at))
+        elements.append(elements[-1] + len(own) * _size(layer))
+        vectors.append(vectors[-1] + len(own) * layer.out_channels)
+    return Jobs.of(rows, kernels.PACK_FIELDS.value, block, device), tuple(elements), tuple(vectors)
+
+
+@functools.lru_cache(maxsize=256)
+def finish_jobs(jobs, block, device):
+    """Jobs of `finish`, those of `finish_spectral`, and where each job's gradients begin: elements, rows; and slots.
+
+    Args:
+        jobs: of each (kind, layer, number of its sums, ((first split, end) of each of its sets)).
+    """
+    rows, elements, vectors, slots = [], [0], [0], [0]
+    for kind, layer, depth, splits in jobs:
+        sets = [
+            number
+            for i, own in enumerate(splits)
+            for number in (vectors[-1] * kernels.MOST_SETS.value + i * layer.out_channels, *own, slots[-1] + i)
+        ]
+        sets += [0] * (kernels.MOST_SETS.value * kernels.SET_FIELDS.value - len(sets))
+        rows.append((*_numbers(kind, layer), depth, elements[-1], vectors[-1], *sets))
+        elements.append(elements[-1] + _size(layer))
+        vectors.append(vectors[-1] + layer.out_channels)
+        slots.append(slots[-1] + len(splits))
+    fields = kernels.FINISH_FIELDS.value
+    spectral = [row for row in rows if row[0] == kernels.SPECTRAL.value]
+    return (
+        Jobs.of(rows, fields, block, device),
+        Jobs.of(spectral, fields, block, device),
+        tuple(elements),
+        tuple(vectors),
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def map_chunks(counts, size, device):
+    """Of pairs of `counts` elements: [chunk] of (pair, first element, end), [pair] of (first chunk, end, elements)."""
+    chunks, pairs = [], []
+    for pair, count in enumerate(counts):
+        begin = len(chunks)
+        chunks += [(pair, first, min(first + size, count)) for first in range(0, count, size)]
+        pairs.append((begin, len(chunks), count))
+    return _table(chunks, 3, device), _table(pairs, 3, device)
