@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from . import norms
-from .backends.contract import Backend, LayerGrads, Weights, widened
+from .backends.contract import Backend, LayerGrads, Weights
 from .geometry import Ensemble
 
 
@@ -60,6 +60,16 @@ def run_ensemble(call, waves, parameters):
     return [[list(itertools.islice(maps, len(e.layers))) for _ in e.stacks] for _ in range(e.sides)]
 
 
+def _in_a_row(waves):
+    """Waveforms as one flat tensor: a view where they lie one behind the other."""
+    ends = [wave.data_ptr() + wave.numel() * wave.itemsize for wave in waves]
+    storages = {wave.untyped_storage().data_ptr() for wave in waves}
+    starts = [wave.data_ptr() for wave in waves[1:]]
+    if len(storages) == 1 and ends[:-1] == starts and all(w.is_contiguous() and not w.is_neg() for w in waves):
+        return waves[0].as_strided((sum(wave.numel() for wave in waves),), (1,))
+    return torch.cat([wave.reshape(-1) for wave in waves])
+
+
 def _views(ensemble, depth, buffer):
     """{member: its map at `depth` as a view of the buffer, in the reference's shape}."""
     layer = ensemble.layers[depth]
@@ -82,7 +92,8 @@ class _EnsembleFunction(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         e, backend = call.ensemble, call.backend
         waves, layers = call.split(tensors)
-        buffers = [widened(torch.cat([wave.reshape(-1) for side in waves for wave in side]).to(call.dtype))]
+        flat = _in_a_row([wave for side in waves for wave in side])
+        buffers = [flat if flat.dtype == call.dtype != torch.bfloat16 else flat.float()]
         sets = [call.weight_sets(depth, layers) for depth in range(len(e.layers))]
         weights = backend.prepare(e.layers, sets, call.dtype)
         for depth, layer in enumerate(e.layers):
@@ -280,7 +291,7 @@ def _differentiable_grads(call, tensors, needs, grads):
         if waves[side][e.waves[stack]] is None:  # not kept: nothing of it has a gradient
             maps += [None] * len(e.layers)
             continue
-        x = _fold(waves[side][e.waves[stack]], e.stacks[stack])
+        x = _fold(waves[side][e.waves[stack]].to(call.dtype), e.stacks[stack])
         states = call.states[e.weight_sets[stack][side]]
         for layer, (raw, magnitude, bias), state in zip(e.layers, layers[stack], states):
             weight, bias = norms.effective(raw, magnitude, state).flatten(2).to(call.dtype), bias.to(call.dtype)

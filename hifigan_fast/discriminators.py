@@ -11,7 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from . import checks, dispatch, norms, reference
+from . import checks, dispatch, norms, pooling, reference
 from .autograd import Call, run_ensemble
 from .geometry import LRELU_SLOPE, Ensemble, Layer, Stack
 
@@ -82,14 +82,13 @@ def _discriminate(discriminators, sides, waves):
     first = sides[0][0]
     dtype = dispatch.map_dtype(first)
     choice = dispatch.choose(first.device, dtype)
-    sides = [[wave.to(dtype) for wave in side] for side in sides]  # outside of the pass: autograd sees it
     weight_sets, states = [], []
     for discriminator in discriminators:
         convs = convs_of(discriminator)
         own = len(sides) if any(norms.iterates(conv) for conv in convs) else 1
         weight_sets.append(tuple(len(states) + side % own for side in range(len(sides))))
         # Side after side, as the modules' calls would: each moves the power iteration on.
-        states += [[norms.spectral_state(conv) for conv in convs] for _ in range(own)]
+        states += norms.spectral_states(convs, own, choice.backend)
     ensemble = Ensemble(stacks, tuple(waves), lengths, sides[0][0].shape[0], len(sides), tuple(weight_sets))
     parameters = [[norms.parameters(conv) for conv in convs_of(d)] for d in discriminators]
     return run_ensemble(Call(choice.backend, ensemble, dtype, states), sides, parameters)
@@ -144,12 +143,19 @@ def _run_pair(ensemble, y, y_hat):
     if _falls_back(y, discriminators) or _why_not_together(discriminators):
         return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
-        sides, waves = [ensemble.pooled(y), ensemble.pooled(y_hat)], range(len(discriminators))
+        sides, waves = _pooled(ensemble, y, y_hat), range(len(discriminators))
     else:
         sides, waves = [[y], [y_hat]], [0] * len(discriminators)
     maps = _discriminate(discriminators, sides, waves)
     logits = [[torch.flatten(own[-1], 1, -1) for own in side] for side in maps]
     return logits[0], logits[1], maps[0], maps[1]
+
+
+def _pooled(ensemble, y, y_hat):
+    backend = dispatch.choose(y.device, dispatch.map_dtype(y)).backend
+    if backend.fuses_small_work and pooling.poolable(ensemble.meanpools, (y, y_hat)):
+        return pooling.pooled_sides(backend, (y, y_hat))
+    return [ensemble.pooled(y), ensemble.pooled(y_hat)]
 
 
 def explain(module):

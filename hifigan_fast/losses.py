@@ -1,14 +1,12 @@
 """The three losses with the original's signatures (HiFi-GAN, section 2.4; jik876/hifi-gan `models.py`), no host sync.
 
-`feature_loss` reads each pair of maps once, forward and backward, where a backend can; the adversarial losses touch a
-few thousand logits and are the reference's.
+`feature_loss` reads each pair of maps once, forward and backward, where a backend can. The adversarial losses touch a
+few thousand logits: on a GPU, where a launch costs more than they do, they are one; elsewhere they are the reference's.
 """
 
 import torch
 
-from . import dispatch
-from .reference import discriminator_loss, generator_loss
-from .reference import feature_loss as reference_feature_loss
+from . import dispatch, reference
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
 
@@ -72,9 +70,63 @@ def feature_loss(fmap_r, fmap_g):
     """
     pairs = [(r, g) for maps_r, maps_g in zip(fmap_r, fmap_g) for r, g in zip(maps_r, maps_g)]
     if not pairs or _why_not_fused(pairs):
-        return reference_feature_loss(fmap_r, fmap_g)
+        return reference.feature_loss(fmap_r, fmap_g)
     backend = dispatch.choose(pairs[0][0].device, pairs[0][0].dtype).backend
     if backend.name == "reference":
-        return reference_feature_loss(fmap_r, fmap_g)
+        return reference.feature_loss(fmap_r, fmap_g)
     real, generated = zip(*pairs)
     return (_FeatureL1.apply(backend, *real, *generated).sum() * 2).to(real[0].dtype)
+
+
+class _SquaredMeans(torch.autograd.Function):
+    """Scores and their targets -> the sum of their mean squared distances, and each of them, [parts]."""
+
+    @staticmethod
+    def forward(ctx, backend, targets, *scores):
+        ctx.set_materialize_grads(False)
+        ctx.backend, ctx.targets = backend, targets
+        ctx.save_for_backward(*scores)
+        found = backend.squared_means([s.detach() for s in scores], targets)
+        return found[0], found[1:]
+
+    @staticmethod
+    def backward(ctx, grad_total, grad_means):
+        scores, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():  # create_graph
+            given = [grad for grad in (grad_total, grad_means) if grad is not None]
+            by = (sum(given) * 2).expand(len(scores)).unbind()
+            return None, None, *(g / s.numel() * (s - t) for g, s, t in zip(by, scores, ctx.targets))
+        return None, None, *ctx.backend.squared_means_backward(scores, ctx.targets, grad_total, grad_means, wanted)
+
+
+def _squared_means(scores, targets):
+    """`_SquaredMeans` of the scores by the backend of the first; None where they must be the reference's."""
+    if not scores:
+        return None
+    first = scores[0]
+    if any(s.dtype != first.dtype or s.device != first.device or not s.is_contiguous() or s.is_neg() for s in scores):
+        return None
+    if not all(s.numel() for s in scores) or not first.is_floating_point() or dispatch.not_fusible(first.device):
+        return None
+    backend = dispatch.choose(first.device, first.dtype).backend
+    return _SquaredMeans.apply(backend, targets, *scores) if backend.fuses_small_work else None
+
+
+def discriminator_loss(disc_real_outputs, disc_generated_outputs):
+    """Least-squares loss of the discriminators: the sum of mean (1 - D(y))² + mean D(ŷ)².
+
+    Returns the loss and, per discriminator, its real and its generated part as detached scalars (the original
+    returns Python floats, at the price of a host sync each).
+    """
+    pairs = list(zip(disc_real_outputs, disc_generated_outputs))
+    found = _squared_means([*(r for r, _ in pairs), *(g for _, g in pairs)], (1,) * len(pairs) + (0,) * len(pairs))
+    if found is None:
+        return reference.discriminator_loss(disc_real_outputs, disc_generated_outputs)
+    terms = list(found[1].detach().unbind())
+    return found[0], terms[: len(pairs)], terms[len(pairs) :]
+
+
+def generator_loss(disc_outputs):
+    """Least-squares loss of the generator: the sum of mean (1 - D(ŷ))², and the list of its terms."""
+    found = _squared_means(list(disc_outputs), (1,) * len(disc_outputs))
+    return reference.generator_loss(disc_outputs) if found is None else (found[0], list(found[1].unbind()))

@@ -7,7 +7,6 @@ checkpoints have, and plain weights.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -76,22 +75,23 @@ def iterates(conv):
 
 
 @torch.no_grad()
-def spectral_state(conv):
-    """σ for the next call of `conv`, after the power iterations that the call makes in training mode.
+def spectral_states(convs, calls, backend):
+    """The `Spectral` states of the next `calls` calls of `convs`, [call][conv]; None where a conv has another norm.
 
-    Moves `weight_u` and `weight_v` as a forward call would (torch.nn.utils.spectral_norm). None without that norm.
+    Moves `weight_u` and `weight_v` as the calls would, in training mode (torch.nn.utils.spectral_norm).
     """
-    norm = _norm_hook(conv)
-    if not isinstance(norm, SpectralNorm):
-        return None
-    matrix = conv.weight_orig.flatten(1)
-    u, v = conv.weight_u, conv.weight_v
-    if conv.training:
-        for _ in range(norm.n_power_iterations):
-            F.normalize(torch.mv(matrix.t(), u), dim=0, eps=norm.eps, out=v)
-            F.normalize(torch.mv(matrix, v), dim=0, eps=norm.eps, out=u)
-        u, v = u.clone(), v.clone()  # the next call moves the buffers on
-    return Spectral(u, v, torch.dot(u, torch.mv(matrix, v)))
+    states = [[None] * len(convs) for _ in range(calls)]
+    alike = {}
+    for index, conv in enumerate(convs):
+        norm = _norm_hook(conv)
+        if isinstance(norm, SpectralNorm):
+            alike.setdefault((norm.eps, norm.n_power_iterations if conv.training else 0), []).append(index)
+    for (eps, iterations), members in alike.items():
+        matrices = [(c.weight_orig.flatten(1), c.weight_u, c.weight_v) for c in (convs[i] for i in members)]
+        for own, found in zip(states, backend.power_iterations(matrices, eps, iterations, calls)):
+            for index, state in zip(members, found):
+                own[index] = Spectral(*state)
+    return states
 
 
 def weight_set(raw, magnitude, bias, spectral):

@@ -1,7 +1,7 @@
 """What a backend does: every operation of an ensemble's forward and backward pass, one depth at a time.
 
 All buffers are flat and contiguous. Maps and their gradients are of one floating dtype; waveforms, parameters and the
-gradients of both are of the same, or of float32 where the maps are bfloat16: effective weights are then rounded to it.
+gradients of both are of the same, or of float32 where the maps are of half of it: effective weights are then rounded.
 Activations and their gradients are rows of channels, laid out as `hifigan_fast.geometry.Run` says: a member's rows are
 [samples, period, rows, channels]. Heads are H-major, [samples, rows, period], so that the logits are a view. Waveforms
 are samples in a row. No operation allocates what it returns through an argument, none keeps a reference to a buffer,
@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from ..geometry import Layer
 
@@ -73,10 +74,22 @@ def widened(tensor):
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
+def _iterated(matrix, u, v, eps, iterations):
+    for _ in range(iterations):
+        F.normalize(torch.mv(matrix.t(), u), dim=0, eps=eps, out=v)
+        F.normalize(torch.mv(matrix, v), dim=0, eps=eps, out=u)
+    if iterations:
+        u, v = u.clone(), v.clone()  # the next call moves them on
+    return u, v, torch.dot(u, torch.mv(matrix, v))
+
+
 class Backend(ABC):
     """Runs the operations of an ensemble. `role` is "stem", "conv" or "head"; `runs` a tuple of `geometry.Run`."""
 
     name: str
+    # Whether it has `pooled` and `squared_means`: worth it where launches cost more than what they do. Plain PyTorch's
+    # poolings and adversarial losses run where it has not.
+    fuses_small_work = False
 
     @abstractmethod
     def cannot_run(self, device, dtype):
@@ -89,6 +102,15 @@ class Backend(ABC):
     def empty(self, count, dtype, device):
         """A flat buffer of `count` elements, not initialised."""
         return torch.empty(count, dtype=dtype, device=device)
+
+    def power_iterations(self, matrices, eps, iterations, calls):
+        """Spectral norm's (u, v, sigma = uᵀ W v) after each of `calls` times `iterations`, [call][matrix].
+
+        Args:
+            matrices: (W [out, n], u [out], v [n]) each; u and v are moved on, in place.
+            iterations: of v = Wᵀ u / |Wᵀ u|, u = W v / |W v|; lengths are at least `eps`. 0: nothing moves.
+        """
+        return [[_iterated(*matrix, eps, iterations) for matrix in matrices] for _ in range(calls)]
 
     @abstractmethod
     def prepare(self, layers, sets, dtype):
@@ -123,6 +145,18 @@ class Backend(ABC):
 
         The sums may be overwritten.
         """
+
+    def pooled(self, sides, lengths):
+        """Waveforms [batch, 1, length], one a side -> flat [side][level][batch][lengths[level]], each level pooled."""
+        raise NotImplementedError
+
+    def squared_means(self, scores, targets):
+        """Tensors and a target (0 or 1) for each -> [1 + tensors]: the means of (score - target)², first their sum."""
+        raise NotImplementedError
+
+    def squared_means_backward(self, scores, targets, grad_total, grad_means, wanted):
+        """Gradients of the sum and of the means (or None) -> of the scores, a list with None where not wanted."""
+        raise NotImplementedError
 
     @abstractmethod
     def feature_l1(self, real, generated):

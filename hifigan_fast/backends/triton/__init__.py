@@ -35,6 +35,7 @@ def _operations():
 
 class TritonBackend(Backend):
     name = "triton"
+    fuses_small_work = True
 
     def cannot_run(self, device, dtype):
         if not _installed():
@@ -53,6 +54,11 @@ class TritonBackend(Backend):
     def only_on_request(self, device):
         return "Triton's interpreter is for tests" if device.type == "cpu" else None
 
+    def power_iterations(self, matrices, eps, iterations, calls):
+        if not all(t.is_contiguous() for own in matrices for t in own):
+            return super().power_iterations(matrices, eps, iterations, calls)
+        return _operations().power_iterations(matrices, eps, iterations, calls)
+
     def prepare(self, layers, sets, dtype):
         return _operations().prepare(layers, sets, dtype)
 
@@ -70,6 +76,15 @@ class TritonBackend(Backend):
 
     def parameter_grads(self, jobs):
         return _operations().parameter_grads(jobs)
+
+    def pooled(self, sides, lengths):
+        return _operations().pooled(sides, lengths)
+
+    def squared_means(self, scores, targets):
+        return _operations().squared_means(scores, targets)
+
+    def squared_means_backward(self, scores, targets, grad_total, grad_means, wanted):
+        return _operations().squared_means_backward(scores, targets, grad_total, grad_means, wanted)
 
     def feature_l1(self, real, generated):
         return _operations().feature_l1(real, generated)

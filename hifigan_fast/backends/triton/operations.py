@@ -6,15 +6,18 @@ import torch
 import triton
 
 from ..contract import Weights
-from . import configs, convolution, stem, tables
+from . import adversarial, configs, convolution, pooling, spectral, stem, tables
 from . import feature_l1 as l1
 from . import weights as kernels
 from .launch import launch
 
 ROWS = {"ROWS": 4, "BLOCK": 256}  # of weights a program, and elements of each at a time
 ROWS_INTERPRETED = {"ROWS": 128, "BLOCK": 1024}
+COLUMNS = {"ROWS": 64, "COLUMNS": 64}  # of a matrix: rows at a time, and columns a program
+COLUMNS_INTERPRETED = {"ROWS": 256, "COLUMNS": 1024}
 STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a time
 MAP_BLOCK, MAP_CHUNK = 1024, 16384  # elements of a pair of maps: at a time, and a program
+SCORES_AT_ONCE = 4096  # by the one program that sums all logits
 PROGRAMS = 264  # of a weight gradient at least, where rows allow: two for each multiprocessor of a large device
 
 
@@ -32,10 +35,13 @@ def _config(direction, role, layer, like):
     return configs.config(generation, direction, like.dtype, configs.layer_class(role, layer))
 
 
+def tf32(device):
+    """Whether float32 is multiplied in TF32: where cuDNN's convolutions would be asked to, and the device has it."""
+    return device.type == "cuda" and torch.version.hip is None and torch.backends.cudnn.allow_tf32
+
+
 def _precision(like):
-    """How float32 is multiplied: as cuDNN's convolutions would be asked to."""
-    tf32 = like.is_cuda and torch.version.hip is None and torch.backends.cudnn.allow_tf32
-    return "tf32" if like.dtype == torch.float32 and tf32 else "ieee"
+    return "tf32" if like.dtype == torch.float32 and tf32(like.device) else "ieee"
 
 
 def _geometry(layer):
@@ -50,7 +56,50 @@ def _geometry(layer):
 
 
 def _rows(device):
-    return ROWS_INTERPRETED if device.type == "cpu" else ROWS
+    return ROWS_INTERPRETED if capability(device) is None else ROWS
+
+
+def power_iterations(matrices, eps, iterations, calls):
+    """As the contract says: two launches an iteration, and one for the states."""
+    weights, us, vs = zip(*matrices)
+    like, blocks = weights[0], _rows(weights[0].device)
+    block, columns = {"BLOCK": blocks["BLOCK"]}, COLUMNS_INTERPRETED if blocks is ROWS_INTERPRETED else COLUMNS
+    jobs, by_row, by_column, outs, sizes = tables.spectral_jobs(
+        tuple(tuple(w.shape) for w in weights), blocks["ROWS"], columns["COLUMNS"], like.device
+    )
+    apart = calls if iterations else 1
+    s, t = (torch.empty(apart, size, dtype=torch.float32, device=like.device) for size in (outs, sizes))
+    u, v, sigmas = (torch.empty(apart, size, dtype=like.dtype, device=like.device) for size in (outs, sizes, len(jobs)))
+    before = None
+    for call in range(apart):
+        for _ in range(iterations):
+            launch(
+                like.device,
+                spectral.columns,
+                (len(by_column),),
+                weights,
+                us,
+                before,
+                t[call],
+                by_column,
+                jobs,
+                eps,
+                **columns,
+                **block,
+            )
+            launch(
+                like.device, spectral.rows, (len(by_row),), weights, vs, t[call], s[call], by_row, jobs, eps, **blocks
+            )
+            before = s[call]
+    if not iterations:
+        launch(like.device, spectral.rows, (len(by_row),), weights, vs, None, s, by_row, jobs, eps, **blocks)
+    moving = t if iterations else None
+    grid = len(jobs), apart
+    launch(like.device, spectral.states, grid, us, vs, s, moving, u, v, sigmas, jobs, eps, outs, sizes, **block)
+    if not iterations:
+        return [list(zip(us, vs, sigmas[0].unbind()))] * calls
+    parts = [[w.shape[axis] for w in weights] for axis in (0, 1)]
+    return [list(zip(u[i].split(parts[0]), v[i].split(parts[1]), sigmas[i].unbind())) for i in range(calls)]
 
 
 def _kind(weight_set):
@@ -271,6 +320,45 @@ def parameter_grads(jobs):
         )
         for i, job in enumerate(jobs)
     ]
+
+
+def pooled(sides, lengths):
+    first = sides[0]
+    tiles, total = tables.pool_tiles(len(sides), len(first), tuple(lengths), MAP_BLOCK, first.device)
+    out = first.new_empty(total)
+    launch(out.device, pooling.pooled, (len(tiles),), tuple(sides), out, tiles, *lengths[:2], BLOCK=MAP_BLOCK)
+    return out
+
+
+def _parts(scores, targets):
+    return tables.score_parts(tuple(s.numel() for s in scores), tuple(targets), scores[0].device)
+
+
+def squared_means(scores, targets):
+    out = scores[0].new_empty(1 + len(scores))
+    parts = _parts(scores, targets)
+    launch(
+        out.device, adversarial.squared_means, (1,), tuple(scores), out, parts, COUNT=len(scores), BLOCK=SCORES_AT_ONCE
+    )
+    return out
+
+
+def squared_means_backward(scores, targets, grad_total, grad_means, wanted):
+    sizes = [s.numel() for s in scores]
+    flat = scores[0].new_empty(sum(sizes)).split(sizes)
+    grads = [grad.view(s.shape) if want else None for grad, s, want in zip(flat, scores, wanted)]
+    launch(
+        scores[0].device,
+        adversarial.gradients,
+        (len(scores), triton.cdiv(max(sizes), MAP_BLOCK)),
+        tuple(scores),
+        grad_total,
+        grad_means,
+        tuple(grads),
+        _parts(scores, targets),
+        BLOCK=MAP_BLOCK,
+    )
+    return grads
 
 
 def _chunks(maps):

@@ -159,6 +159,36 @@ def finish_jobs(jobs, block, device):
 
 
 @functools.lru_cache(maxsize=256)
+def spectral_jobs(shapes, rows, columns, device):
+    """Of matrices of `shapes`: the jobs, [program] of (job, first row) and of (job, first column), and both totals."""
+    jobs, outs, sizes = [], 0, 0
+    for out, size in shapes:
+        jobs.append((out, size, outs, sizes))
+        outs, sizes = outs + out, sizes + size
+    programs = (
+        [(job, first) for job, shape in enumerate(shapes) for first in range(0, shape[axis], block)]
+        for axis, block in ((0, rows), (1, columns))
+    )
+    return _table(jobs, 4, device), *(_table(own, 2, device) for own in programs), outs, sizes
+
+
+@functools.lru_cache(maxsize=256)
+def pool_tiles(sides, samples, lengths, block, device):
+    """[tile] of (side, sample, level, first place, address), and how many samples of all levels there are."""
+    rows, address = [], 0
+    for side, (level, length), sample in itertools.product(range(sides), enumerate(lengths), range(samples)):
+        rows += [(side, sample, level, first, address) for first in range(0, length, block)]
+        address += length
+    return _table(rows, 5, device), address
+
+
+@functools.lru_cache(maxsize=256)
+def score_parts(counts, targets, device):
+    """[part] of (elements, target)."""
+    return _table(list(zip(counts, targets)), 2, device)
+
+
+@functools.lru_cache(maxsize=256)
 def map_chunks(counts, size, device):
     """Of pairs of `counts` elements: [chunk] of (pair, first element, end), [pair] of (first chunk, end, elements)."""
     chunks, pairs = [], []

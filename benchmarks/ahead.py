@@ -1,0 +1,195 @@
+"""The Triton backend's launches compiled for a device that is not there: what each takes of it.
+
+python -m benchmarks.ahead --target sm_90 --dtype bfloat16
+
+Must run without TRITON_INTERPRET, and needs no GPU: CPU tensors stand for the device's.
+"""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from hifigan_fast import dispatch
+from hifigan_fast.autograd import Call, run_ensemble
+from hifigan_fast.backends.triton import TritonBackend, configs
+from hifigan_fast.geometry import Ensemble, Layer, Stack
+from hifigan_fast.losses import feature_loss
+from hifigan_fast.norms import Parameters, Spectral
+
+from . import report
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+DTYPES = ("float32", "bfloat16", "float16")
+# Instructions of matrix units by the assembly that shows them: NVIDIA's PTX, AMD's.
+MATRIX_INSTRUCTIONS = ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "v_mfma")
+
+# One layer of each class, so that every configuration of the table is met.
+LAYERS = (
+    Layer(1, 128, 15, 1, 7),
+    Layer(128, 256, 41, 2, 20, 16),
+    Layer(256, 1024, 41, 4, 20, 16),
+    Layer(1024, 1024, 5, 1, 2),
+    Layer(1024, 1, 3, 1, 1, slope=1.0),
+)
+
+
+@dataclass
+class Launch:
+    """One compiled kernel of a call, as the device would run it; 0 registers where the assembly does not say."""
+
+    kernel: str
+    grid: tuple
+    layer_class: str
+    warps: int
+    shared: int
+    registers: int
+    spills: int
+    matrix: str | None
+
+
+def _target(name):
+    from triton.backends.compiler import GPUTarget
+
+    return GPUTarget("hip", name, 64) if name.startswith("gfx") else GPUTarget("cuda", int(name[3:]), 32)
+
+
+class _Absent:
+    """Stands for Triton's driver of a device that is not there."""
+
+    def __init__(self, target):
+        self._target = target
+
+    def get_current_target(self):
+        return self._target
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=None):
+        return 0
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
+
+
+def _nvidia_resources(cubin):
+    """(registers, bytes spilled) by cuobjdump, which Triton brings along."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    return tuple(int(re.search(rf"{what}:(\d+)", text.stdout)[1]) for what in ("REG", "LOCAL"))
+
+
+def _resources(assembly):
+    """(registers, bytes spilled) of a compiled kernel."""
+    if "cubin" in assembly:
+        return _nvidia_resources(assembly["cubin"])
+    found = [re.search(rf"\.{what}:\s+(\d+)", assembly["amdgcn"]) for what in ("vgpr_count", "vgpr_spill_count")]
+    return int(found[0][1]), 4 * int(found[1][1])
+
+
+def _class_of(meta):
+    """The layer class that a convolution's compile-time arguments belong to; its direction for the other kernels."""
+    if "TAPS" not in meta:
+        return "-"
+    geometry = (meta[key] for key in ("IN", "OUT", "TAPS", "STRIDE", "PADDING", "GROUPS")) if "GROUPS" in meta else None
+    role = "stem" if meta.get("STEM") or geometry is None else "head" if meta["HEAD"] else "conv"
+    return role if role != "conv" else configs.layer_class(role, Layer(*geometry))
+
+
+@contextlib.contextmanager
+def compiling(name):
+    """Within the block, "triton" compiles for the device `name` and runs nothing: results are not written.
+
+    Yields the list that the `Launch`es are appended to. Not to be nested, nor to be used where kernels shall run.
+    """
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise ValueError("TRITON_INTERPRET: got 1, expected it unset: kernels are compiled, not interpreted")
+    from triton.runtime import driver
+
+    from hifigan_fast.backends.triton import operations
+
+    target, launches = _target(name), []
+
+    def compile_only(device, kernel, grid, *args, **meta):
+        if 0 in grid:
+            return
+        made = kernel.warmup(*args, grid=grid, **meta)
+        made = made.result() if hasattr(made, "result") else made
+        text = made.asm.get("ptx") or made.asm["amdgcn"]
+        matrix = next((i for i in MATRIX_INSTRUCTIONS if i in text), None)
+        place = (kernel.__name__, grid, _class_of(meta), made.metadata.num_warps, made.metadata.shared)
+        launches.append(Launch(*place, *_resources(made.asm), matrix))
+
+    capability = name if name.startswith("gfx") else divmod(int(name[3:]), 10)
+    changes = [
+        (operations, "launch", compile_only),
+        (operations, "capability", lambda device: capability),
+        (operations, "tf32", lambda device: not name.startswith("gfx")),
+        (TritonBackend, "cannot_run", lambda self, device, dtype: None),
+    ]
+    before = [getattr(owner, attribute) for owner, attribute, _ in changes]
+    driver.set_active(_Absent(target))
+    for owner, attribute, value in changes:
+        setattr(owner, attribute, value)
+    try:
+        yield launches
+    finally:
+        with contextlib.suppress(RuntimeError):  # no device at all
+            driver.reset_active()
+        for (owner, attribute, _), value in zip(changes, before):
+            setattr(owner, attribute, value)
+
+
+def every_configuration(name, dtype):
+    """A step of an ensemble that has a layer of each class, compiled -> `Launch`es."""
+    backend, parameters, states = dispatch.BACKENDS["triton"], [], []
+    stacks = (Stack(LAYERS),) * 2
+    own = torch.float16 if dtype == torch.float16 else torch.float32
+    for _ in stacks:
+        parameters.append([])
+        for layer in LAYERS:
+            raw = torch.ones(layer.out_channels, layer.in_channels // layer.groups, layer.taps, dtype=own)
+            parameters[-1].append(Parameters(raw.requires_grad_(), None, torch.ones(layer.out_channels, dtype=own)))
+        vectors = [(torch.ones(len(p.raw), dtype=own), torch.ones(p.raw[0].numel(), dtype=own)) for p in parameters[-1]]
+        states.append([Spectral(u, v, torch.ones((), dtype=own)) for u, v in vectors])
+    ensemble = Ensemble(stacks, (0, 0), (8192,), 2, 2, ((0, 0), (1, 1)))
+    waves = [[torch.zeros(2, 1, 8192, dtype=own).requires_grad_()] for _ in range(2)]
+    with compiling(name) as launches, dispatch.use_backend("triton"):
+        maps = run_ensemble(Call(backend, ensemble, dtype, states), waves, parameters)
+        loss = feature_loss(*maps) + sum(own[-1].float().sum() for side in maps for own in side)
+        loss.backward()
+    return launches
+
+
+def command(args):
+    dtype = getattr(torch, args.dtype)
+    launches = every_configuration(args.target, dtype)
+    rows = [asdict(launch) for launch in launches]
+    if args.out:
+        report.write(args.out, {"target": args.target, "dtype": args.dtype, "launches": rows})
+    else:
+        print(tabulate([list(row.values()) for row in rows], headers=list(rows[0])))
+
+
+def main(argv=None):
+    parser = report.parser("ahead", "Compile the Triton backend's kernels for a device that is not there.", repeats=1)
+    parser.add_argument("--target", choices=TARGETS, default="sm_90")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    return report.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Every configuration of the Triton backend compiles for devices that are not there, and fits them."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from benchmarks.ahead import DTYPES, TARGETS
+from hifigan_fast.backends.triton import configs
+
+pytest.importorskip("triton", reason="compiles the kernels")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}  # KiB that one block may have
+MATRIX = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05", "sm_120": "mma.sync", "gfx942": "v_mfma"}
+REGISTERS = 255  # of a thread, at most; AMD's vector registers of one wave: 512
+CONVOLUTIONS = ("forward", "input_grad", "weight_grad")
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory):
+    """{(target, dtype): the launches of a step that meets every configuration}."""
+    folder = tmp_path_factory.mktemp("ahead")
+
+    def compiled(case):
+        out = folder / "{}-{}.json".format(*case)
+        command = [sys.executable, "-m", "benchmarks.ahead", "--target", case[0], "--dtype", case[1], "--out", out]
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{case}: {done.stderr[-2000:]}"
+        return case, json.loads(out.read_text())["launches"]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compilers are processes of their own
+        return dict(pool.map(compiled, product(TARGETS, DTYPES)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_configuration_fits(launches, target, dtype):
+    for launch in launches[target, dtype]:
+        what = f"{launch['kernel']}, {launch['layer_class']}"
+        assert launch["shared"] <= 1024 * SHARED[target], what
+        assert launch["registers"] <= (REGISTERS if target.startswith("sm_") else 512), what
+        assert launch["spills"] == 0, what
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_convolution_runs_on_matrix_units(launches, target, dtype):
+    found = [launch for launch in launches[target, dtype] if launch["kernel"] in CONVOLUTIONS]
+    for launch in found:
+        assert str(launch["matrix"]).startswith(MATRIX[target]), f"{launch['kernel']}, {launch['layer_class']}"
+    met = {(launch["kernel"], launch["layer_class"]) for launch in found}
+    table = configs.table()[target]
+    assert met == {(direction, name) for direction in table for name in table[direction][2]}
+
+
+def test_the_table_names_every_class_for_every_generation():
+    for generation, directions in configs.table().items():
+        assert set(directions) == set(configs.DIRECTIONS), generation
+        for direction, sizes in directions.items():
+            expected = set(configs.CLASSES) - ({"stem"} if direction == "input_grad" else set())
+            assert {size: set(of) for size, of in sizes.items()} == {2: expected, 4: expected}, (generation, direction)
+
+
+@pytest.mark.parametrize(
+    "capability, generation",
+    [((8, 0), "sm_80"), ((8, 6), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90"), ((10, 0), "sm_100")]
+    + [((10, 3), "sm_100"), ((12, 0), "sm_120"), ((13, 0), "sm_120"), ("gfx950", "gfx942"), (None, "interpreter")],
+)
+def test_a_device_takes_the_configurations_of_the_generation_before_it(capability, generation):
+    assert configs.generation_of(capability) == generation

@@ -1,0 +1,239 @@
+"""The Triton backend in Triton's interpreter, through the public modules; and how often it launches."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import hifigan_fast as hf
+from hifigan_fast import dispatch, parity, pooling
+from hifigan_fast.geometry import Layer
+
+from .small import SmallEnsemble
+
+BACKEND = dispatch.BACKENDS["triton"]
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(
+    BACKEND.cannot_run(CPU, torch.float32) is not None, reason=str(BACKEND.cannot_run(CPU, torch.float32))
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name, length", [("mpd", 407), ("msd", 511)])
+def test_public_modules(name, length, dtype, poisoned):
+    pair = [module.to(dtype) for module in parity.build_pair(name, trained=True)]
+    y, y_hat = parity.waveforms(1, length, dtype=dtype)
+    verdict = parity.compare(*pair, y, y_hat, ["triton"])["triton"]
+    assert verdict.passed, verdict.worst
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("groups, channels", [(4, (16, 32)), (16, (32, 64)), (256, (1024, 1024))])
+def test_groups(groups, channels, dtype, poisoned):
+    """Of the scale discriminators, and of VITS's: up to 256 groups of 4 channels."""
+    layers = (
+        Layer(1, channels[0], 5, 4, 2),
+        Layer(*channels, 41, 4, 20, groups),
+        Layer(channels[1], 1, 3, 1, 1, slope=1.0),
+    )
+    small = SmallEnsemble(layers, periods=(1,), folded=False, samples=1, sides=1, length=150)
+    assert small.worst_ratio(BACKEND, dtype) <= parity.LIMIT
+
+
+@pytest.mark.parametrize("periods", [(1, 4, 6), (2, 3, 5, 7, 11, 17, 23, 37)])
+def test_any_periods(periods, poisoned):
+    assert SmallEnsemble(periods=periods, samples=1, length=97).worst_ratio(BACKEND) <= parity.LIMIT
+
+
+def test_the_same_bits_every_run():
+    small = SmallEnsemble()
+    (maps, grads), (again, grads_again) = small.on(BACKEND), small.on(BACKEND)
+    assert all(torch.equal(a, b) for a, b in zip((*maps, *grads), (*again, *grads_again)))
+
+
+def test_it_runs_on_a_cpu_only_by_request():
+    ours, _ = parity.build_pair("mpd")
+    assert "modules" in hf.explain(ours.half()) and "for tests" in hf.explain(ours)
+    with hf.use_backend("triton"):
+        assert "requested" in hf.explain(ours)
+
+
+def test_bfloat16_is_refused_in_the_interpreter():
+    ours, _ = parity.build_pair("mpd")
+    with hf.use_backend("triton"), pytest.raises(ValueError, match="interpreter has no bfloat16"):
+        ours.bfloat16()(*parity.waveforms(1, 300, dtype=torch.bfloat16))
+
+
+def test_a_feature_loss_of_maps_of_any_kind(poisoned):
+    random = torch.Generator().manual_seed(0)
+    real = [torch.randn(size, generator=random) for size in (1, 1024, 16384 + 3)]
+    generated = [(m + 0.1).requires_grad_() for m in real]
+    generated[1].data[5] = real[1][5]  # equal: no gradient
+    with hf.use_backend("triton"):
+        loss = hf.feature_loss([real], [generated])
+    loss.backward()
+    expected = [g.detach().clone().requires_grad_() for g in generated]
+    plain = hf.reference.feature_loss([real], [expected])
+    plain.backward()
+    torch.testing.assert_close(loss, plain)
+    for ours, theirs in zip(generated, expected):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Counts launches by kernel, and runs none: results are not written."""
+    from hifigan_fast.backends.triton import operations
+
+    counted = Counter()
+
+    def count(device, kernel, grid, *args, **meta):
+        counted[kernel.__name__] += 0 not in grid
+
+    monkeypatch.setattr(operations, "launch", count)
+    return counted
+
+
+@pytest.mark.parametrize("build, depths", [(hf.MultiPeriodDiscriminator, 6), (hf.MultiScaleDiscriminator, 8)])
+def test_one_launch_a_depth(build, depths, launches):
+    ours = build()
+    y, y_hat = parity.waveforms(2, 1024)
+    with hf.use_backend("triton"):
+        real, generated, _, _ = ours(y, y_hat)
+        spectral = {"columns": 2, "rows": 2, "states": 1, "pooled": 1} if build is hf.MultiScaleDiscriminator else {}
+        assert launches == {"pack": 1, "forward": depths, **spectral}
+        launches.clear()
+        hf.discriminator_loss(real, generated)[0].backward()
+    spectral = {"finish_spectral": 1} if build is hf.MultiScaleDiscriminator else {}
+    losses = {"squared_means": 1, "gradients": 1}
+    assert launches == {"weight_grad": depths, "input_grad": depths - 1, "finish": 1, **spectral, **losses}
+
+
+@pytest.mark.parametrize("iterations, calls", [(0, 1), (0, 2), (1, 1), (1, 2), (3, 2)])
+def test_power_iterations(iterations, calls):
+    random = torch.Generator().manual_seed(0)
+    shapes = [(1, 7), (130, 33), (64, 1500)]
+    ours = [tuple(torch.randn(size, generator=random) for size in (shape, shape[0], shape[1])) for shape in shapes]
+    plain = [tuple(t.double() for t in own) for own in ours]
+    found = BACKEND.power_iterations(ours, 1e-12, iterations, calls)
+    expected = dispatch.BACKENDS["reference"].power_iterations(plain, 1e-12, iterations, calls)
+    assert len(found) == calls
+    for call, wanted in zip(found, expected):
+        for state, right in zip(call, wanted):
+            torch.testing.assert_close(tuple(t.double() for t in state), right, rtol=1e-5, atol=1e-6)
+    for own, moved in zip(ours, plain):
+        torch.testing.assert_close(tuple(t.double() for t in own), moved, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_adversarial_losses(dtype):
+    random = torch.Generator().manual_seed(0)
+    scores = [torch.randn(size, generator=random).to(dtype) for size in ((2, 1), (2, 1500), (1, 9), (3, 5))]
+
+    def run(backend, double):
+        real, generated = (
+            [s.to(torch.float64 if double else dtype, copy=True).requires_grad_() for s in scores] for _ in range(2)
+        )
+        with hf.use_backend(backend):
+            total, real_terms, generated_terms = hf.discriminator_loss(real, generated[:2])
+            other, terms = hf.generator_loss(generated)
+            (total + 0.5 * other + terms[1]).backward()
+        grads = [s.grad for s in (*real[:2], *generated)]
+        return [total, *real_terms, *generated_terms, other, *terms, *grads]
+
+    found, right = run("triton", False), run("reference", True)
+    assert all(t.dtype == dtype for t in found) and not found[1].requires_grad
+    for ours, theirs in zip(found, right, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=8 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+
+
+def test_an_adversarial_loss_differentiates_twice():
+    scores = [torch.tensor([0.5, 2.0], requires_grad=True), torch.tensor([1.5], requires_grad=True)]
+    with hf.use_backend("triton"):
+        total, _ = hf.generator_loss(scores)
+        (grad, _) = torch.autograd.grad(total, scores, create_graph=True)
+    (second,) = torch.autograd.grad(grad.square().sum(), scores[:1])
+    torch.testing.assert_close(second, 2 * (scores[0].detach() - 1))
+
+
+@pytest.mark.parametrize("length", [8, 511, 2048])
+def test_pooling(length):
+    ours, plain = hf.MultiScaleDiscriminator(), hf.reference.MultiScaleDiscriminator()
+    sides = [torch.randn(2, 1, length, requires_grad=True) for _ in range(2)]
+    levels = pooling.pooled_sides(BACKEND, sides)
+    expected = [plain.pooled(x) for x in sides]
+    assert pooling.poolable(ours.meanpools, sides)
+    for own, right in zip(levels, expected):
+        for a, b in zip(own, right, strict=True):
+            torch.testing.assert_close(a, b)
+    weights = [torch.randn_like(x) for x in expected[1]]
+    for found in (levels, expected):
+        sum((w * x).sum() for w, x in zip(weights, found[1])).backward()
+    ours_grad, sides[1].grad = sides[1].grad, None
+    sum((w * x).sum() for w, x in zip(weights, plain.pooled(sides[1]))).backward()
+    torch.testing.assert_close(ours_grad, 2 * sides[1].grad)
+    assert sides[0].grad is None
+
+
+def test_other_poolings_are_their_own():
+    ours = hf.MultiScaleDiscriminator()
+    x = torch.zeros(1, 1, 100)
+    for change in ({"kernel_size": 3}, {"stride": (3,)}, {"ceil_mode": True}, {"count_include_pad": False}):
+        ours.meanpools[1] = torch.nn.AvgPool1d(**{"kernel_size": 4, "stride": 2, "padding": 2, **change})
+        assert not pooling.poolable(ours.meanpools, (x, x)), change
+    ours.meanpools[1] = torch.nn.AvgPool1d(4, 2, padding=2)
+    assert pooling.poolable(ours.meanpools, (x, x)) and not pooling.poolable(ours.meanpools, (x, x[..., ::2]))
+
+
+# Of PyTorch's operations, those that a GPU has nothing to do for.
+NO_LAUNCH = {
+    "alias",
+    "as_strided",
+    "detach",
+    "empty",
+    "empty_like",
+    "expand",
+    "new_empty",
+    "permute",
+    "select",
+    "slice",
+}
+NO_LAUNCH |= {"split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view"}
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self, counted):
+        super().__init__()
+        self.counted = counted
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.name().removeprefix("aten::").split(".")[0]
+        self.counted[name] += name not in NO_LAUNCH
+        return operation(*args, **(kwargs or {}))
+
+
+def test_launches_of_a_step(launches, monkeypatch):
+    """All that a GPU would be asked to do, PyTorch's own operations too: eager's step is more than a thousand."""
+    monkeypatch.setattr(dispatch, "not_fusible", lambda device: None)
+    y, y_hat = parity.waveforms(2, 1024)
+    mpd, msd = hf.MultiPeriodDiscriminator(), hf.MultiScaleDiscriminator()
+
+    def counted(run):
+        with hf.use_backend("triton"):
+            run()  # tables are made once a shape
+            launches.clear()
+            with Operations(launches):
+                run()
+        return sum(launches.values())
+
+    def step():
+        for m in (mpd, msd):
+            m.zero_grad()
+        losses = [hf.discriminator_loss(*m(y, y_hat)[:2])[0] for m in (mpd, msd)]
+        (losses[0] + losses[1]).backward()
+
+    assert counted(lambda: mpd(y, y_hat)) <= 8
+    assert counted(lambda: msd(y, y_hat)) <= 15  # five are spectral norm's power iterations
+    assert counted(step) <= 60, {name: count for name, count in launches.items() if count}
+    assert counted(lambda: msd.eval()(y, y_hat)) <= 12
