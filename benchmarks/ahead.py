@@ -43,7 +43,15 @@ LAYERS = (
 
 @dataclass
 class Launch:
-    """One compiled kernel of a call, as the device would run it; 0 registers where the assembly does not say."""
+    """One compiled kernel of a call, as the device would run it.
+
+    Attributes:
+        layer_class: of a convolution's configuration; "-" for other kernels.
+        shared, spills: bytes of a program, of a thread.
+        matrix: the instruction of the matrix units that it has, if any.
+        flops: multiplications and additions of a convolution, without padding; 0 for other kernels.
+        bytes: of all its tensors, each once.
+    """
 
     kernel: str
     grid: tuple
@@ -53,6 +61,8 @@ class Launch:
     registers: int
     spills: int
     matrix: str | None
+    flops: int
+    bytes: int
 
 
 def _target(name):
@@ -109,6 +119,24 @@ def _class_of(meta):
     return role if role != "conv" else configs.layer_class(role, Layer(*geometry))
 
 
+def _tensors(args):
+    """All tensors among arguments and tuples of them, views of one another too."""
+    for argument in args:
+        if isinstance(argument, torch.Tensor):
+            yield argument
+        elif isinstance(argument, tuple):
+            yield from _tensors(argument)
+
+
+RESULT = {"forward": 3, "input_grad": 0, "weight_grad": 1}  # which argument has the layer's output rows
+
+
+def _flops(kernel, args, meta):
+    if kernel not in RESULT or "GROUPS" not in meta:
+        return 0
+    return 2 * args[RESULT[kernel]].numel() * meta["TAPS"] * (meta["IN"] // meta["GROUPS"])
+
+
 @contextlib.contextmanager
 def compiling(name):
     """Within the block, "triton" compiles for the device `name` and runs nothing: results are not written.
@@ -131,7 +159,8 @@ def compiling(name):
         text = made.asm.get("ptx") or made.asm["amdgcn"]
         matrix = next((i for i in MATRIX_INSTRUCTIONS if i in text), None)
         place = (kernel.__name__, grid, _class_of(meta), made.metadata.num_warps, made.metadata.shared)
-        launches.append(Launch(*place, *_resources(made.asm), matrix))
+        work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in _tensors(args))
+        launches.append(Launch(*place, *_resources(made.asm), matrix, *work))
 
     capability = name if name.startswith("gfx") else divmod(int(name[3:]), 10)
     changes = [

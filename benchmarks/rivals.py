@@ -22,7 +22,7 @@ CAPTION = (
 )
 
 
-def _channels_last(modules):
+def channels_last(modules):
     """Keep the inputs of 2-D convolutions channels-last.
 
     `module.to(memory_format=...)` would not: weight norm makes each weight anew, contiguous, and a single channel has
@@ -56,7 +56,7 @@ def rivals(y, y_hat, compiled=True):
     plain, fast = bench.build(both, plain=True), bench.build(both, plain=False)
     found = {
         "eager": step(plain, reference),
-        "eager, channels_last": step(_channels_last(bench.build(both, plain=True)), reference),
+        "eager, channels_last": step(channels_last(bench.build(both, plain=True)), reference),
         "torch.compile": step([torch.compile(module) for module in plain], reference),
         "eager, autocast bfloat16": step(plain, reference, bfloat16),
         "hifigan_fast": step(fast, bench.FastLosses),

@@ -1,4 +1,4 @@
-"""The command line: hifigan-fast train | bench | check | info."""
+"""The command line: hifigan-fast train | bench | check | tune | info."""
 
 import argparse
 import sys
@@ -28,6 +28,12 @@ def _check(args):
     return 0 if passed else 1
 
 
+def _tune(args):
+    from .backends.triton import tune
+
+    return tune.run(args.out)
+
+
 def _info(args):
     from . import info
 
@@ -40,7 +46,7 @@ def _parser():
         prog="hifigan-fast",
         description="HiFi-GAN's discriminators, several times faster; and the training around them.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train | bench | check | info")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train | bench | check | tune | info")
 
     train = commands.add_parser("train", help="train a HiFi-GAN vocoder")
     train_command.add_arguments(train)
@@ -75,6 +81,13 @@ def _parser():
     for command, batch in ((bench, 4), (check, 1)):
         command.add_argument("--batch-size", metavar="N", type=positive, default=batch, help="default %(default)s")
         command.add_argument("--segment", metavar="N", type=positive, default=8192, help="samples; default %(default)s")
+    tune = add(
+        "tune",
+        _tune,
+        "measure the Triton kernels' configurations on this GPU, and write the table",
+        "  hifigan-fast tune\n  hifigan-fast tune --out configs.json",
+    )
+    tune.add_argument("--out", metavar="FILE", help="the table; default: that of this installation")
     add("info", _info, "print versions, devices and what this installation can run", "  hifigan-fast info")
     return parser
 

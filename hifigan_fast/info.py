@@ -1,6 +1,7 @@
 """What is installed and what this machine can run: `hifigan-fast info`."""
 
 import importlib.metadata
+import itertools
 import os
 import platform
 
@@ -42,10 +43,11 @@ def rows():
         ("CUDA", torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"),
         ("C++ extension", _extension()),
     ]
-    for name, backend in dispatch.BACKENDS.items():
+    devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    for device, (name, backend) in itertools.product(devices, dispatch.BACKENDS.items()):
         for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-            refusal = backend.cannot_run(torch.device("cpu"), dtype)
-            what = f"backend {name}, {str(dtype).removeprefix('torch.')} on CPU"
+            refusal = dispatch.refusal(backend, device, dtype)
+            what = f"backend {name}, {str(dtype).removeprefix('torch.')} on {device.type}"
             lines.append((what, f"no: {refusal}" if refusal else "yes"))
     for variable in (dispatch.VARIABLE, cpu.ISA_VARIABLE):
         lines.append((variable, os.environ.get(variable, "not set")))

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.ahead import DTYPES, TARGETS
 from hifigan_fast.backends.triton import configs
+from hifigan_fast.discriminators import MultiPeriodDiscriminator, stack_of
 
 pytest.importorskip("triton", reason="compiles the kernels")
 
@@ -75,3 +76,21 @@ def test_the_table_names_every_class_for_every_generation():
 )
 def test_a_device_takes_the_configurations_of_the_generation_before_it(capability, generation):
     assert configs.generation_of(capability) == generation
+
+
+def test_the_model_counts_what_the_layers_cost(tmp_path):
+    """MPD's forward pass: as many operations as its layers' definition has, and 7 launches."""
+    out = tmp_path / "cost.json"
+    command = [sys.executable, "-m", "benchmarks.static_cost", "--batch", "1", "--ensemble", "mpd", "--step", "forward"]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([*command, "--out", out], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    launches = json.loads(out.read_text())["launches"]
+    expected = 0
+    for discriminator in MultiPeriodDiscriminator().discriminators:
+        stack = stack_of(discriminator)
+        rows = stack.rows(8192)[1:]
+        expected += 2 * stack.period * sum(layer.flops(n) for layer, n in zip(stack.layers, rows))
+    assert len(launches) == 7
+    assert sum(launch["GFLOP"] for launch in launches) == pytest.approx(expected / 1e9)
+    assert "not measured" in done.stdout

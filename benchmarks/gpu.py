@@ -1,0 +1,207 @@
+"""Training steps on a GPU: the original loop, PyTorch's own fast ways and ours, with and without CUDA graphs.
+
+python -m benchmarks.gpu --out benchmarks/results/gpu.json
+
+The parity gate comes first. Takes under 8 minutes.
+"""
+
+import contextlib
+import statistics
+import sys
+import time
+
+import torch
+from tabulate import tabulate
+
+from hifigan_fast import bench, dispatch, parity, reference
+
+from . import report
+from .rivals import channels_last
+
+# (batch, segment, periods of the period discriminators): HiFi-GAN, VITS, RVC v2, BigVGAN
+WORKLOADS = {
+    "HiFi-GAN": (16, 8192, (2, 3, 5, 7, 11)),
+    "VITS": (8, 8192, (2, 3, 5, 7, 11)),
+    "RVC v2": (4, 17280, (2, 3, 5, 7, 11, 17, 23, 37)),
+    "BigVGAN": (4, 65536, (2, 3, 5, 7, 11)),
+}
+STEPS = {
+    "forward": lambda m, y, z, _: bench.forward(m, y, z),
+    "discriminator step": bench.discriminator_step,
+    "generator step": bench.generator_step,
+    "generator step, frozen": bench.frozen_generator_step,
+}
+SECONDS = 0.6  # of timed runs, a case
+COMPILING = 120  # seconds that torch.compile may take; what is slower is reported as an error
+
+
+def _bfloat16():
+    return torch.autocast("cuda", torch.bfloat16)
+
+
+def build(periods, plain):
+    """[MPD, MSD] on the GPU, plain PyTorch's or ours."""
+    module = reference if plain else bench.fast
+    torch.manual_seed(0)
+    return [module.MultiPeriodDiscriminator(periods).cuda(), module.MultiScaleDiscriminator().cuda()]
+
+
+def contenders(periods, everything):
+    """{name: (modules, losses, context)}, the original loop first; `everything`: PyTorch's other ways too."""
+    plain, fast = build(periods, plain=True), build(periods, plain=False)
+    found = {"eager": (plain, reference, contextlib.nullcontext)}
+    found["eager, autocast bfloat16"] = (plain, reference, _bfloat16)
+    if everything:
+        found["eager, channels_last"] = (channels_last(build(periods, plain=True)), reference, contextlib.nullcontext)
+        for mode in ("default", "max-autotune-no-cudagraphs"):
+            compiled = [torch.compile(module, mode=mode) for module in build(periods, plain=True)]
+            found[f"torch.compile {mode}"] = (compiled, reference, contextlib.nullcontext)
+            found[f"torch.compile {mode}, autocast bfloat16"] = (compiled, reference, _bfloat16)
+    found["hifigan_fast"] = (fast, bench.FastLosses, contextlib.nullcontext)
+    found["hifigan_fast, autocast bfloat16"] = (fast, bench.FastLosses, _bfloat16)
+    return found
+
+
+def graphed(run):
+    """`run` captured once -> its replay."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def timed(run):
+    """Milliseconds of single runs, by events, after a warm-up; as many as fit into SECONDS, at least 5."""
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    taken, start = [], time.perf_counter()
+    while len(taken) < 5 or (time.perf_counter() - start < SECONDS and len(taken) < 200):
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        events[0].record()
+        run()
+        events[1].record()
+        events[1].synchronize()
+        taken.append(events[0].elapsed_time(events[1]))
+    return sorted(taken)
+
+
+def measured(run):
+    """{ms, ms_10, ms_90, peak_mib} of a callable."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    taken = timed(run)
+    return {
+        "ms": statistics.median(taken),
+        "ms_10": taken[len(taken) // 10],
+        "ms_90": taken[-1 - len(taken) // 10],
+        "peak_mib": (torch.cuda.max_memory_allocated() - before) / 2**20,
+    }
+
+
+def ceilings():
+    """What this device reaches: matrix products in FLOP/s by dtype, and bytes a second of a copy."""
+    found = {}
+    torch.backends.cuda.matmul.allow_tf32 = True
+    for name, dtype in (("tf32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
+        found[name] = 2 * 8192**3 / (1e-3 * statistics.median(timed(lambda a=a, b=b: a @ b)))
+    x = torch.randn(2**28, device="cuda")
+    y = torch.empty_like(x)
+    found["bytes"] = 2 * x.numel() * 4 / (1e-3 * statistics.median(timed(lambda: y.copy_(x))))
+    return found
+
+
+def case(name, modules, losses, context, run_step, y, y_hat, captured):
+    """One contender's row, or the first line of what it raised."""
+
+    def run():
+        with context():
+            run_step(modules, y, y_hat, losses)
+
+    start = time.perf_counter()
+    try:
+        run()
+        torch.cuda.synchronize()
+        if time.perf_counter() - start > COMPILING:
+            raise TimeoutError(f"the first call took {time.perf_counter() - start:.0f} s")
+        row = measured(graphed(run) if captured else run)
+    except Exception as error:  # whatever a rival raises is its result
+        row = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    return {"contender": name, "graph": captured, **row}
+
+
+def gate():
+    """Parity of both ensembles on the GPU -> {ensemble: {dtype: worst ratio}}; RuntimeError where it fails."""
+    found = {}
+    for name in parity.ENSEMBLES:
+        for autocast in (False, True):
+            pair = [module.cuda() for module in parity.build_pair(name, trained=True)]
+            y, y_hat = (x.cuda() for x in parity.waveforms(1, 8192))
+            verdict = parity.compare(*pair, y, y_hat, ["triton"], autocast=autocast)["triton"]
+            found.setdefault(name, {})["bfloat16" if autocast else "tf32"] = verdict.ratio
+            if not verdict.passed:
+                raise RuntimeError(f"parity FAILED, no speed is reported: {name}, {verdict.worst}")
+    return found
+
+
+def measure(workloads, say=print):
+    """Rows of {workload, step, contender, graph, ms, …} over all workloads."""
+    rows = []
+    for workload in workloads:
+        batch, length, periods = WORKLOADS[workload]
+        y, y_hat = (x.cuda() for x in parity.waveforms(batch, length))
+        others = contenders(periods, everything=workload == "HiFi-GAN")
+        for step, run_step in STEPS.items():
+            for name, contender in others.items():
+                if step.endswith("frozen") and name.startswith("torch.compile"):
+                    continue  # it would compile once more
+                for captured in (False, True):
+                    row = case(name, *contender, run_step, y, y_hat, captured)
+                    rows.append({"workload": workload, "step": step, **row})
+                    took = row.get("ms", row.get("error"))
+                    say(f"  {workload}, {step}, {name}{', graph' if captured else ''}: {took}")
+    return rows
+
+
+def shown(rows):
+    """The rows as a table."""
+    keys = ("workload", "step", "contender", "graph")
+    lines = [(*(r[key] for key in keys), r.get("ms"), r.get("ms_90"), r.get("peak_mib"), r.get("error")) for r in rows]
+    return tabulate(lines, headers=(*keys, "ms", "90%", "MiB", "error"), floatfmt=".2f")
+
+
+def command(args):
+    if not torch.cuda.is_available():
+        raise ValueError("device: no GPU is available to torch")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
+    ratios = gate()
+    result = {
+        **bench.conditions(1),
+        "device": torch.cuda.get_device_name(),
+        "parity": ratios,
+        "ceilings": ceilings(),
+        "backend": dispatch.choose(torch.device("cuda"), torch.float32).backend.name,
+    }
+    print(f"{result['device']}: parity {ratios}, ceilings {result['ceilings']}")
+    result["rows"] = measure(args.workloads.split(",") if args.workloads else WORKLOADS)
+    print(shown(result["rows"]))
+    if args.out:
+        report.write(args.out, result)
+
+
+def main(argv=None):
+    parser = report.parser("gpu", "Time training steps on a GPU against PyTorch's own ways.", repeats=1)
+    parser.add_argument("--workloads", metavar="NAME,…", help=f"default: {', '.join(WORKLOADS)}")
+    return report.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Measures configurations on this GPU and writes the table: `hifigan-fast tune`.
+
+A candidate counts only if its results are the reference's: some are silently wrong on some versions of Triton.
+"""
+
+import json
+import re
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import torch
+import triton
+
+from ...geometry import Ensemble, Layer, Stack
+from ..contract import WeightSet
+from ..reference import ReferenceBackend
+from . import configs, operations
+
+PERIODS = (2, 3, 5, 7, 11)
+BATCH, LENGTH = 16, 8192
+# Of each class the layer that takes the most time.
+LAYERS = {
+    "stem": Layer(1, 32, 5, 3, 2),
+    "narrow": Layer(128, 256, 41, 2, 20, 16),
+    "grouped": Layer(1024, 1024, 41, 1, 20, 16),
+    "dense": Layer(1024, 1024, 5, 1, 2),
+    "head": Layer(1024, 1, 3, 1, 1, slope=1.0),
+}
+CHOICES = {
+    "BM": (64, 128, 256),
+    "BN": (16, 32, 64, 128, 256),
+    "BK": (16, 32, 64, 128),
+    "num_warps": (4, 8),
+    "num_stages": (2, 3, 4),
+}
+ROUNDS = 3  # of changing one number at a time
+LIMIT = 2e-2  # relative error that no dtype's rounding reaches
+
+
+def neighbours(config):
+    """Configurations that differ in one number, by a step."""
+    for name, numbers in CHOICES.items():
+        was = getattr(config, name)
+        for number in numbers:
+            if number != was and max(number, was) <= 2 * min(number, was):
+                yield replace(config, **{name: number})
+
+
+class Case:
+    """One class in one direction and dtype: operands, and a call of each backend."""
+
+    def __init__(self, name, direction, dtype, device, batch=BATCH, length=LENGTH):
+        self.layer, self.direction, self.device = LAYERS[name], direction, device
+        self.role = name if name in ("stem", "head") else "conv"
+        self.dtype = dtype
+        rows = length // 9 if name == "narrow" else length // 81
+        stem = self.role == "stem"
+        # The layer alone, as a stack; its input is a stem's output unless it is a stem itself.
+        under = (self.layer,) if stem else (Layer(1, self.layer.in_channels, 1, 1, 0), self.layer)
+        stacks = tuple(Stack(under, period, True) for period in PERIODS)
+        sets = tuple((i, i) for i in range(len(stacks)))
+        ensemble = Ensemble(stacks, (0,) * len(stacks), (length if stem else rows,), batch, 2, sets)
+        depth, members = len(under) - 1, tuple(ensemble.members)
+        self.runs = ensemble.runs(depth, members)
+        (_, ins), (_, outs) = (ensemble.offsets(d, members) for d in (depth, depth + 1))
+        random = torch.Generator(device).manual_seed(0)
+
+        def randn(*shape, dtype=dtype):
+            return torch.randn(*shape, generator=random, device=device, dtype=torch.float32).to(dtype)
+
+        wave_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
+        self.x = randn(ensemble.wave_offsets[1], dtype=wave_dtype) if stem else randn(ins * self.layer.in_channels)
+        self.grad = randn(outs * self.layer.out_channels)
+        shape = self.layer.out_channels, self.layer.in_channels // self.layer.groups, self.layer.taps
+        self.sets = [
+            WeightSet(randn(*shape, dtype=wave_dtype), None, None, randn(shape[0], dtype=wave_dtype)) for _ in stacks
+        ]
+
+    def call(self, backend):
+        """() -> the direction's result as a list of tensors; weight gradients as the reference's sums of sets."""
+        layer, runs = self.layer, self.runs
+        (weights,) = backend.prepare((layer,), [self.sets], self.dtype)
+        out, grad_in = torch.empty_like(self.grad), torch.empty_like(self.x)
+        no_maps = [None] * len(runs)
+
+        def forward():
+            backend.forward(self.role, layer, runs, self.x, weights, out)
+            return [out]
+
+        def input_grad():
+            backend.input_grad(self.role, layer, 0.1, runs, self.grad, weights, self.x, no_maps, grad_in)
+            return [grad_in]
+
+        def weight_grad():
+            return backend.weight_grad(self.role, layer, runs, self.x, self.grad, weights)
+
+        return {"forward": forward, "input_grad": input_grad, "weight_grad": weight_grad}[self.direction]
+
+
+def _flat(result):
+    """Results of either backend in one form."""
+    if isinstance(result, operations.Sums):
+        return [result.partial[slice(*own)].sum(0).transpose(1, 2) for _, own in sorted(result.of_set.items())]
+    if isinstance(result, tuple):
+        return [grad for grad, _ in result[0]]
+    return result
+
+
+def _agrees(found, right):
+    return all((a.float() - b.float()).norm() <= LIMIT * b.float().norm() for a, b in zip(found, right, strict=True))
+
+
+def _time(call):
+    from triton.testing import do_bench
+
+    return do_bench(call, warmup=5, rep=30, return_mode="median")
+
+
+def best(backend, case, before, time=_time, say=print):
+    """The fastest right configuration of a case that steps from `before` lead to; `before` if none is faster."""
+    right = [t.clone() for t in _flat(case.call(ReferenceBackend())())]
+    call, found = case.call(backend), {}
+
+    def measured(config):
+        """Milliseconds; infinite for what does not fit or is wrong."""
+        if config not in found:
+            with configs.trying(config):
+                try:
+                    found[config] = time(call) if _agrees(_flat(call()), right) else float("inf")
+                except triton.runtime.errors.OutOfResources:
+                    found[config] = float("inf")
+            say(f"    {config}: {found[config]:.3f} ms")
+        return found[config]
+
+    kept = before
+    for _ in range(ROUNDS):
+        fastest = min((kept, *neighbours(kept)), key=measured)
+        if measured(fastest) > 0.98 * measured(kept):
+            break
+        kept = fastest
+    return kept
+
+
+def write(path, table):
+    """The table as JSON, a configuration a line."""
+    text = json.dumps(
+        {
+            generation: {
+                direction: {size: {name: astuple(c) for name, c in of.items()} for size, of in sizes.items()}
+                for direction, sizes in directions.items()
+            }
+            for generation, directions in table.items()
+        },
+        indent=1,
+    )
+    text = re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+    Path(path).write_text(text + "\n")
+
+
+def run(out=None, say=print):
+    """Tune every entry of this GPU's generation and write the table to `out`, the package's own by default."""
+    from . import TritonBackend
+
+    device, backend = torch.device("cuda"), TritonBackend()
+    reason = "no GPU" if not torch.cuda.is_available() else backend.cannot_run(device, torch.float32)
+    if reason:
+        raise ValueError(f"device: cannot tune here: {reason}")
+    generation = configs.generation_of(operations.capability(device))
+    table = configs.table()
+    for direction, sizes in table[generation].items():
+        for size, of in sizes.items():
+            for name, before in of.items():
+                say(f"  {generation}, {direction}, {8 * size} bits, {name}")
+                case = Case(name, direction, torch.bfloat16 if size == 2 else torch.float32, device)
+                of[name] = best(backend, case, before, say=say)
+    write(out or configs.TABLE, table)
+    say(f"written: {out or configs.TABLE}")
+    return 0

@@ -1,0 +1,167 @@
+"""The Triton backend on a GPU: parity at real shapes, every configuration, graphs, streams, memory."""
+
+import pytest
+import torch
+
+import hifigan_fast as hf
+from hifigan_fast import bench, dispatch, parity
+from hifigan_fast.backends.triton import configs
+
+from ..small import SmallEnsemble
+
+BACKEND = dispatch.BACKENDS["triton"]
+HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(autouse=True)
+def without_tf32():
+    """Each test says itself whether float32 may be TF32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def waves(batch, length, dtype=torch.float32):
+    return [x.to("cuda", dtype) for x in parity.waveforms(batch, length)]
+
+
+def modules(name, dtype=torch.float32):
+    return [module.to("cuda", dtype) for module in parity.build_pair(name, trained=True)]
+
+
+def judged(name, batch, length, dtype=torch.float32, autocast=False):
+    pair, (y, y_hat) = modules(name, dtype), waves(batch, length, dtype)
+    return parity.compare(*pair, y, y_hat, ["triton"], autocast=autocast)["triton"]
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+@pytest.mark.parametrize("batch, length", [(2, 8192), (1, 16391), (4, 407)])
+def test_float32(name, batch, length):
+    verdict = judged(name, batch, length)
+    assert verdict.passed, verdict.worst
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_tf32(name):
+    torch.backends.cudnn.allow_tf32 = True
+    verdict = judged(name, 2, 8192)
+    assert verdict.ratio <= parity.LIMIT, verdict.worst
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_modules(name, dtype):
+    verdict = judged(name, 2, 8192, dtype)
+    assert verdict.passed, verdict.worst
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_autocast(name):
+    verdict = judged(name, 2, 8192, autocast=True)
+    assert verdict.passed, verdict.worst
+
+
+def test_the_default_is_triton():
+    ours, _ = modules("mpd")
+    assert "triton" in hf.explain(ours) and "reference" not in hf.explain(ours)
+
+
+@pytest.mark.parametrize("generation", [g for g in configs.table() if g.startswith("sm_")])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_every_configuration(generation, dtype, name, monkeypatch):
+    """Those of other generations too, where this device has the memory that they take."""
+    from triton.runtime.errors import OutOfResources
+
+    monkeypatch.setattr(configs, "generation_of", lambda capability: generation)
+    try:
+        verdict = judged(name, 1, 4096, dtype)
+    except OutOfResources as error:
+        pytest.skip(f"more than this device has: {error}")
+    assert verdict.passed, verdict.worst
+
+
+@pytest.mark.parametrize(
+    "case", [{"periods": (23, 37), "samples": 3, "length": 150}, {"norm": "mixed", "sigmas": 2}, {}]
+)
+def test_small_ensembles(case):
+    small = SmallEnsemble(**case)
+    small.waves = [[w.cuda() for w in side] for side in small.waves]
+    small.parameters = [
+        [type(p)(*(t if t is None else t.cuda() for t in vars(p).values())) for p in own] for own in small.parameters
+    ]
+    small.states = [[s and tuple(t.cuda() for t in s) for s in own] for own in small.states]
+    assert small.worst_ratio(BACKEND) <= parity.LIMIT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_bits_every_run(dtype):
+    ours, _ = modules("msd", dtype)
+    ours.eval()
+    y, y_hat = waves(2, 8192, dtype)
+    results = [parity.evaluate(ours, y, y_hat) for _ in range(2)]
+    for kind, named in results[0].tensors.items():
+        for name, tensor in named.items():
+            assert torch.equal(tensor, results[1].tensors[kind][name]), (kind, name)
+
+
+def step(nets, y, y_hat):
+    bench.discriminator_step(nets, y, y_hat, bench.FastLosses)
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_a_step_in_a_cuda_graph(name):
+    ours, _ = modules(name)
+    y, y_hat = waves(2, 8192)
+    ours.eval()  # spectral norm's vectors stay: every run gives the same
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step([ours], y, y_hat)
+    torch.cuda.current_stream().wait_stream(side)
+    ours.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        real, generated, _, _ = ours(y, y_hat)
+        hf.discriminator_loss(real, generated)[0].backward()
+    new = waves(2, 8192)[1] * 0.7
+    y.copy_(new)
+    graph.replay()
+    captured = [p.grad.clone() for p in ours.parameters()]
+    step([ours], y, y_hat)
+    for p, grad in zip(ours.parameters(), captured):
+        assert torch.equal(p.grad, grad)
+
+
+def test_two_streams():
+    nets = [modules("mpd")[0] for _ in range(2)]
+    inputs = [waves(2, 8192), [x * 0.5 for x in waves(2, 8192)]]
+    expected = []
+    for net, pair in zip(nets, inputs):
+        step([net], *pair)
+        expected.append([p.grad.clone() for p in net.parameters()])
+    streams = [torch.cuda.Stream() for _ in nets]
+    torch.cuda.synchronize()
+    for _ in range(5):
+        for net, pair, stream in zip(nets, inputs, streams):
+            with torch.cuda.stream(stream):
+                step([net], *pair)
+    torch.cuda.synchronize()
+    for net, grads in zip(nets, expected):
+        assert all(torch.equal(p.grad, grad) for p, grad in zip(net.parameters(), grads))
+
+
+def test_memory():
+    """A discriminator step of batch 16 × 8192 holds at most 0.6 of eager's memory."""
+    peaks = []
+    y, y_hat = waves(16, 8192)
+    for plain in (True, False):
+        nets = [module.cuda() for module in bench.build(["mpd", "msd"], plain=plain)]
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        bench.discriminator_step(nets, y, y_hat, hf.reference if plain else bench.FastLosses)
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        del nets
+    assert peaks[1] <= 0.6 * peaks[0], peaks
