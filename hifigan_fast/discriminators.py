@@ -96,10 +96,11 @@ def _discriminate(discriminators, sides, waves):
 
 def _check_parameters(name, x, discriminators):
     """The parameters must be where the waveform is, and of its dtype, as for any convolution."""
-    if dispatch.not_fusible(x.device) or dispatch.map_dtype(x) != x.dtype:  # autocast mixes dtypes as it sees fit
+    if dispatch.not_fusible(x.device):
         return
+    autocast = dispatch.map_dtype(x) != x.dtype  # mixes dtypes as it sees fit
     for parameter in (p for d in discriminators for p in d.parameters()):
-        for what in ("dtype", "device"):
+        for what in ("device",) if autocast else ("dtype", "device"):
             if getattr(parameter, what) != getattr(x, what):
                 raise ValueError(
                     f"{name}: expected the {what} of the parameters, {getattr(parameter, what)}, got {getattr(x, what)}"

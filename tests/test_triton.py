@@ -237,3 +237,17 @@ def test_launches_of_a_step(launches, monkeypatch):
     assert counted(lambda: msd(y, y_hat)) <= 15  # five are spectral norm's power iterations
     assert counted(step) <= 60, {name: count for name, count in launches.items() if count}
     assert counted(lambda: msd.eval()(y, y_hat)) <= 12
+
+
+def test_parameters_of_mixed_dtypes_under_autocast():
+    ours = hf.MultiPeriodDiscriminator((2,))
+    ours.discriminators[0].convs[1].half()
+    results = []
+    for backend in ("triton", "reference"):
+        with hf.use_backend(backend), torch.autocast("cpu", torch.float16):
+            real, _, _, _ = ours(*parity.waveforms(1, 150))
+        ours.zero_grad()
+        (1000 * real[0].float()).sum().backward()
+        results.append([real[0].float(), *(p.grad.float() for p in ours.parameters())])
+    for a, b in zip(*results):
+        assert (a - b).norm() <= 0.05 * b.norm() + 1e-6

@@ -55,7 +55,8 @@ class TritonBackend(Backend):
         return "Triton's interpreter is for tests" if device.type == "cpu" else None
 
     def power_iterations(self, matrices, eps, iterations, calls):
-        if not all(t.is_contiguous() for own in matrices for t in own):
+        tensors = [t for own in matrices for t in own]
+        if not all(t.is_contiguous() for t in tensors) or len({t.dtype for t in tensors}) > 1:
             return super().power_iterations(matrices, eps, iterations, calls)
         return _operations().power_iterations(matrices, eps, iterations, calls)
 

@@ -102,6 +102,12 @@ def power_iterations(matrices, eps, iterations, calls):
     return [list(zip(u[i].split(parts[0]), v[i].split(parts[1]), sigmas[i].unbind())) for i in range(calls)]
 
 
+def _alike(tensors):
+    """Tensors of one dtype: kernels pick one of them by number, as a pointer of one type."""
+    tensors = tuple(tensors)
+    return tensors if len({t.dtype for t in tensors}) == 1 else tuple(t.float() for t in tensors)
+
+
 def _kind(weight_set):
     if weight_set.magnitude is not None:
         return kernels.WEIGHT.value
@@ -120,10 +126,10 @@ def prepare(layers, sets, dtype):
         like.device,
         kernels.pack,
         (len(jobs.programs),),
-        tuple(s.raw for s in flat),
-        tuple(s.raw if s.magnitude is None else s.magnitude for s in flat),
-        tuple(s.raw if s.sigma is None else s.sigma for s in flat),
-        tuple(s.bias for s in flat),
+        _alike(s.raw for s in flat),
+        _alike(s.raw if s.magnitude is None else s.magnitude for s in flat),
+        _alike(s.raw if s.sigma is None else s.sigma for s in flat),
+        _alike(s.bias for s in flat),
         packed,
         scales,
         norms,
@@ -256,7 +262,7 @@ def weight_grad(role, layer, runs, x, grad_out):
 
 def parameter_grads(jobs):
     """`contract.LayerGrads` -> (raw, magnitude, bias) gradients each: one launch, and one more with spectral norm."""
-    raws = [job.weights.sets[job.sets[0]].raw for job in jobs]
+    raws = _alike(job.weights.sets[job.sets[0]].raw for job in jobs)
     device = raws[0].device
     blocks = _rows(device)
     slots = [(job, s) for job in jobs for s in job.sets]
@@ -284,7 +290,7 @@ def parameter_grads(jobs):
         device,
         kernels.finish,
         (len(rows.programs),),
-        tuple(raws),
+        raws,
         tuple(sums.partial for _, sums in depths),
         tuple(sums.bias for _, sums in depths),
         scales,
@@ -305,7 +311,7 @@ def parameter_grads(jobs):
             device,
             kernels.finish_spectral,
             (len(spectral.programs),),
-            *map(tuple, pointers),
+            *map(_alike, pointers),
             inners,
             grads,
             spectral.programs,
