@@ -99,7 +99,7 @@ def _nvidia_resources(cubin):
         file.write(cubin)
         file.flush()
         text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    return tuple(int(re.search(rf"{what}:(\d+)", text.stdout)[1]) for what in ("REG", "LOCAL"))
+    return tuple(int(re.search(rf"{what}:(\d+)", text.stdout)[1]) for what in ("REG", "STACK"))
 
 
 def _resources(assembly):

@@ -19,8 +19,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name, length", [("mpd", 407), ("msd", 511)])
+@pytest.mark.parametrize(
+    "name, length, dtype", [("mpd", 407, torch.float32), ("mpd", 213, torch.float16), ("msd", 511, torch.float32)]
+)
 def test_public_modules(name, length, dtype, poisoned):
     pair = [module.to(dtype) for module in parity.build_pair(name, trained=True)]
     y, y_hat = parity.waveforms(1, length, dtype=dtype)
