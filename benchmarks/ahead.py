@@ -27,7 +27,7 @@ from hifigan_fast.norms import Parameters, Spectral
 from . import report
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "tf32", "bfloat16", "float16")  # of the maps; tf32: float32 maps, multiplied so
 # Instructions of matrix units by the assembly that shows them: NVIDIA's PTX, AMD's.
 MATRIX_INSTRUCTIONS = ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "v_mfma")
 
@@ -137,8 +137,13 @@ def _flops(kernel, args, meta):
     return 2 * args[RESULT[kernel]].numel() * meta["TAPS"] * (meta["IN"] // meta["GROUPS"])
 
 
+def dtype_of(name):
+    """A name of DTYPES as the maps' dtype."""
+    return torch.float32 if name == "tf32" else getattr(torch, name)
+
+
 @contextlib.contextmanager
-def compiling(name):
+def compiling(name, tf32=False):
     """Within the block, "triton" compiles for the device `name` and runs nothing: results are not written.
 
     Yields the list that the `Launch`es are appended to. Not to be nested, nor to be used where kernels shall run.
@@ -166,7 +171,7 @@ def compiling(name):
     changes = [
         (operations, "launch", compile_only),
         (operations, "capability", lambda device: capability),
-        (operations, "tf32", lambda device: not name.startswith("gfx")),
+        (operations, "tf32", lambda device: tf32),
         (TritonBackend, "cannot_run", lambda self, device, dtype: None),
     ]
     before = [getattr(owner, attribute) for owner, attribute, _ in changes]
@@ -182,9 +187,9 @@ def compiling(name):
             setattr(owner, attribute, value)
 
 
-def every_configuration(name, dtype):
+def every_configuration(name, arithmetic):
     """A step of an ensemble that has a layer of each class, compiled -> `Launch`es."""
-    backend, parameters, states = dispatch.BACKENDS["triton"], [], []
+    backend, parameters, states, dtype = dispatch.BACKENDS["triton"], [], [], dtype_of(arithmetic)
     stacks = (Stack(LAYERS),) * 2
     own = torch.float16 if dtype == torch.float16 else torch.float32
     for _ in stacks:
@@ -196,7 +201,7 @@ def every_configuration(name, dtype):
         states.append([Spectral(u, v, torch.ones((), dtype=own)) for u, v in vectors])
     ensemble = Ensemble(stacks, (0, 0), (8192,), 2, 2, ((0, 0), (1, 1)))
     waves = [[torch.zeros(2, 1, 8192, dtype=own).requires_grad_()] for _ in range(2)]
-    with compiling(name) as launches, dispatch.use_backend("triton"):
+    with compiling(name, arithmetic == "tf32") as launches, dispatch.use_backend("triton"):
         maps = run_ensemble(Call(backend, ensemble, dtype, states), waves, parameters)
         loss = feature_loss(*maps) + sum(own[-1].float().sum() for side in maps for own in side)
         loss.backward()
@@ -204,8 +209,9 @@ def every_configuration(name, dtype):
 
 
 def command(args):
-    dtype = getattr(torch, args.dtype)
-    launches = every_configuration(args.target, dtype)
+    if args.dtype == "tf32" and args.target.startswith("gfx"):
+        raise ValueError(f"--dtype: got tf32, which {args.target} does not have")
+    launches = every_configuration(args.target, args.dtype)
     rows = [asdict(launch) for launch in launches]
     if args.out:
         report.write(args.out, {"target": args.target, "dtype": args.dtype, "launches": rows})

@@ -28,6 +28,7 @@ class Device:
     multiprocessors: int
     half: float
     tf32: float
+    float32: float
     bandwidth: float
     threads: int = 2048
     registers: int = 65536
@@ -35,11 +36,11 @@ class Device:
 
 
 DEVICES = {
-    "A100": Device("sm_80", 108, 312, 156, 2039, shared=164),
-    "H100": Device("sm_90", 132, 989, 494, 3350),
-    "H200": Device("sm_90", 132, 989, 494, 4800),
-    "B200": Device("sm_100", 148, 2250, 1125, 8000),
-    "RTX 5090": Device("sm_120", 170, 210, 105, 1792, threads=1536, shared=100),
+    "A100": Device("sm_80", 108, 312, 156, 19.5, 2039, shared=164),
+    "H100": Device("sm_90", 132, 989, 494, 67, 3350),
+    "H200": Device("sm_90", 132, 989, 494, 67, 4800),
+    "B200": Device("sm_100", 148, 2250, 1125, 80, 8000),
+    "RTX 5090": Device("sm_120", 170, 210, 105, 105, 1792, threads=1536, shared=100),
 }
 STEPS = {
     "forward": bench.forward,
@@ -48,15 +49,16 @@ STEPS = {
 }
 
 
-def launches_of(device, dtype, ensemble, step, batch, segment):
+def launches_of(device, arithmetic, ensemble, step, batch, segment):
     """The `ahead.Launch`es of one step."""
+    dtype = ahead.dtype_of(arithmetic)
     modules = bench.build(bench.ENSEMBLES[ensemble], plain=False)
     if dtype == torch.float16:
         modules = [module.half() for module in modules]
     own = torch.float16 if dtype == torch.float16 else torch.float32
     y, y_hat = (torch.zeros(batch, 1, segment, dtype=own) for _ in range(2))
     half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()
-    with ahead.compiling(device.target) as launches, dispatch.use_backend("triton"), half:
+    with ahead.compiling(device.target, arithmetic == "tf32") as launches, dispatch.use_backend("triton"), half:
         STEPS[step](modules, y, y_hat)
     return launches
 
@@ -72,10 +74,10 @@ def resident(device, launch):
     return max(1, min(limits))
 
 
-def cost(device, dtype, launch):
+def cost(device, arithmetic, launch):
     """(kernel, class, programs, waves, occupancy, GFLOP, MB, floor in µs, what bounds it)."""
     programs, at_once = math.prod(launch.grid), resident(device, launch)
-    rate = 1e12 * (device.tf32 if dtype == torch.float32 else device.half)
+    rate = 1e12 * {"float32": device.float32, "tf32": device.tf32}.get(arithmetic, device.half)
     times = {"arithmetic": launch.flops / rate, "memory": launch.bytes / (1e9 * device.bandwidth)}
     bound = max(times, key=times.get)
     return (
@@ -97,9 +99,9 @@ FORMATS = ("", "", "", ".2f", ".2f", "", ".2f", ".1f", ".1f", "")
 
 
 def command(args):
-    device, dtype = DEVICES[args.device], getattr(torch, args.dtype)
-    launches = launches_of(device, dtype, args.ensemble, args.step, args.batch, report.SEGMENT)
-    rows = [cost(device, dtype, launch) for launch in launches]
+    device = DEVICES[args.device]
+    launches = launches_of(device, args.dtype, args.ensemble, args.step, args.batch, report.SEGMENT)
+    rows = [cost(device, args.dtype, launch) for launch in launches]
     print(tabulate(rows, headers=HEADERS, floatfmt=FORMATS))
     by_kernel = defaultdict(float)
     for row in rows:

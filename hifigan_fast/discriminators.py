@@ -135,6 +135,7 @@ def _run_single(discriminator, x):
 
 
 def _run_pair(ensemble, y, y_hat):
+    y, y_hat = dispatch.widest_under_autocast(y, y_hat)
     checks.check_pair(y, y_hat)
     discriminators = list(ensemble.discriminators)
     for discriminator in discriminators:

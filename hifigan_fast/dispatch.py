@@ -98,6 +98,14 @@ def _autocast_dtype(device):
     return None
 
 
+def widest_under_autocast(*waves):
+    """Waveforms of one dtype, where autocast would have taken them of several: a generator's output is half."""
+    if not all(isinstance(x, torch.Tensor) and x.is_floating_point() and _autocast_dtype(x.device) for x in waves):
+        return waves
+    widest = functools.reduce(torch.promote_types, (x.dtype for x in waves))
+    return tuple(x.to(widest) for x in waves)
+
+
 def map_dtype(x):
     """The dtype of the feature maps of a waveform `x`: its own, or autocast's (which leaves float64 alone)."""
     dtype = _autocast_dtype(x.device)

@@ -86,8 +86,9 @@ class _SquaredMeans(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.backend, ctx.targets = backend, targets
         ctx.save_for_backward(*scores)
-        found = backend.squared_means([s.detach() for s in scores], targets)
-        return found[0], found[1:]
+        # Autocast takes powers in float32.
+        dtype = torch.float32 if torch.is_autocast_enabled(scores[0].device.type) else scores[0].dtype
+        return backend.squared_means([s.detach() for s in scores], targets, dtype)
 
     @staticmethod
     def backward(ctx, grad_total, grad_means):
@@ -95,7 +96,7 @@ class _SquaredMeans(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph
             given = [grad for grad in (grad_total, grad_means) if grad is not None]
             by = (sum(given) * 2).expand(len(scores)).unbind()
-            return None, None, *(g / s.numel() * (s - t) for g, s, t in zip(by, scores, ctx.targets))
+            return None, None, *((g / s.numel() * (s - t)).to(s.dtype) for g, s, t in zip(by, scores, ctx.targets))
         return None, None, *ctx.backend.squared_means_backward(scores, ctx.targets, grad_total, grad_means, wanted)
 
 

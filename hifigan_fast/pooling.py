@@ -1,5 +1,7 @@
 """The scales' waveforms as one buffer, where a backend makes them in one launch."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -43,7 +45,10 @@ class _Pooled(torch.autograd.Function):
         samples, _, length = sides[0].shape
         lengths = [length, length // 2 + 1, (length // 2 + 1) // 2 + 1]
         views = backend.pooled([x.detach() for x in sides], lengths).split([samples * n for n in lengths] * len(sides))
-        return tuple(view.view(samples, 1, n) for view, n in zip(views, lengths * len(sides)))
+        levels = tuple(view.view(samples, 1, n) for view, n in zip(views, lengths * len(sides)))
+        constant = [not need for need in ctx.needs_input_grad[1:] for _ in range(LEVELS)]
+        ctx.mark_non_differentiable(*itertools.compress(levels, constant))
+        return levels
 
     @staticmethod
     def backward(ctx, *grads):

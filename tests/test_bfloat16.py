@@ -62,3 +62,18 @@ def test_a_gradient_penalty_under_autocast():
     (grad,) = torch.autograd.grad(logits.float().sum(), y, create_graph=True)
     grad.square().sum().backward()
     assert all(p.grad.isfinite().all() for p in discriminator.parameters() if p.grad is not None)
+
+
+def test_a_generators_half_output_under_autocast():
+    """y comes from a file, ŷ from a generator under the same autocast: eager takes both."""
+    ours, _ = parity.build_pair("msd")
+    y, y_hat = parity.waveforms(1, 1024)
+    half = y_hat.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ours.eval()(y, half)
+        right = ours(y, half.detach().float())
+    assert all(torch.equal(a, b) for a, b in zip(found[1], right[1]))
+    sum(score.float().sum() for score in found[1]).backward()
+    assert half.grad.dtype == torch.bfloat16 and half.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="y_hat: expected the dtype of y"):
+        ours(y, half)

@@ -37,7 +37,7 @@ def test_the_fastest_neighbour_is_kept(direction, name, case_of):
     times = {before: 4.0, replace(before, BN=32): 3.0, wanted: 2.0}
 
     def clock(call):
-        return times.get(configs.config("interpreter", direction, torch.float32, name), 5.0)
+        return times.get(configs.config("interpreter", direction, "float32", name), 5.0)
 
     assert tune.best(BACKEND, case_of(name, direction), before, clock, say=lambda text: None) == wanted
 
@@ -50,13 +50,13 @@ def test_a_wrong_configuration_is_never_kept(monkeypatch, case_of):
 
     def wrong_with_eight_warps(role, layer, runs, x, weights, out):
         right(role, layer, runs, x, weights, out)
-        if configs.config("interpreter", "forward", torch.float32, "stem").num_warps == 8:
+        if configs.config("interpreter", "forward", "float32", "stem").num_warps == 8:
             out[len(out) // 2 :] = 0
 
     monkeypatch.setattr(BACKEND, "forward", wrong_with_eight_warps)
 
     def clock(call):
-        return 1.0 if configs.config("interpreter", "forward", torch.float32, "stem").num_warps == 8 else 2.0
+        return 1.0 if configs.config("interpreter", "forward", "float32", "stem").num_warps == 8 else 2.0
 
     assert tune.best(BACKEND, case_of("stem", "forward"), before, clock, say=lambda text: None) == before
 

@@ -150,8 +150,11 @@ class Backend(ABC):
         """Waveforms [batch, 1, length], one a side -> flat [side][level][batch][lengths[level]], each level pooled."""
         raise NotImplementedError
 
-    def squared_means(self, scores, targets):
-        """Tensors and a target (0 or 1) for each -> [1 + tensors]: the means of (score - target)², first their sum."""
+    def squared_means(self, scores, targets, dtype):
+        """Tensors and a target (0 or 1) for each -> the sum of the means of (score - target)², and the means [tensors].
+
+        Both are of `dtype`.
+        """
         raise NotImplementedError
 
     def squared_means_backward(self, scores, targets, grad_total, grad_means, wanted):

@@ -4,8 +4,10 @@ Under TRITON_INTERPRET=1, set before Triton is imported, the same kernels run on
 """
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
+import re
 
 import torch
 
@@ -13,6 +15,7 @@ from ..contract import Backend
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LEAST_CAPABILITY = (8, 0)
+LEAST_VERSION = (3, 6)
 
 
 def interpreting():
@@ -21,8 +24,16 @@ def interpreting():
 
 
 @functools.lru_cache(maxsize=1)
-def _installed():
-    return importlib.util.find_spec("triton") is not None
+def _missing():
+    """Why Triton cannot be used at all, in words; None if it can."""
+    try:
+        found = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return None if importlib.util.find_spec("triton") else "Triton is not installed (pip install triton)"
+    least = ".".join(map(str, LEAST_VERSION))
+    if tuple(int(number) for number in re.findall(r"\d+", found)[:2]) < LEAST_VERSION:
+        return f"Triton is {found}, the kernels need {least}"
+    return None
 
 
 @functools.lru_cache(maxsize=1)
@@ -38,8 +49,8 @@ class TritonBackend(Backend):
     fuses_small_work = True
 
     def cannot_run(self, device, dtype):
-        if not _installed():
-            return "Triton is not installed (pip install triton)"
+        if _missing():
+            return _missing()
         if dtype not in DTYPES:
             return f"the Triton kernels are for {', '.join(str(d)[6:] for d in DTYPES)}, tensors are {str(dtype)[6:]}"
         if device.type == "cpu" and interpreting():
@@ -81,8 +92,8 @@ class TritonBackend(Backend):
     def pooled(self, sides, lengths):
         return _operations().pooled(sides, lengths)
 
-    def squared_means(self, scores, targets):
-        return _operations().squared_means(scores, targets)
+    def squared_means(self, scores, targets, dtype):
+        return _operations().squared_means(scores, targets, dtype)
 
     def squared_means_backward(self, scores, targets, grad_total, grad_means, wanted):
         return _operations().squared_means_backward(scores, targets, grad_total, grad_means, wanted)

@@ -7,8 +7,8 @@ from .pointers import pick
 
 
 @triton.jit
-def squared_means(scores, out, parts, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """out[1 + part] = the mean of (score - target)², out[0] their sum; parts: [part] of (elements, target)."""
+def squared_means(scores, sum_of_means, means, parts, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """means[part] = the mean of (score - target)², and their sum; parts: [part] of (elements, target)."""
     total = 0.0
     for part in range(COUNT):
         count, target = tl.load(parts + 2 * part), tl.load(parts + 2 * part + 1).to(tl.float32)
@@ -19,9 +19,9 @@ def squared_means(scores, out, parts, COUNT: tl.constexpr, BLOCK: tl.constexpr):
             away = tl.where(at < count, tl.load(own + at, at < count, other=0.0).to(tl.float32) - target, 0.0)
             squares += away * away
         mean = tl.sum(squares) / count.to(tl.float32)
-        tl.store(out + 1 + part, mean.to(out.dtype.element_ty))
+        tl.store(means + part, mean.to(means.dtype.element_ty))
         total += mean
-    tl.store(out, total.to(out.dtype.element_ty))
+    tl.store(sum_of_means, total.to(sum_of_means.dtype.element_ty))
 
 
 @triton.jit
@@ -31,6 +31,7 @@ def gradients(
     grad_means,  # of the means, or None
     grads,  # a tensor or None for each part
     parts,
+    COUNT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """(grad_total + grad_means[part]) · 2 (score - target) / elements"""
@@ -46,7 +47,7 @@ def gradients(
     for first in range(tl.program_id(1) * BLOCK, count, tl.num_programs(1) * BLOCK):
         at = first + tl.arange(0, BLOCK)
         grad = by * (tl.load(own + at, at < count, other=0.0).to(tl.float32) - target)
-        for i in tl.static_range(len(grads)):
+        for i in tl.static_range(COUNT):
             if grads[i] is not None:  # noqa: SIM102 - known when compiled
                 if part == i:
                     tl.store(grads[i] + at, grad.to(grads[i].dtype.element_ty), at < count)

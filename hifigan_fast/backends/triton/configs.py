@@ -1,4 +1,4 @@
-"""Block sizes, warps and pipeline stages: a table by device generation, direction, element size and layer class.
+"""Block sizes, warps and pipeline stages: a table by device generation, direction, arithmetic and layer class.
 
 Not by lengths: a training run never meets a configuration that no test compiled.
 """
@@ -40,15 +40,15 @@ def layer_class(role, layer):
 
 @functools.lru_cache(maxsize=1)
 def table():
-    """{generation: {direction: {element bytes: {layer class: Config}}}}, as the package ships it."""
+    """{generation: {direction: {arithmetic: {layer class: Config}}}}, as the package ships it."""
     read = json.loads(TABLE.read_text())
     return {
         generation: {
             direction: {
-                int(size): {name: Config(*numbers) for name, numbers in classes.items()}
-                for size, classes in sizes.items()
+                arithmetic: {name: Config(*numbers) for name, numbers in classes.items()}
+                for arithmetic, classes in kinds.items()
             }
-            for direction, sizes in directions.items()
+            for direction, kinds in directions.items()
         }
         for generation, directions in read.items()
     }
@@ -82,5 +82,6 @@ def trying(config):
         _tried.reset(token)
 
 
-def config(generation, direction, dtype, name):
-    return _tried.get() or table()[generation][direction][dtype.itemsize][name]
+def config(generation, direction, arithmetic, name):
+    """Args: arithmetic: "half" for bfloat16 and float16 maps, "tf32" or "float32" for float32 ones."""
+    return _tried.get() or table()[generation][direction][arithmetic][name]

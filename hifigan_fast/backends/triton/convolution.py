@@ -47,8 +47,8 @@ def _output_row(run, offset, sequence, row, HEAD: tl.constexpr):
     """The number of a row of a map, [...] int64; heads are H-major."""
     out_rows = tl.load(run + OUT_ROWS)
     if HEAD:
-        period = tl.load(run + PERIOD)
-        at = (sequence // period * out_rows + row) * period + sequence % period
+        period = tl.load(run + PERIOD).to(tl.int32)
+        at = ((sequence // period).to(tl.int64) * out_rows + row) * period + sequence % period
     else:
         at = sequence.to(tl.int64) * out_rows + row
     return offset + at
@@ -91,7 +91,7 @@ def forward(
     group, first_column = _block(OG, BN)
     run = runs + tl.load(tiles + 2 * tile) * FIELDS
     out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
-    m = tl.load(tiles + 2 * tile + 1) + tl.arange(0, BM)
+    m = tl.load(tiles + 2 * tile + 1).to(tl.int32) + tl.arange(0, BM)
     live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * out_rows
     sequence, row = m // out_rows, m % out_rows
     n = first_column + tl.arange(0, BN)
@@ -141,6 +141,7 @@ def input_grad(
     TAPS: tl.constexpr,
     STRIDE: tl.constexpr,
     PADDING: tl.constexpr,
+    RUNS: tl.constexpr,
     HEAD: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
@@ -155,12 +156,12 @@ def input_grad(
     OG: tl.constexpr = OUT // GROUPS
     tile = tl.program_id(0)
     group, first_column = _block(IG, BN)
-    index, phase = tl.load(tiles + 3 * tile), tl.load(tiles + 3 * tile + 1)
+    index, phase = tl.load(tiles + 3 * tile), tl.load(tiles + 3 * tile + 1).to(tl.int32)
     run = runs + index * FIELDS
     in_rows, out_rows = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + OUT_ROWS).to(tl.int32)
     first = (phase + (STRIDE * PADDING - PADDING)) % STRIDE  # the phase's first row
     rows = tl.cdiv(in_rows - first, STRIDE)
-    m = tl.load(tiles + 3 * tile + 2) + tl.arange(0, BM)
+    m = tl.load(tiles + 3 * tile + 2).to(tl.int32) + tl.arange(0, BM)
     live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * rows
     sequence, step = m // rows, m % rows
     nearest = step + (first + PADDING - phase) // STRIDE  # the output row that the first tap leads to
@@ -183,7 +184,7 @@ def input_grad(
     wanted = live[:, None] & (n < IG)[None, :]
     row = sequence.to(tl.int64) * in_rows + first + step * STRIDE
     own = row[:, None] * IN + channel[None, :]
-    for i in tl.static_range(len(map_grads)):
+    for i in tl.static_range(RUNS):  # len() of a tuple with None does not compile on Triton 3.6
         if map_grads[i] is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
             if index == i:
                 sums += tl.load(map_grads[i] + own, wanted, other=0.0).to(tl.float32)
@@ -229,7 +230,7 @@ def weight_grad(
     for tile in range(tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)):
         run = runs + tl.load(tiles + 2 * tile) * FIELDS
         out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
-        m = tl.load(tiles + 2 * tile + 1) + tl.arange(0, BK)
+        m = tl.load(tiles + 2 * tile + 1).to(tl.int32) + tl.arange(0, BK)
         live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * out_rows
         sequence, row = m // out_rows, m % out_rows
         at = _output_row(run, tl.load(run + GRAD_OUT_OFFSET), sequence, row, HEAD)

@@ -44,6 +44,7 @@ def gradients(
     grad_generated,
     chunks,
     pairs,
+    PAIRS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Of |generated - real|: its sign · grad / elements; 0 where the two are equal."""
@@ -57,7 +58,7 @@ def gradients(
         g = tl.load(generated + at, at < end, other=0.0).to(tl.float32)
         # A NaN stays one, as by PyTorch's sign.
         sign = tl.where(g > r, by, tl.where(g < r, -by, (g - r) * by))
-        for i in tl.static_range(len(grad_real)):
+        for i in tl.static_range(PAIRS):
             if grad_real[i] is not None:  # noqa: SIM102 - known when compiled
                 if pair == i:
                     tl.store(grad_real[i] + at, (-sign).to(grad_real[i].dtype.element_ty), at < end)

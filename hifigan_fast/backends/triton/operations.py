@@ -32,12 +32,16 @@ def capability(device):
 
 def _config(direction, role, layer, like):
     generation = configs.generation_of(capability(like.device))
-    return configs.config(generation, direction, like.dtype, configs.layer_class(role, layer))
+    arithmetic = "half" if like.itemsize == 2 else "tf32" if tf32(like.device) else "float32"
+    return configs.config(generation, direction, arithmetic, configs.layer_class(role, layer))
 
 
 def tf32(device):
     """Whether float32 is multiplied in TF32: where cuDNN's convolutions would be asked to, and the device has it."""
-    return device.type == "cuda" and torch.version.hip is None and torch.backends.cudnn.allow_tf32
+    if device.type != "cuda" or torch.version.hip:
+        return False
+    conv = getattr(torch.backends.cudnn, "conv", None)  # since torch 2.9, where allow_tf32 may raise
+    return conv.fp32_precision == "tf32" if hasattr(conv, "fp32_precision") else torch.backends.cudnn.allow_tf32
 
 
 def _precision(like):
@@ -69,7 +73,8 @@ def power_iterations(matrices, eps, iterations, calls):
     )
     apart = calls if iterations else 1
     s, t = (torch.empty(apart, size, dtype=torch.float32, device=like.device) for size in (outs, sizes))
-    u, v, sigmas = (torch.empty(apart, size, dtype=like.dtype, device=like.device) for size in (outs, sizes, len(jobs)))
+    u, v = (torch.empty(apart, size, dtype=like.dtype, device=like.device) for size in (outs, sizes))
+    sigmas = torch.empty(apart, len(jobs), dtype=torch.float32, device=like.device)
     before = None
     for call in range(apart):
         for _ in range(iterations):
@@ -98,6 +103,8 @@ def power_iterations(matrices, eps, iterations, calls):
     launch(like.device, spectral.states, grid, us, vs, s, moving, u, v, sigmas, jobs, eps, outs, sizes, **block)
     if not iterations:
         return [list(zip(us, vs, sigmas[0].unbind()))] * calls
+    for moved in (*us, *vs):  # written behind autograd's back
+        torch.autograd.graph.increment_version(moved)
     parts = [[w.shape[axis] for w in weights] for axis in (0, 1)]
     return [list(zip(u[i].split(parts[0]), v[i].split(parts[1]), sigmas[i].unbind())) for i in range(calls)]
 
@@ -195,6 +202,7 @@ def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, gr
         tables.runs_on(runs, grad_in.device),
         tiles,
         slope,
+        RUNS=len(runs),
         HEAD=role == "head",
         PRECISION=_precision(grad_in),
         **_geometry(layer),
@@ -340,13 +348,20 @@ def _parts(scores, targets):
     return tables.score_parts(tuple(s.numel() for s in scores), tuple(targets), scores[0].device)
 
 
-def squared_means(scores, targets):
-    out = scores[0].new_empty(1 + len(scores))
-    parts = _parts(scores, targets)
+def squared_means(scores, targets, dtype):
+    total, means = scores[0].new_empty((), dtype=dtype), scores[0].new_empty(len(scores), dtype=dtype)
     launch(
-        out.device, adversarial.squared_means, (1,), tuple(scores), out, parts, COUNT=len(scores), BLOCK=SCORES_AT_ONCE
+        total.device,
+        adversarial.squared_means,
+        (1,),
+        tuple(scores),
+        total,
+        means,
+        _parts(scores, targets),
+        COUNT=len(scores),
+        BLOCK=SCORES_AT_ONCE,
     )
-    return out
+    return total, means
 
 
 def squared_means_backward(scores, targets, grad_total, grad_means, wanted):
@@ -362,6 +377,7 @@ def squared_means_backward(scores, targets, grad_total, grad_means, wanted):
         grad_means,
         tuple(grads),
         _parts(scores, targets),
+        COUNT=len(scores),
         BLOCK=MAP_BLOCK,
     )
     return grads
@@ -404,6 +420,7 @@ def feature_l1_backward(real, generated, grads, want_real, want_generated):
         tuple(wanted_generated),
         chunks,
         pairs,
+        PAIRS=len(real),
         BLOCK=MAP_BLOCK,
     )
     return wanted_real, wanted_generated

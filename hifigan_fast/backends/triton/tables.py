@@ -1,6 +1,7 @@
 """What the kernels read instead of shapes: which rows a tile has, which tiles a split, which numbers a job.
 
-Made once a shape and kept on the device. Tables are int64 tensors, [entry][field]; offsets may pass 2³¹.
+Made once a shape and kept on the device, for ever: a captured CUDA graph holds their addresses. Tables are int64
+tensors, [entry][field]; offsets may pass 2³¹.
 """
 
 import functools
@@ -13,28 +14,36 @@ from ...geometry import run_table
 from . import weights as kernels
 
 
+def _on(device, table):
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a CUDA graph is being captured: run a call of these shapes once before, which makes its tables"
+        )
+    return table.to(device)
+
+
 def _table(rows, fields, device):
-    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), fields).to(device)
+    return _on(device, torch.tensor(rows, dtype=torch.int64).reshape(len(rows), fields))
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.cache
 def runs_on(runs, device):
     """`geometry.Run`s as the kernels read them."""
     for run in runs:
         rows = run.sequences * max(run.in_rows, run.out_rows)
         if rows >= 2**31:
             raise ValueError(f"waveform: {rows} rows of a discriminator in one call, expected fewer than 2**31")
-    return torch.from_numpy(run_table(runs)).to(device)
+    return _on(device, torch.from_numpy(run_table(runs)))
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.cache
 def tiles(runs, block, device):
     """[tile] of (run, first output row), `block` rows each, run by run."""
     rows = [(index, first) for index, run in enumerate(runs) for first in range(0, run.sequences * run.out_rows, block)]
     return _table(rows, 2, device)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.cache
 def phase_tiles(runs, layer, block, device):
     """[tile] of (run, phase, first row of the phase): an input gradient's."""
     rows = []
@@ -60,7 +69,7 @@ class Splits:
     of_set: dict
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.cache
 def splits(runs, block, wanted, device):
     """`Splits` with about `wanted` of them a set, as far as there are tiles."""
     found, table, of_set = [], [], {}
@@ -81,7 +90,7 @@ def splits(runs, block, wanted, device):
     return Splits(_table(found, 2, device), _table(table, 2, device), of_set)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.cache
 def wave_tiles(runs, block, device):
     """The stem's runs by the waveforms that they read, and [tile] of (first run, end, sample, place, address)."""
     runs = tuple(sorted(runs, key=lambda run: run.grad_in_offset))
@@ -116,7 +125,7 @@ def _numbers(kind, layer):
     return kind, layer.out_channels, layer.in_channels // layer.groups, layer.taps
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def pack_jobs(layers, kinds, block, device):
     """Jobs of `pack` by depth and set, `kinds` [depth][set]; where each depth begins, in elements and in rows."""
     rows, elements, vectors = [], [0], [0]
@@ -129,7 +138,7 @@ def pack_jobs(layers, kinds, block, device):
     return Jobs.of(rows, kernels.PACK_FIELDS.value, block, device), tuple(elements), tuple(vectors)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def finish_jobs(jobs, block, device):
     """Jobs of `finish`, those of `finish_spectral`, and where each job's gradients begin: elements, rows; and slots.
 
@@ -158,7 +167,7 @@ def finish_jobs(jobs, block, device):
     )
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def spectral_jobs(shapes, rows, columns, device):
     """Of matrices of `shapes`: the jobs, [program] of (job, first row) and of (job, first column), and both totals."""
     jobs, outs, sizes = [], 0, 0
@@ -172,7 +181,7 @@ def spectral_jobs(shapes, rows, columns, device):
     return _table(jobs, 4, device), *(_table(own, 2, device) for own in programs), outs, sizes
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def pool_tiles(sides, samples, lengths, block, device):
     """[tile] of (side, sample, level, first place, address), and how many samples of all levels there are."""
     rows, address = [], 0
@@ -182,13 +191,13 @@ def pool_tiles(sides, samples, lengths, block, device):
     return _table(rows, 5, device), address
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def score_parts(counts, targets, device):
     """[part] of (elements, target)."""
     return _table(list(zip(counts, targets)), 2, device)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def map_chunks(counts, size, device):
     """Of pairs of `counts` elements: [chunk] of (pair, first element, end), [pair] of (first chunk, end, elements)."""
     chunks, pairs = [], []

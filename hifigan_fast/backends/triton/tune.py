@@ -3,13 +3,13 @@
 A candidate counts only if its results are the reference's: some are silently wrong on some versions of Triton.
 """
 
+import itertools
 import json
 import re
 from dataclasses import astuple, replace
 from pathlib import Path
 
 import torch
-import triton
 
 from ...geometry import Ensemble, Layer, Stack
 from ..contract import WeightSet
@@ -127,7 +127,8 @@ def best(backend, case, before, time=_time, say=print):
             with configs.trying(config):
                 try:
                     found[config] = time(call) if _agrees(_flat(call()), right) else float("inf")
-                except triton.runtime.errors.OutOfResources:
+                except Exception as error:  # whatever the compiler or the device refuses it with
+                    say(f"    {config}: {type(error).__name__}")
                     found[config] = float("inf")
             say(f"    {config}: {found[config]:.3f} ms")
         return found[config]
@@ -146,8 +147,8 @@ def write(path, table):
     text = json.dumps(
         {
             generation: {
-                direction: {size: {name: astuple(c) for name, c in of.items()} for size, of in sizes.items()}
-                for direction, sizes in directions.items()
+                direction: {kind: {name: astuple(c) for name, c in of.items()} for kind, of in kinds.items()}
+                for direction, kinds in directions.items()
             }
             for generation, directions in table.items()
         },
@@ -167,12 +168,17 @@ def run(out=None, say=print):
         raise ValueError(f"device: cannot tune here: {reason}")
     generation = configs.generation_of(operations.capability(device))
     table = configs.table()
-    for direction, sizes in table[generation].items():
-        for size, of in sizes.items():
+    before_tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        for direction, arithmetic in itertools.product(configs.DIRECTIONS, ("half", "tf32", "float32")):
+            of = table[generation][direction].get(arithmetic, {})
+            torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
             for name, before in of.items():
-                say(f"  {generation}, {direction}, {8 * size} bits, {name}")
-                case = Case(name, direction, torch.bfloat16 if size == 2 else torch.float32, device)
+                say(f"  {generation}, {direction}, {arithmetic}, {name}")
+                case = Case(name, direction, torch.bfloat16 if arithmetic == "half" else torch.float32, device)
                 of[name] = best(backend, case, before, say=say)
-    write(out or configs.TABLE, table)
+                write(out or configs.TABLE, table)  # whatever comes, this much is done
+    finally:
+        torch.backends.cudnn.allow_tf32 = before_tf32
     say(f"written: {out or configs.TABLE}")
     return 0

@@ -182,6 +182,8 @@ def finish_spectral(
         own = job + SETS + s * SET_FIELDS
         begin, end = _splits(own)
         if begin < end:
+            if s:  # the same elements again, perhaps by other threads
+                tl.debug_barrier()
             slot = tl.load(own + SLOT)
             inner = inners + tl.load(own + INNER)
             total = tl.zeros([BLOCK], tl.float32)
