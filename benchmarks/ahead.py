@@ -111,12 +111,11 @@ def _resources(assembly):
 
 
 def _class_of(meta):
-    """The layer class that a convolution's compile-time arguments belong to; its direction for the other kernels."""
-    if "TAPS" not in meta:
+    """The layer class that a convolution's compile-time arguments belong to; "-" for the other kernels."""
+    if "GROUPS" not in meta:
         return "-"
-    geometry = (meta[key] for key in ("IN", "OUT", "TAPS", "STRIDE", "PADDING", "GROUPS")) if "GROUPS" in meta else None
-    role = "stem" if meta.get("STEM") or geometry is None else "head" if meta["HEAD"] else "conv"
-    return role if role != "conv" else configs.layer_class(role, Layer(*geometry))
+    role = "stem" if meta.get("STEM") else "head" if meta["HEAD"] else "conv"
+    return configs.layer_class(role, Layer(*(meta[k] for k in ("IN", "OUT", "TAPS", "STRIDE", "PADDING", "GROUPS"))))
 
 
 def _tensors(args):

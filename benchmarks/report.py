@@ -48,10 +48,14 @@ def conditions(args):
     return made
 
 
-def write(path, result):
+def save(path, result):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def write(path, result):
+    save(path, result)
     print(f"\nwritten: {path}")
 
 

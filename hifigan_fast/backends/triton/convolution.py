@@ -55,6 +55,16 @@ def _output_row(run, offset, sequence, row, HEAD: tl.constexpr):
 
 
 @triton.jit
+def _rows(runs, tiles, tile, BLOCK: tl.constexpr):
+    """The output rows of a tile: its run, and of each row whether it is there, its sequence and its number."""
+    run = runs + tl.load(tiles + 2 * tile) * FIELDS
+    out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
+    m = tl.load(tiles + 2 * tile + 1).to(tl.int32) + tl.arange(0, BLOCK)
+    live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * out_rows
+    return run, live, m // out_rows, m % out_rows
+
+
+@triton.jit
 def _block(OG: tl.constexpr, BLOCK: tl.constexpr):
     """(group, first column) of this program along axis 1."""
     blocks = tl.cdiv(OG, BLOCK)
@@ -87,13 +97,8 @@ def forward(
     IG: tl.constexpr = IN // GROUPS
     OG: tl.constexpr = OUT // GROUPS
     K: tl.constexpr = TAPS * IG
-    tile = tl.program_id(0)
     group, first_column = _block(OG, BN)
-    run = runs + tl.load(tiles + 2 * tile) * FIELDS
-    out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
-    m = tl.load(tiles + 2 * tile + 1).to(tl.int32) + tl.arange(0, BM)
-    live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * out_rows
-    sequence, row = m // out_rows, m % out_rows
+    run, live, sequence, row = _rows(runs, tiles, tl.program_id(0), BM)
     n = first_column + tl.arange(0, BN)
     channel = group * OG + n
     weights = tl.load(run + WEIGHTS)
@@ -228,11 +233,7 @@ def weight_grad(
     sums = tl.zeros([BM, BN], tl.float32)
     bias = tl.zeros([BM], tl.float32)
     for tile in range(tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)):
-        run = runs + tl.load(tiles + 2 * tile) * FIELDS
-        out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
-        m = tl.load(tiles + 2 * tile + 1).to(tl.int32) + tl.arange(0, BK)
-        live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * out_rows
-        sequence, row = m // out_rows, m % out_rows
+        run, live, sequence, row = _rows(runs, tiles, tile, BK)
         at = _output_row(run, tl.load(run + GRAD_OUT_OFFSET), sequence, row, HEAD)
         grad = tl.load(grad_out + at[:, None] * OUT + channel[None, :], live[:, None] & (o < OG)[None, :], other=0.0)
         inputs = _load_input(

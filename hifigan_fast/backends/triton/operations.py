@@ -30,12 +30,6 @@ def capability(device):
     return torch.cuda.get_device_capability(device)
 
 
-def _config(direction, role, layer, like):
-    generation = configs.generation_of(capability(like.device))
-    arithmetic = "half" if like.itemsize == 2 else "tf32" if tf32(like.device) else "float32"
-    return configs.config(generation, direction, arithmetic, configs.layer_class(role, layer))
-
-
 def tf32(device):
     """Whether float32 is multiplied in TF32: where cuDNN's convolutions would be asked to, and the device has it."""
     if device.type != "cuda" or torch.version.hip:
@@ -44,8 +38,18 @@ def tf32(device):
     return conv.fp32_precision == "tf32" if hasattr(conv, "fp32_precision") else torch.backends.cudnn.allow_tf32
 
 
+def _arithmetic(like):
+    return "half" if like.itemsize == 2 else "tf32" if tf32(like.device) else "float32"
+
+
+def _config(direction, role, layer, like):
+    generation = configs.generation_of(capability(like.device))
+    return configs.config(generation, direction, _arithmetic(like), configs.layer_class(role, layer))
+
+
 def _precision(like):
-    return "tf32" if like.dtype == torch.float32 and tf32(like.device) else "ieee"
+    """`tl.dot`'s for float32 operands; it takes no notice of it for others."""
+    return "tf32" if _arithmetic(like) == "tf32" else "ieee"
 
 
 def _geometry(layer):
@@ -161,17 +165,13 @@ def prepare(layers, sets, dtype):
     return result
 
 
-def _blocks(channels, block):
-    return triton.cdiv(channels, block)
-
-
 def forward(role, layer, runs, x, weights, out):
     config = _config("forward", role, layer, out)
     tiles = tables.tiles(runs, config.BM, out.device)
     launch(
         out.device,
         convolution.forward,
-        (len(tiles), layer.groups * _blocks(layer.out_channels // layer.groups, config.BN)),
+        (len(tiles), layer.groups * triton.cdiv(layer.out_channels // layer.groups, config.BN)),
         x,
         weights.packed,
         weights.bias,
@@ -193,7 +193,7 @@ def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, gr
     launch(
         grad_in.device,
         convolution.input_grad,
-        (len(tiles), layer.groups * _blocks(layer.in_channels // layer.groups, config.BN)),
+        (len(tiles), layer.groups * triton.cdiv(layer.in_channels // layer.groups, config.BN)),
         grad_out,
         weights.packed,
         saved,
@@ -240,7 +240,7 @@ class Sums:
 def weight_grad(role, layer, runs, x, grad_out):
     config = _config("weight_grad", role, layer, grad_out)
     out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
-    blocks = layer.groups * _blocks(out_group, config.BM), _blocks(layer.taps * in_group, config.BN)
+    blocks = layer.groups * triton.cdiv(out_group, config.BM), triton.cdiv(layer.taps * in_group, config.BN)
     sets = len({run.weights for run in runs})
     wanted = max(1, PROGRAMS // (blocks[0] * blocks[1] * sets))
     splits = tables.splits(runs, config.BK, wanted, grad_out.device)

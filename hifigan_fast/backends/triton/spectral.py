@@ -16,14 +16,30 @@ FIELDS = tl.constexpr(4)
 
 
 @triton.jit
-def _length(vector, count, eps, BLOCK: tl.constexpr):
-    """max(|vector|, eps)"""
+def _square(vector, count, BLOCK: tl.constexpr):
+    """|vector|²"""
     squares = tl.zeros([BLOCK], tl.float32)
     for start in range(0, count, BLOCK):
         at = start + tl.arange(0, BLOCK)
         value = tl.load(vector + at, at < count, other=0.0)
         squares += value * value
-    return tl.maximum(tl.sqrt_rn(tl.sum(squares)), eps)
+    return tl.sum(squares)
+
+
+@triton.jit
+def _length(vector, count, eps, BLOCK: tl.constexpr):
+    """max(|vector|, eps)"""
+    return tl.maximum(tl.sqrt_rn(_square(vector, count, BLOCK)), eps)
+
+
+@triton.jit
+def _read(given, index, made, first, at, live):
+    """Places of a job's vector: the one that was made, or, without one, the one that was given."""
+    if made is None:
+        value = tl.load(pick(given, index) + at, live, other=0.0).to(tl.float32)
+    else:
+        value = tl.load(made + first + at, live, other=0.0)
+    return value
 
 
 @triton.jit
@@ -51,11 +67,7 @@ def columns(
     total = tl.zeros([COLUMNS], tl.float32)
     for start in range(0, outs, ROWS):
         o = start + tl.arange(0, ROWS)
-        u = (
-            tl.load(pick(us, index) + o, o < outs, other=0.0).to(tl.float32)
-            if s is None
-            else tl.load(s + tl.load(job + FIRST_OUT) + o, o < outs, other=0.0)
-        )
+        u = _read(us, index, s, tl.load(job + FIRST_OUT), o, o < outs)
         inside = (o < outs)[:, None] & (k < size)[None, :]
         at = o.to(tl.int64)[:, None] * size + k[None, :]
         total += tl.sum(tl.load(weight + at, inside, other=0.0).to(tl.float32) * u[:, None], 0)
@@ -86,11 +98,7 @@ def rows(
     total = tl.zeros([ROWS], tl.float32)
     for start in range(0, size, BLOCK):
         k = start + tl.arange(0, BLOCK)
-        v = (
-            tl.load(pick(vs, index) + k, k < size, other=0.0).to(tl.float32)
-            if t is None
-            else tl.load(t + tl.load(job + FIRST_COLUMN) + k, k < size, other=0.0)
-        )
+        v = _read(vs, index, t, tl.load(job + FIRST_COLUMN), k, k < size)
         inside = (o < outs)[:, None] & (k < size)[None, :]
         total += tl.sum(tl.load(weight + k[None, :], inside, other=0.0).to(tl.float32) * v[None, :], 1)
     tl.store(s + tl.load(job + FIRST_OUT) + o, total * by, o < outs)
@@ -127,21 +135,18 @@ def states(
     job = jobs + index * FIELDS
     outs, size = tl.load(job + OUTS).to(tl.int32), tl.load(job + SIZE).to(tl.int32)
     own = s + call * all_outs + tl.load(job + FIRST_OUT)
-    total = tl.zeros([BLOCK], tl.float32)
     if t is None:
+        total = tl.zeros([BLOCK], tl.float32)
         for start in range(0, outs, BLOCK):
             at = start + tl.arange(0, BLOCK)
             value = tl.load(pick(us, index) + at, at < outs, other=0.0).to(tl.float32)
             total += value * tl.load(own + at, at < outs, other=0.0)
         sigma = tl.sum(total)
     else:
-        for start in range(0, outs, BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            value = tl.load(own + at, at < outs, other=0.0)
-            total += value * value
         last = call == tl.num_programs(1) - 1
-        length = _length(own, outs, eps, BLOCK)
-        sigma = tl.sum(total) / length
+        square = _square(own, outs, BLOCK)
+        length = tl.maximum(tl.sqrt_rn(square), eps)
+        sigma = square / length
         to = call * all_outs + tl.load(job + FIRST_OUT)
         _normalise(own, outs, length, u + to, pick(us, index), last, BLOCK)
         to = call * all_columns + tl.load(job + FIRST_COLUMN)

@@ -50,7 +50,7 @@ class Case:
     """One class in one direction and dtype: operands, and a call of each backend."""
 
     def __init__(self, name, direction, dtype, device, batch=BATCH, length=LENGTH):
-        self.layer, self.direction, self.device = LAYERS[name], direction, device
+        self.layer, self.direction = LAYERS[name], direction
         self.role = name if name in ("stem", "head") else "conv"
         self.dtype = dtype
         rows = length // 9 if name == "narrow" else length // 81
