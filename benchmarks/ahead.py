@@ -18,11 +18,12 @@ import torch
 from tabulate import tabulate
 
 from hifigan_fast import dispatch
-from hifigan_fast.autograd import Call, run_ensemble
+from hifigan_fast.autograd import run_ensemble
 from hifigan_fast.backends.triton import TritonBackend, configs
 from hifigan_fast.geometry import Ensemble, Layer, Stack
 from hifigan_fast.losses import feature_loss
 from hifigan_fast.norms import Parameters, Spectral
+from hifigan_fast.passes import Call
 
 from . import report
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tabulate import tabulate
 
 from hifigan_fast import bench, dispatch
-from hifigan_fast.backends.contract import WeightSet
+from hifigan_fast.backends.contract import WeightSet, weights_of
 from hifigan_fast.discriminators import DiscriminatorP, DiscriminatorS, stack_of
 from hifigan_fast.geometry import LRELU_SLOPE, Ensemble
 from hifigan_fast.reference import PERIODS
@@ -66,7 +66,7 @@ class LayerCase:
         raws = [randn(layer.out_channels, layer.in_channels // layer.groups, layer.taps) for _ in stacks]
         zeros = torch.zeros(layer.out_channels)
         own = [WeightSet(raw, torch.rand(layer.out_channels), None, zeros) for raw in raws]
-        (self.weights,) = self.backend.prepare((layer,), [own], torch.float32)
+        (self.weights,) = weights_of((layer,), [own], *self.backend.prepare((layer,), [own], torch.float32))
 
         ones = [1] if stacks[0].folded else []  # the second dimension of a folded map
         none = [0] * len(ones)

@@ -12,8 +12,9 @@ from tabulate import tabulate
 from torch import nn
 
 from . import checks, dispatch, norms, pooling, reference
-from .autograd import Call, run_ensemble
+from .autograd import run_ensemble, spectral_states
 from .geometry import LRELU_SLOPE, Ensemble, Layer, Stack
+from .passes import Call
 
 
 def convs_of(discriminator):
@@ -88,7 +89,7 @@ def _discriminate(discriminators, sides, waves):
         own = len(sides) if any(norms.iterates(conv) for conv in convs) else 1
         weight_sets.append(tuple(len(states) + side % own for side in range(len(sides))))
         # Side after side, as the modules' calls would: each moves the power iteration on.
-        states += norms.spectral_states(convs, own, choice.backend)
+        states += spectral_states(convs, own, choice.backend)
     ensemble = Ensemble(stacks, tuple(waves), lengths, sides[0][0].shape[0], len(sides), tuple(weight_sets))
     parameters = [[norms.parameters(conv) for conv in convs_of(d)] for d in discriminators]
     return run_ensemble(Call(choice.backend, ensemble, dtype, states), sides, parameters)
@@ -155,7 +156,8 @@ def _run_pair(ensemble, y, y_hat):
 
 def _pooled(ensemble, y, y_hat):
     backend = dispatch.choose(y.device, dispatch.map_dtype(y)).backend
-    if backend.fuses_small_work and pooling.poolable(ensemble.meanpools, (y, y_hat)):
+    fuses = backend.fuses_small_work and not torch.compiler.is_compiling()  # which fuses it itself
+    if fuses and pooling.poolable(ensemble.meanpools, (y, y_hat)):
         return pooling.pooled_sides(backend, (y, y_hat))
     return [ensemble.pooled(y), ensemble.pooled(y_hat)]
 

@@ -44,8 +44,12 @@ def use_backend(name):
         _chosen.reset(token)
 
 
+@torch.compiler.assume_constant_result
 def requested():
-    """The backend asked for by `use_backend`, else by the environment; None if neither."""
+    """The backend asked for by `use_backend`, else by the environment; None if neither.
+
+    torch.compile asks when it traces: what it compiled stays with that backend.
+    """
     if _chosen.get() is not None:
         return _chosen.get()
     name = os.environ.get(VARIABLE)
@@ -68,16 +72,23 @@ def choose(device, dtype):
 
     Raises ValueError where the requested one cannot.
     """
+    name, why = _chosen_name(device, dtype)
+    return Choice(BACKENDS[name], why)
+
+
+@torch.compiler.assume_constant_result
+def _chosen_name(device, dtype):
     name = requested()
     if name is not None:
         reason = BACKENDS[name].cannot_run(device, dtype)
         if reason:
             raise ValueError(f"backend: {name!r} was requested, but {reason}")
-        return Choice(BACKENDS[name], "requested")
-    able = next(backend for backend in BACKENDS.values() if refusal(backend, device, dtype) is None)
-    return Choice(able, "the fastest that can run here")
+        return name, "requested"
+    able = next(name for name, backend in BACKENDS.items() if refusal(backend, device, dtype) is None)
+    return able, "the fastest that can run here"
 
 
+@torch.compiler.assume_constant_result
 def no_kernels(device, dtype):
     """Why no backend has kernels for these tensors, in words; None if one has, or if one was requested.
 
@@ -116,8 +127,8 @@ def not_fusible(device):
     """Why no fused pass may run now, whatever the module: the state of PyTorch; None if one may."""
     if requested() == MODULES:
         return "requested"
-    if torch.compiler.is_compiling():
-        return "torch.compile is tracing"
+    if torch.compiler.is_compiling():  # the passes are operators of its graph
+        return None
     if torch.jit.is_tracing():
         return "torch.jit is tracing"
     if device.type == "meta" or torch._C._len_torch_dispatch_stack():

@@ -33,9 +33,14 @@ class Layer:
     def out_rows(self, in_rows):
         return (in_rows + 2 * self.padding - self.taps) // self.stride + 1
 
+    @property
+    def weights(self):
+        """How many elements its weight has."""
+        return self.out_channels * (self.in_channels // self.groups) * self.taps
+
     def flops(self, out_rows):
         """Multiplications and additions of `out_rows` output rows; each of the three directions has as many."""
-        return 2 * out_rows * self.taps * (self.in_channels // self.groups) * self.out_channels
+        return 2 * out_rows * self.weights
 
 
 @dataclass(frozen=True)

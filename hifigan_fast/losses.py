@@ -2,6 +2,7 @@
 
 `feature_loss` reads each pair of maps once, forward and backward, where a backend can. The adversarial losses touch a
 few thousand logits: on a GPU, where a launch costs more than they do, they are one; elsewhere they are the reference's.
+torch.compile gets the reference's, which it fuses itself.
 """
 
 import torch
@@ -69,7 +70,7 @@ def feature_loss(fmap_r, fmap_g):
         A scalar of the maps' dtype (0 for empty lists).
     """
     pairs = [(r, g) for maps_r, maps_g in zip(fmap_r, fmap_g) for r, g in zip(maps_r, maps_g)]
-    if not pairs or _why_not_fused(pairs):
+    if not pairs or torch.compiler.is_compiling() or _why_not_fused(pairs):
         return reference.feature_loss(fmap_r, fmap_g)
     backend = dispatch.choose(pairs[0][0].device, pairs[0][0].dtype).backend
     if backend.name == "reference":
@@ -102,7 +103,7 @@ class _SquaredMeans(torch.autograd.Function):
 
 def _squared_means(scores, targets):
     """`_SquaredMeans` of the scores by the backend of the first; None where they must be the reference's."""
-    if not scores:
+    if not scores or torch.compiler.is_compiling():
         return None
     first = scores[0]
     if any(s.dtype != first.dtype or s.device != first.device or not s.is_contiguous() or s.is_neg() for s in scores):

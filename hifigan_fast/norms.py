@@ -74,24 +74,14 @@ def iterates(conv):
     return isinstance(_norm_hook(conv), SpectralNorm) and conv.training
 
 
-@torch.no_grad()
-def spectral_states(convs, calls, backend):
-    """The `Spectral` states of the next `calls` calls of `convs`, [call][conv]; None where a conv has another norm.
-
-    Moves `weight_u` and `weight_v` as the calls would, in training mode (torch.nn.utils.spectral_norm).
-    """
-    states = [[None] * len(convs) for _ in range(calls)]
-    alike = {}
+def spectral_groups(convs):
+    """{(eps, iterations of a call): indices of the `convs` whose spectral norm has them}."""
+    groups = {}
     for index, conv in enumerate(convs):
         norm = _norm_hook(conv)
         if isinstance(norm, SpectralNorm):
-            alike.setdefault((norm.eps, norm.n_power_iterations if conv.training else 0), []).append(index)
-    for (eps, iterations), members in alike.items():
-        matrices = [(c.weight_orig.flatten(1), c.weight_u, c.weight_v) for c in (convs[i] for i in members)]
-        for own, found in zip(states, backend.power_iterations(matrices, eps, iterations, calls)):
-            for index, state in zip(members, found):
-                own[index] = Spectral(*state)
-    return states
+            groups.setdefault((norm.eps, norm.n_power_iterations if conv.training else 0), []).append(index)
+    return groups
 
 
 def weight_set(raw, magnitude, bias, spectral):

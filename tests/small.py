@@ -1,13 +1,16 @@
 """Ensembles of few channels, so that random geometries cost milliseconds; and their plain PyTorch counterpart."""
 
 import itertools
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
 from hifigan_fast import norms, parity
-from hifigan_fast.autograd import Call, run_ensemble
+from hifigan_fast.autograd import run_ensemble
+from hifigan_fast.dispatch import BACKENDS
 from hifigan_fast.geometry import Ensemble, Layer, Stack
+from hifigan_fast.passes import Call
 
 CONVS = (Layer(1, 6, 5, 3, 2), Layer(6, 8, 5, 3, 2, groups=2), Layer(8, 20, 7, 1, 3), Layer(20, 1, 3, 1, 1, slope=1.0))
 
@@ -91,8 +94,9 @@ class SmallEnsemble:
     def on(self, backend, dtype=torch.float32):
         """Maps and gradients by the package, as (maps, gradients), both flat lists."""
         waves, layers, states, flat = self.leaves(dtype)
-        maps = run_ensemble(Call(backend, self.ensemble, dtype, states), waves, layers)
-        return self._finish([m for side in maps for own in side for m in own], flat)
+        with mock.patch.dict(BACKENDS, {backend.name: backend}):  # operators know backends by name
+            maps = run_ensemble(Call(backend, self.ensemble, dtype, states), waves, layers)
+            return self._finish([m for side in maps for own in side for m in own], flat)
 
     def plain(self, dtype, sides_of=None):
         """The same in plain PyTorch; `sides_of`: maps whose sides of each leaky ReLU are taken."""

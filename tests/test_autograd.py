@@ -8,9 +8,10 @@ import torch
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, parity, reference
-from hifigan_fast.autograd import Call, run_ensemble
+from hifigan_fast.autograd import run_ensemble
 from hifigan_fast.backends.reference import ReferenceBackend
 from hifigan_fast.geometry import Layer
+from hifigan_fast.passes import Call
 
 from .small import SmallEnsemble, plain_maps
 

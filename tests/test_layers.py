@@ -14,6 +14,8 @@ LAYERS = [
     ["version", "geometry", "voice", "_cpu"],
     ["backends", "reference", "checks", "pooling"],
     ["norms", "dispatch"],
+    ["passes"],
+    ["operators"],
     ["autograd"],
     ["losses", "discriminators"],
     ["parity", "info"],

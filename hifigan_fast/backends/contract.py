@@ -69,18 +69,28 @@ class LayerGrads:
     sets: list[int]
 
 
+def weights_of(layers, sets, scaling, packed):
+    """What `Backend.prepare` returned for `WeightSet`s [depth][set] -> `Weights` [depth], views of it."""
+    result, row, element = [], 0, 0
+    for layer, own in zip(layers, sets):
+        rows = len(own) * layer.out_channels
+        elements = len(own) * layer.weights
+        scales, norms, bias = (part.view(len(own), -1) for part in scaling[:, row : row + rows])
+        norms = [norm if s.magnitude is not None else None for s, norm in zip(own, norms.unbind())]
+        form = packed[element : element + elements] if packed.numel() else None
+        result.append(Weights(own, list(scales.unbind()), norms, bias, form))
+        row, element = row + rows, element + elements
+    return result
+
+
 def widened(tensor):
     """As backends take waveforms, parameters and biases: bfloat16 values come as float32."""
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
-def _iterated(matrix, u, v, eps, iterations):
-    for _ in range(iterations):
-        F.normalize(torch.mv(matrix.t(), u), dim=0, eps=eps, out=v)
-        F.normalize(torch.mv(matrix, v), dim=0, eps=eps, out=u)
-    if iterations:
-        u, v = u.clone(), v.clone()  # the next call moves them on
-    return u, v, torch.dot(u, torch.mv(matrix, v))
+def _iterate(matrix, u, v, eps):
+    F.normalize(torch.mv(matrix.t(), u), dim=0, eps=eps, out=v)
+    F.normalize(torch.mv(matrix, v), dim=0, eps=eps, out=u)
 
 
 class Backend(ABC):
@@ -90,6 +100,8 @@ class Backend(ABC):
     # Whether it has `pooled` and `squared_means`: worth it where launches cost more than what they do. Plain PyTorch's
     # poolings and adversarial losses run where it has not.
     fuses_small_work = False
+    packs = False  # whether `prepare` returns effective weights in a form of its own
+    scaling_dtype = None  # of what `prepare` returns; None: the widened parameters'
 
     @abstractmethod
     def cannot_run(self, device, dtype):
@@ -104,19 +116,32 @@ class Backend(ABC):
         return torch.empty(count, dtype=dtype, device=device)
 
     def power_iterations(self, matrices, eps, iterations, calls):
-        """Spectral norm's (u, v, sigma = uᵀ W v) after each of `calls` times `iterations`, [call][matrix].
+        """Spectral norm after each of `calls` times `iterations`: u [calls, all rows], v [calls, all columns], sigma.
 
         Args:
             matrices: (W [out, n], u [out], v [n]) each; u and v are moved on, in place.
-            iterations: of v = Wᵀ u / |Wᵀ u|, u = W v / |W v|; lengths are at least `eps`. 0: nothing moves.
+            iterations: of v = Wᵀ u / |Wᵀ u|, u = W v / |W v|; lengths are at least `eps`. 0: nothing moves, all calls
+                have the first one's sigma, and u and v are not copied: [1, 0].
+
+        Returns: beside u and v, which the next call does not move, sigma = uᵀ W v [calls or 1, matrices].
         """
-        return [[_iterated(*matrix, eps, iterations) for matrix in matrices] for _ in range(calls)]
+        found = []
+        for _ in range(calls if iterations else 1):
+            for _ in range(iterations):
+                for matrix in matrices:
+                    _iterate(*matrix, eps)
+            sigma = torch.stack([torch.dot(u, torch.mv(matrix, v)) for matrix, u, v in matrices])
+            vectors = [torch.cat(part) if iterations else sigma.new_empty(0) for part in list(zip(*matrices))[1:]]
+            found.append((*vectors, sigma))
+        return tuple(map(torch.stack, zip(*found)))
 
     @abstractmethod
     def prepare(self, layers, sets, dtype):
-        """`WeightSet`s [depth][set] -> `Weights` [depth] for maps of `dtype`.
+        """`WeightSet`s [depth][set] -> what `weights_of` takes for maps of `dtype`: (scaling, packed).
 
-        scale = magnitude / |raw| (the Euclidean norm of each output channel's weights), 1 / sigma or 1.
+        scaling [3, rows] holds the scales, norms and biases of all output channels, by depth and set. A norm is the
+        Euclidean one of a channel's weights, where there is a magnitude; a scale is magnitude / norm, 1 / sigma or 1.
+        packed: as many elements of `dtype` as all effective weights have; none unless the backend `packs`.
         """
 
     @abstractmethod

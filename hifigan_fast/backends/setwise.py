@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import torch
 
-from .contract import Backend, Weights
+from .contract import Backend
 
 
 class SetwiseBackend(Backend):
@@ -19,18 +19,18 @@ class SetwiseBackend(Backend):
         """[out, in / groups, taps] -> the Euclidean norm of each output channel's weights, [out]."""
 
     def prepare(self, layers, sets, dtype):
-        return [self._normalised(layer, own) for layer, own in zip(layers, sets)]
-
-    def _normalised(self, layer, sets):
-        norms = [None if s.magnitude is None else self.row_norms(s.raw) for s in sets]
-        scales = []
-        for s, norm in zip(sets, norms):
-            if norm is not None:
-                scales.append(s.magnitude / norm)
-            else:
-                one = s.raw.new_ones(layer.out_channels)
-                scales.append(one if s.sigma is None else one / s.sigma)
-        return Weights(sets, scales, norms, torch.stack([s.bias for s in sets]))
+        first = sets[0][0].raw
+        flat = [s for own in sets for s in own]
+        scaling = first.new_ones(3, sum(len(s.raw) for s in flat))
+        rows = scaling.split([len(s.raw) for s in flat], 1)
+        for s, (scale, norm, bias) in zip(flat, rows):
+            if s.magnitude is not None:
+                norm.copy_(self.row_norms(s.raw))
+                torch.div(s.magnitude, norm, out=scale)
+            elif s.sigma is not None:
+                scale.div_(s.sigma)
+            bias.copy_(s.bias)
+        return scaling, torch.empty(0, dtype=dtype, device=first.device)
 
     def parameter_grads(self, jobs):
         return [_finished(job) for job in jobs]

@@ -39,9 +39,8 @@ class LastRowUnwritten(ReferenceBackend):
 
 
 class OneSigmaForBothSides(ReferenceBackend):
-    def _normalised(self, layer, sets):
-        right = super()._normalised(layer, sets)
-        return right if sets[0].sigma is None else replace(right, scales=[right.scales[0]] * len(sets))
+    def prepare(self, layers, sets, dtype):
+        return super().prepare(layers, [[replace(s, sigma=own[0].sigma) for s in own] for own in sets], dtype)
 
 
 class MapGradientForgotten(ReferenceBackend):

@@ -47,6 +47,8 @@ def _operations():
 class TritonBackend(Backend):
     name = "triton"
     fuses_small_work = True
+    packs = True
+    scaling_dtype = torch.float32
 
     def cannot_run(self, device, dtype):
         if _missing():

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from ..contract import Weights
 from . import adversarial, configs, convolution, pooling, spectral, stem, tables
 from . import feature_l1 as l1
 from . import weights as kernels
@@ -106,11 +105,10 @@ def power_iterations(matrices, eps, iterations, calls):
     grid = len(jobs), apart
     launch(like.device, spectral.states, grid, us, vs, s, moving, u, v, sigmas, jobs, eps, outs, sizes, **block)
     if not iterations:
-        return [list(zip(us, vs, sigmas[0].unbind()))] * calls
+        return u.new_empty(1, 0), v.new_empty(1, 0), sigmas
     for moved in (*us, *vs):  # written behind autograd's back
         torch.autograd.graph.increment_version(moved)
-    parts = [[w.shape[axis] for w in weights] for axis in (0, 1)]
-    return [list(zip(u[i].split(parts[0]), v[i].split(parts[1]), sigmas[i].unbind())) for i in range(calls)]
+    return u, v, sigmas
 
 
 def _alike(tensors):
@@ -126,13 +124,13 @@ def _kind(weight_set):
 
 
 def prepare(layers, sets, dtype):
-    """`WeightSet`s [depth][set] -> `Weights` [depth], in one launch."""
+    """`WeightSet`s [depth][set] -> (scaling, packed), in one launch."""
     like = sets[0][0].raw
     kinds, blocks = tuple(tuple(_kind(s) for s in own) for own in sets), _rows(like.device)
     jobs, elements, rows = tables.pack_jobs(tuple(layers), kinds, blocks["ROWS"], like.device)
     flat = [s for own in sets for s in own]
-    packed = torch.empty(elements[-1], dtype=dtype, device=like.device)
-    scales, norms, biases = torch.empty(3, rows[-1], dtype=torch.float32, device=like.device)
+    packed = torch.empty(elements, dtype=dtype, device=like.device)
+    scaling = torch.empty(3, rows, dtype=torch.float32, device=like.device)
     launch(
         like.device,
         kernels.pack,
@@ -142,27 +140,12 @@ def prepare(layers, sets, dtype):
         _alike(s.raw if s.sigma is None else s.sigma for s in flat),
         _alike(s.bias for s in flat),
         packed,
-        scales,
-        norms,
-        biases,
+        *scaling.unbind(),
         jobs.programs,
         jobs.table,
         **blocks,
     )
-    result = []
-    for depth, own in enumerate(sets):
-        place = slice(rows[depth], rows[depth + 1])
-        own_scales, own_norms = (flat[place].view(len(own), -1).unbind() for flat in (scales, norms))
-        result.append(
-            Weights(
-                own,
-                list(own_scales),
-                [norm if s.magnitude is not None else None for s, norm in zip(own, own_norms)],
-                biases[place].view(len(own), -1),
-                packed[elements[depth] : elements[depth + 1]],
-            )
-        )
-    return result
+    return scaling, packed
 
 
 def forward(role, layer, runs, x, weights, out):

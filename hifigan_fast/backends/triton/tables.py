@@ -117,25 +117,19 @@ class Jobs:
         return cls(_table(programs, 2, device), _table(rows, fields, device))
 
 
-def _size(layer):
-    return layer.out_channels * (layer.in_channels // layer.groups) * layer.taps
-
-
 def _numbers(kind, layer):
     return kind, layer.out_channels, layer.in_channels // layer.groups, layer.taps
 
 
 @functools.cache
 def pack_jobs(layers, kinds, block, device):
-    """Jobs of `pack` by depth and set, `kinds` [depth][set]; where each depth begins, in elements and in rows."""
-    rows, elements, vectors = [], [0], [0]
+    """Jobs of `pack` by depth and set, `kinds` [depth][set]; how many elements and rows all have."""
+    rows, elements, vectors = [], 0, 0
     for layer, own in zip(layers, kinds):
-        for s, kind in enumerate(own):
-            at = elements[-1] + s * _size(layer), vectors[-1] + s * layer.out_channels
-            rows.append((*_numbers(kind, layer), *at))
-        elements.append(elements[-1] + len(own) * _size(layer))
-        vectors.append(vectors[-1] + len(own) * layer.out_channels)
-    return Jobs.of(rows, kernels.PACK_FIELDS.value, block, device), tuple(elements), tuple(vectors)
+        for kind in own:
+            rows.append((*_numbers(kind, layer), elements, vectors))
+            elements, vectors = elements + layer.weights, vectors + layer.out_channels
+    return Jobs.of(rows, kernels.PACK_FIELDS.value, block, device), elements, vectors
 
 
 @functools.cache
@@ -154,7 +148,7 @@ def finish_jobs(jobs, block, device):
         ]
         sets += [0] * (kernels.MOST_SETS.value * kernels.SET_FIELDS.value - len(sets))
         rows.append((*_numbers(kind, layer), depth, elements[-1], vectors[-1], *sets))
-        elements.append(elements[-1] + _size(layer))
+        elements.append(elements[-1] + layer.weights)
         vectors.append(vectors[-1] + layer.out_channels)
         slots.append(slots[-1] + len(splits))
     fields = kernels.FINISH_FIELDS.value

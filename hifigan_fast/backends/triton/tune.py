@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ...geometry import Ensemble, Layer, Stack
-from ..contract import WeightSet
+from ..contract import WeightSet, weights_of
 from ..reference import ReferenceBackend
 from . import configs, operations
 
@@ -79,7 +79,7 @@ class Case:
     def call(self, backend):
         """() -> the direction's result as a list of tensors; weight gradients as the reference's sums of sets."""
         layer, runs = self.layer, self.runs
-        (weights,) = backend.prepare((layer,), [self.sets], self.dtype)
+        (weights,) = weights_of((layer,), [self.sets], *backend.prepare((layer,), [self.sets], self.dtype))
         out, grad_in = torch.empty_like(self.grad), torch.empty_like(self.x)
         no_maps = [None] * len(runs)
 

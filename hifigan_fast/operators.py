@@ -1,0 +1,139 @@
+"""The passes as PyTorch operators, `torch.ops.hifigan_fast`: opaque to torch.compile and torch.export, with fakes.
+
+An operator takes tensors and numbers only, so that a graph that holds it can be read, saved and run elsewhere: an
+ensemble is spelled out as `description` does. It returns flat buffers, no two in one storage: views of them are the
+maps, and are made outside.
+"""
+
+import functools
+import itertools
+from dataclasses import astuple
+
+import torch
+
+from . import passes
+from .backends.contract import weights_of, widened
+from .dispatch import BACKENDS
+from .geometry import Ensemble, Layer, Stack
+
+DESCRIPTION = (
+    "int[] layers, float[] slopes, int[] periods, bool folded, int[] levels, int[] weight_sets, int sides, "
+    "ScalarType dtype, str backend"
+)
+LIBRARY = torch.library.Library("hifigan_fast", "DEF")
+LIBRARY.define(
+    f"ensemble_forward(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {DESCRIPTION}) "
+    "-> (Tensor[] buffers, Tensor scaling, Tensor packed)"
+)
+LIBRARY.define(
+    "ensemble_backward(Tensor?[] map_grads, Tensor?[] waves, Tensor?[] parameters, Tensor?[] states, Tensor[] buffers, "
+    f"Tensor scaling, Tensor packed, bool[] needs, SymInt samples, SymInt[] lengths, {DESCRIPTION}) -> Tensor[]"
+)
+LIBRARY.define(
+    "power_iterations(Tensor[] weights, Tensor(a!)[] us, Tensor(b!)[] vs, float eps, int iterations, int calls, "
+    "str backend) -> (Tensor u, Tensor v, Tensor sigma)"
+)
+
+
+def description(call):
+    """What an operator is told of a `passes.Call`, beside its tensors."""
+    e = call.ensemble
+    layers = [astuple(layer) for layer in e.layers]
+    return (
+        [number for layer in layers for number in layer[:-1]],
+        [layer[-1] for layer in layers],
+        [stack.period for stack in e.stacks],
+        e.stacks[0].folded,
+        list(e.waves),
+        [s for own in e.weight_sets for s in own],
+        e.sides,
+        call.dtype,
+        call.backend.name,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _stacks(layers, slopes, periods, folded):
+    numbers = iter(layers)
+    found = tuple(Layer(*itertools.islice(numbers, 6), slope) for slope in slopes)
+    return tuple(Stack(found, period, folded) for period in periods)
+
+
+def call_of(samples, lengths, layers, slopes, periods, folded, levels, weight_sets, sides, dtype, backend):
+    """The `passes.Call` of a description, without states."""
+    stacks = _stacks(tuple(layers), tuple(slopes), tuple(periods), folded)
+    sets = tuple(tuple(weight_sets[i : i + sides]) for i in range(0, len(weight_sets), sides))
+    ensemble = Ensemble(stacks, tuple(levels), tuple(lengths), samples, sides, sets)
+    return passes.Call(BACKENDS[backend], ensemble, dtype, [])
+
+
+def sizes(waves, numbers):
+    """Samples of a side, and the lengths of its waveforms."""
+    return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // numbers[6]]]
+
+
+def _forward(waves, parameters, states, *numbers):
+    call = call_of(*sizes(waves, numbers), *numbers)
+    call.states = call.split_states(states)
+    waves, layers = call.split([*waves, *parameters])
+    scaling, packed, weights = passes.normalised(call, layers)
+    return passes.forward(call, passes.flat_waves(call, waves), weights), scaling, packed
+
+
+def _fake_forward(waves, parameters, states, *numbers):
+    call = call_of(*sizes(waves, numbers), *numbers)
+    e, backend = call.ensemble, call.backend
+    rows = [e.offsets(depth + 1, e.members)[1] for depth in range(len(e.layers))]
+    buffers = [waves[0].new_empty(n * layer.out_channels, dtype=call.dtype) for n, layer in zip(rows, e.layers)]
+    channels = e.set_count * sum(layer.out_channels for layer in e.layers)
+    scaling = waves[0].new_empty(3, channels, dtype=backend.scaling_dtype or widened(parameters[0][:0]).dtype)
+    elements = e.set_count * sum(layer.weights for layer in e.layers) if backend.packs else 0
+    return buffers, scaling, waves[0].new_empty(elements, dtype=call.dtype)
+
+
+def wanted_of(call, needs, map_grads):
+    """`passes.Wanted` by flat needs and gradients, and the latter by member."""
+    e, grads = call.ensemble, iter(map_grads)
+    places = itertools.product(range(e.sides), range(len(e.stacks)))
+    maps = {(stack, side): list(itertools.islice(grads, len(e.layers))) for side, stack in places}
+    given = [member for member in e.members if any(grad is not None for grad in maps[member])]
+    return passes.Wanted.of(e, *call.split(needs), given), maps
+
+
+def _backward(map_grads, waves, parameters, states, buffers, scaling, packed, needs, samples, lengths, *numbers):
+    call = call_of(samples, lengths, *numbers)
+    call.states = call.split_states(states)
+    wanted, maps = wanted_of(call, needs, map_grads)
+    if not any(wanted.found()):
+        return []
+    waves_in, layers = call.split([*waves, *parameters])
+    weights = weights_of(call.ensemble.layers, call.weight_sets(layers), scaling, packed)
+    flat = passes.flat_waves(call, waves_in) if any(wave is not None for wave in waves) else None
+    grads = passes.Backward(call, wanted, weights, [flat, *buffers], maps).run()
+    tensors = itertools.compress([*waves, *parameters], wanted.found())
+    return [grad.view(t.shape).to(t.dtype) for grad, t in zip(grads, tensors)]
+
+
+def _fake_backward(map_grads, waves, parameters, states, buffers, scaling, packed, needs, samples, lengths, *numbers):
+    wanted, _ = wanted_of(call_of(samples, lengths, *numbers), needs, map_grads)
+    return [t.new_empty(t.shape) for t in itertools.compress([*waves, *parameters], wanted.found())]
+
+
+def _power_iterations(weights, us, vs, eps, iterations, calls, backend):
+    return BACKENDS[backend].power_iterations(list(zip(weights, us, vs)), eps, iterations, calls)
+
+
+def _fake_power_iterations(weights, us, vs, eps, iterations, calls, backend):
+    rows, first = calls if iterations else 1, weights[0]
+    vectors = [first.new_empty(rows, sum(map(len, part)) if iterations else 0) for part in (us, vs)]
+    dtype = BACKENDS[backend].scaling_dtype or first.dtype
+    return *vectors, first.new_empty(rows, len(weights), dtype=dtype)
+
+
+for _name, _kernel, _fake in (
+    ("ensemble_forward", _forward, _fake_forward),
+    ("ensemble_backward", _backward, _fake_backward),
+    ("power_iterations", _power_iterations, _fake_power_iterations),
+):
+    LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hifigan_fast::{_name}", _fake, lib=LIBRARY)

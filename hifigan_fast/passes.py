@@ -1,0 +1,261 @@
+"""An ensemble's forward and backward pass over flat buffers, depth by depth, whichever backend runs it.
+
+The backward pass does what is needed and no more: a discriminator's step computes no waveform gradient, a generator's
+step with frozen discriminators no weight gradient and nothing for the real half. Nothing here knows of autograd.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+
+import torch
+
+from . import norms
+from .backends.contract import Backend, LayerGrads, weights_of
+from .geometry import Ensemble
+
+
+@dataclass
+class Call:
+    """One call of an ensemble.
+
+    Attributes:
+        dtype: of the maps; waveforms and parameters may be of another (autocast).
+        states: spectral norm's states, [weight set][depth], None where a layer has another norm.
+    """
+
+    backend: Backend
+    ensemble: Ensemble
+    dtype: torch.dtype
+    states: list
+
+    def role(self, depth):
+        return {0: "stem", len(self.ensemble.layers) - 1: "head"}.get(depth, "conv")
+
+    def split(self, tensors):
+        """Flat arguments -> waves [side][wave], parameters [stack][depth] of (raw, magnitude, bias)."""
+        flat = iter(tensors)
+        e = self.ensemble
+        waves = [list(itertools.islice(flat, len(e.lengths))) for _ in range(e.sides)]
+        layers = [[tuple(itertools.islice(flat, 3)) for _ in e.layers] for _ in e.stacks]
+        return waves, layers
+
+    def weight_sets(self, layers):
+        """The `WeightSet`s [depth][set], by parameters [stack][depth]."""
+        pairs = list(zip(self.ensemble.set_stacks, self.states))
+        return [
+            [norms.weight_set(*layers[stack][depth], states[depth]) for stack, states in pairs]
+            for depth in range(len(self.ensemble.layers))
+        ]
+
+    def flat_states(self):
+        """The tensors of `states`, three a layer."""
+        return [t for own in self.states for s in own for t in ((s.u, s.v, s.sigma) if s else (None,) * 3)]
+
+    def split_states(self, tensors):
+        """The way back."""
+        flat = iter(tensors)
+        triples = [[tuple(itertools.islice(flat, 3)) for _ in self.ensemble.layers] for _ in self.ensemble.set_stacks]
+        return [[None if u is None else norms.Spectral(u, v, sigma) for u, v, sigma in own] for own in triples]
+
+    def empty(self, depth, members, device):
+        """A buffer for rows of `members` at `depth` (the output of layer depth - 1)."""
+        _, rows = self.ensemble.offsets(depth, members)
+        return self.backend.empty(rows * self.ensemble.layers[depth - 1].out_channels, self.dtype, device)
+
+
+def flat_waves(call, waves):
+    """Waveforms [side][wave] as a stem reads them: one flat tensor, a view where they lie one behind the other.
+
+    A waveform may be None where nothing will read it.
+    """
+    e, given = call.ensemble, next(w for side in waves for w in side if w is not None)
+    absent = [given.new_empty(e.samples * length) for length in e.lengths]
+    flat = in_a_row([other if wave is None else wave for side in waves for wave, other in zip(side, absent)])
+    return flat if flat.dtype == call.dtype != torch.bfloat16 else flat.float()
+
+
+def in_a_row(tensors):
+    """Tensors as one flat tensor, in the order of their elements: a view where they lie one behind the other."""
+    ends = [t.data_ptr() + t.numel() * t.itemsize for t in tensors]
+    starts = [t.data_ptr() for t in tensors[1:]]
+    one_storage = len({t.untyped_storage().data_ptr() for t in tensors}) == 1
+    if one_storage and ends[:-1] == starts and all(t.is_contiguous() and not t.is_neg() for t in tensors):
+        return tensors[0].as_strided((sum(t.numel() for t in tensors),), (1,))
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def map_layout(ensemble, depth, stack):
+    """Shape and strides of a stack's map of layer `depth`, in the reference's order of dimensions."""
+    period, rows = ensemble.stacks[stack].period, ensemble.rows[stack][depth + 1]
+    channels = ensemble.layers[depth].out_channels
+    head = depth == len(ensemble.layers) - 1
+    shape = (ensemble.samples, channels, rows, period)
+    strides = (period * rows, 1, period, 1) if head else (period * rows * channels, 1, channels, rows * channels)
+    dims = 4 if ensemble.stacks[stack].folded else 3
+    return shape[:dims], strides[:dims]
+
+
+def maps_of(ensemble, buffers):
+    """The maps as views of the layers' output buffers: of each side, each stack, each depth."""
+    offsets = [ensemble.offsets(depth + 1, ensemble.members)[0] for depth in range(len(buffers))]
+    return [
+        buffers[depth].as_strided(
+            *map_layout(ensemble, depth, stack), offsets[depth][stack, side] * ensemble.layers[depth].out_channels
+        )
+        for side in range(ensemble.sides)
+        for stack in range(len(ensemble.stacks))
+        for depth in range(len(buffers))
+    ]
+
+
+def forward(call, waves, weights):
+    """The output buffer of each layer. `waves`: as `flat_waves` makes them; `weights` [depth]."""
+    e, buffers = call.ensemble, [waves]
+    for depth, layer in enumerate(e.layers):
+        out = call.empty(depth + 1, e.members, waves.device)
+        runs = e.runs(depth, tuple(e.members))
+        call.backend.forward(call.role(depth), layer, runs, buffers[-1], weights[depth], out)
+        buffers.append(out)
+    return buffers[1:]
+
+
+def normalised(call, layers):
+    """The scaling and packed weights of all layers (`Backend.prepare`), and `Weights` [depth] made of them."""
+    sets = call.weight_sets(layers)
+    scaling, packed = call.backend.prepare(call.ensemble.layers, sets, call.dtype)
+    return scaling, packed, weights_of(call.ensemble.layers, sets, scaling, packed)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Whose gradients a backward pass computes.
+
+    Attributes:
+        waves, layers: whether a gradient is asked for, [side][wave] and [stack][depth] of (raw, magnitude, bias).
+        active: the members that have a gradient to send down, and something below that wants it.
+    """
+
+    ensemble: Ensemble
+    waves: list
+    layers: list
+    active: tuple
+
+    @classmethod
+    def of(cls, ensemble, waves, layers, given):
+        """`given`: the members any of whose maps has a gradient."""
+        wanted = cls(ensemble, waves, layers, ())
+        return replace(wanted, active=tuple(m for m in given if wanted.below(m, len(ensemble.layers))))
+
+    def below(self, member, depth):
+        """Whether anything below `depth` of this member wants a gradient."""
+        stack, side = member
+        return self.waves[side][self.ensemble.waves[stack]] or any(any(n) for n in self.layers[stack][:depth])
+
+    def found(self):
+        """Which gradients come of it, in the order of `Call.split`'s flat arguments."""
+        reached = {(side, self.ensemble.waves[stack]) for stack, side in self.active}
+        stacks = {stack for stack, _ in self.active}
+        flat = [need and (i, j) in reached for i, own in enumerate(self.waves) for j, need in enumerate(own)]
+        return flat + [
+            need and stack in stacks for stack, own in enumerate(self.layers) for needs in own for need in needs
+        ]
+
+
+class Backward:
+    """One backward pass.
+
+    Args:
+        weights: `Weights` [depth].
+        buffers: [depth], each layer's input.
+        maps: {member: [depth] the caller's gradients or None}.
+    """
+
+    def __init__(self, call, wanted, weights, buffers, maps):
+        self.call, self.e, self.backend = call, call.ensemble, call.backend
+        self.wanted, self.active = wanted, wanted.active
+        self.weights, self.buffers, self.maps = weights, buffers, maps
+        self.jobs = {}  # (stack, depth): its LayerGrads
+
+    def run(self):
+        """The gradients that `Wanted.found` says, flat."""
+        waves, grad = [], self._head_grad()
+        for depth in range(len(self.e.layers) - 1, -1, -1):
+            if not any(self.wanted.below(member, depth + 1) for member in self.active):
+                break
+            self._weight_grads(depth, grad)
+            if depth == 0 and any(self.wanted.below(member, 0) for member in self.active):
+                waves = self._wave_grads(grad)
+            elif any(self.wanted.below(member, depth) for member in self.active):
+                grad = self._input_grad(depth, grad)
+        found = waves or [None] * (self.e.sides * len(self.e.lengths))
+        found += self._layer_grads()
+        return list(itertools.compress(found, self.wanted.found()))
+
+    def _head_grad(self):
+        depth = len(self.e.layers)
+        grad = self.call.empty(depth, self.active, self.weights[0].bias.device)
+        offsets, total = self.e.offsets(depth, self.active)
+        ends = [*list(offsets.values())[1:], total]
+        parts = []
+        for (member, start), end in zip(offsets.items(), ends):
+            given = self.maps[member][-1]
+            parts.append(grad.new_zeros(end - start) if given is None else given.reshape(-1))
+        return torch.cat(parts, out=grad)
+
+    def _input_grad(self, depth, grad_out):
+        layer, below = self.e.layers[depth], self.e.layers[depth - 1]
+        map_grads = [_map_grad(self.maps[member][depth - 1]) for member in self.active]
+        grad_in = self.call.empty(depth, self.active, grad_out.device)
+        runs = self.e.runs(depth, self.active)
+        self.backend.input_grad(
+            self.call.role(depth),
+            layer,
+            below.slope,
+            runs,
+            grad_out,
+            self.weights[depth],
+            self.buffers[depth],
+            map_grads,
+            grad_in,
+        )
+        return grad_in
+
+    def _weight_grads(self, depth, grad_out):
+        stacks = [s for s in {stack for stack, _ in self.active} if any(self.wanted.layers[s][depth])]
+        if not stacks:
+            return
+        layer, weights = self.e.layers[depth], self.weights[depth]
+        members = tuple(member for member in self.active if member[0] in stacks)
+        runs = tuple(run for run, member in zip(self.e.runs(depth, self.active), self.active) if member in members)
+        role = self.call.role(depth)
+        sums = self.backend.weight_grad(role, layer, runs, self.buffers[depth], grad_out, weights)
+        used = {self.e.weight_sets[stack][side] for stack, side in members}
+        states = [own[depth] for own in self.call.states]
+        for stack in stacks:
+            sets = [s for s in dict.fromkeys(self.e.weight_sets[stack]) if s in used]
+            self.jobs[stack, depth] = LayerGrads(layer, depth, sums, weights, states, sets)
+
+    def _layer_grads(self):
+        """Of (raw, magnitude, bias) of each depth of each stack."""
+        found = dict(zip(self.jobs, self.backend.parameter_grads(list(self.jobs.values())) if self.jobs else ()))
+        places = itertools.product(range(len(self.e.stacks)), range(len(self.e.layers)))
+        return [grad for place in places for grad in found.get(place, (None,) * 3)]
+
+    def _wave_grads(self, grad_out):
+        """Of each waveform, whether it is wanted or not."""
+        offsets, total = self.e.wave_offsets
+        grad = self.weights[0].bias.new_zeros(total)
+        wanted = [self.wanted.below(member, 0) for member in self.active]
+        runs = tuple(itertools.compress(self.e.runs(0, self.active), wanted))
+        self.backend.stem_input_grad(self.e.layers[0], runs, grad_out, self.weights[0], grad)
+        starts = [start for side in offsets for start in side]
+        sizes = [self.e.samples * length for length in self.e.lengths] * self.e.sides
+        return [grad[start : start + size] for start, size in zip(starts, sizes)]
+
+
+def _map_grad(grad):
+    """In the layout of the buffers, [samples, period, rows, channels]; a copy only if it must be."""
+    if grad is None:
+        return None
+    grad = grad.resolve_neg()  # kernels read memory, and know nothing of lazy signs
+    return (grad.permute(0, 3, 2, 1) if grad.dim() == 4 else grad.transpose(1, 2)).contiguous()
