@@ -89,9 +89,9 @@ class _EnsembleFunction(torch.autograd.Function):
             found = _differentiable_grads(call, [*waves, *parameters], needs, map_grads)
         else:
             arguments = map_grads, waves, parameters, states, buffers, scaling, packed, needs, ctx.samples, ctx.lengths
-            found = iter(OPERATORS.ensemble_backward.default(*arguments, *ctx.numbers))
+            grad_waves, *kinds = OPERATORS.ensemble_backward.default(*arguments, *ctx.numbers)
             wanted, _ = operators.wanted_of(call, needs, map_grads)
-            found = [next(found) if want else None for want in wanted.found()]
+            found = wanted.gradients([*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
         return None, None, None, *found, *(None for _ in states)
 
 

@@ -15,10 +15,11 @@ from . import passes
 from .backends.contract import weights_of, widened
 from .dispatch import BACKENDS
 from .geometry import Ensemble, Layer, Stack
+from .version import __version__
 
 DESCRIPTION = (
     "int[] layers, float[] slopes, int[] periods, bool folded, int[] levels, int[] weight_sets, int sides, "
-    "ScalarType dtype, str backend"
+    "ScalarType dtype, str backend, str version"
 )
 LIBRARY = torch.library.Library("hifigan_fast", "DEF")
 LIBRARY.define(
@@ -27,7 +28,8 @@ LIBRARY.define(
 )
 LIBRARY.define(
     "ensemble_backward(Tensor?[] map_grads, Tensor?[] waves, Tensor?[] parameters, Tensor?[] states, Tensor[] buffers, "
-    f"Tensor scaling, Tensor packed, bool[] needs, SymInt samples, SymInt[] lengths, {DESCRIPTION}) -> Tensor[]"
+    f"Tensor scaling, Tensor packed, bool[] needs, SymInt samples, SymInt[] lengths, {DESCRIPTION}) "
+    "-> (Tensor[] waves, Tensor[] raws, Tensor[] magnitudes, Tensor[] biases)"
 )
 LIBRARY.define(
     "power_iterations(Tensor[] weights, Tensor(a!)[] us, Tensor(b!)[] vs, float eps, int iterations, int calls, "
@@ -49,6 +51,7 @@ def description(call):
         e.sides,
         call.dtype,
         call.backend.name,
+        __version__,  # compilers keep what they made of a graph, also for the next release
     )
 
 
@@ -59,8 +62,10 @@ def _stacks(layers, slopes, periods, folded):
     return tuple(Stack(found, period, folded) for period in periods)
 
 
-def call_of(samples, lengths, layers, slopes, periods, folded, levels, weight_sets, sides, dtype, backend):
+def call_of(samples, lengths, layers, slopes, periods, folded, levels, weight_sets, sides, dtype, backend, version):
     """The `passes.Call` of a description, without states."""
+    if version != __version__:
+        raise ValueError(f"version: the graph was made by hifigan_fast {version}, this is {__version__}: make it again")
     stacks = _stacks(tuple(layers), tuple(slopes), tuple(periods), folded)
     sets = tuple(tuple(weight_sets[i : i + sides]) for i in range(0, len(weight_sets), sides))
     ensemble = Ensemble(stacks, tuple(levels), tuple(lengths), samples, sides, sets)
@@ -104,19 +109,39 @@ def _backward(map_grads, waves, parameters, states, buffers, scaling, packed, ne
     call = call_of(samples, lengths, *numbers)
     call.states = call.split_states(states)
     wanted, maps = wanted_of(call, needs, map_grads)
-    if not any(wanted.found()):
-        return []
+    if not wanted.active:
+        return [], [], [], []
     waves_in, layers = call.split([*waves, *parameters])
     weights = weights_of(call.ensemble.layers, call.weight_sets(layers), scaling, packed)
     flat = passes.flat_waves(call, waves_in) if any(wave is not None for wave in waves) else None
-    grads = passes.Backward(call, wanted, weights, [flat, *buffers], maps).run()
-    tensors = itertools.compress([*waves, *parameters], wanted.found())
-    return [grad.view(t.shape).to(t.dtype) for grad, t in zip(grads, tensors)]
+    grad_waves, kinds = passes.Backward(call, wanted, weights, [flat, *buffers], maps).run()
+    if not call.backend.flat_grads:
+        needed = [[wanted.layers[stack][depth][index] for stack, depth in wanted.jobs()] for index in range(3)]
+        kinds = [list(itertools.compress(*pair)) for pair in zip(kinds, needed)]
+    return [] if grad_waves is None else [grad_waves], *kinds
 
 
 def _fake_backward(map_grads, waves, parameters, states, buffers, scaling, packed, needs, samples, lengths, *numbers):
-    wanted, _ = wanted_of(call_of(samples, lengths, *numbers), needs, map_grads)
-    return [t.new_empty(t.shape) for t in itertools.compress([*waves, *parameters], wanted.found())]
+    call = call_of(samples, lengths, *numbers)
+    wanted, _ = wanted_of(call, needs, map_grads)
+    e, flat, dtype = call.ensemble, call.backend.flat_grads, widened(parameters[0][:0]).dtype
+    grad_waves = [scaling.new_empty(e.wave_offsets[1])] if wanted.reaches_waves() else []
+    kinds = []
+    for index in range(3):
+        layers = [e.layers[depth] for _, depth in wanted.kind(index, flat)]
+        sizes = [layer.out_channels if index else layer.weights for layer in layers]
+        if flat:
+            kinds.append([scaling.new_empty(sum(sizes), dtype=dtype)] if sizes else [])
+        elif index:
+            kinds.append([scaling.new_empty(size, dtype=dtype) for size in sizes])
+        else:
+            kinds.append(
+                [
+                    scaling.new_empty(layer.out_channels, layer.in_channels // layer.groups, layer.taps, dtype=dtype)
+                    for layer in layers
+                ]
+            )
+    return grad_waves, *kinds
 
 
 def _power_iterations(weights, us, vs, eps, iterations, calls, backend):
@@ -130,10 +155,12 @@ def _fake_power_iterations(weights, us, vs, eps, iterations, calls, backend):
     return *vectors, first.new_empty(rows, len(weights), dtype=dtype)
 
 
-for _name, _kernel, _fake in (
-    ("ensemble_forward", _forward, _fake_forward),
-    ("ensemble_backward", _backward, _fake_backward),
-    ("power_iterations", _power_iterations, _fake_power_iterations),
-):
+KERNELS = {"ensemble_forward": _forward, "ensemble_backward": _backward, "power_iterations": _power_iterations}
+FAKES = {
+    "ensemble_forward": _fake_forward,
+    "ensemble_backward": _fake_backward,
+    "power_iterations": _fake_power_iterations,
+}
+for _name, _kernel in KERNELS.items():
     LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"hifigan_fast::{_name}", _fake, lib=LIBRARY)
+    torch.library.register_fake(f"hifigan_fast::{_name}", FAKES[_name], lib=LIBRARY)

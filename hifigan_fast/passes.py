@@ -151,14 +151,44 @@ class Wanted:
         stack, side = member
         return self.waves[side][self.ensemble.waves[stack]] or any(any(n) for n in self.layers[stack][:depth])
 
-    def found(self):
-        """Which gradients come of it, in the order of `Call.split`'s flat arguments."""
-        reached = {(side, self.ensemble.waves[stack]) for stack, side in self.active}
-        stacks = {stack for stack, _ in self.active}
-        flat = [need and (i, j) in reached for i, own in enumerate(self.waves) for j, need in enumerate(own)]
-        return flat + [
-            need and stack in stacks for stack, own in enumerate(self.layers) for needs in own for need in needs
-        ]
+    def jobs(self):
+        """The layers of which a parameter's gradient is computed, (stack, depth), from the head down."""
+        stacks = sorted({stack for stack, _ in self.active})
+        depths = range(len(self.ensemble.layers) - 1, -1, -1)
+        return [(stack, depth) for depth in depths for stack in stacks if any(self.layers[stack][depth])]
+
+    def reaches_waves(self):
+        return any(self.below(member, 0) for member in self.active)
+
+    def kind(self, index, flat):
+        """The jobs whose raw, magnitude or bias (`index`) gradient a pass returns: all where they are one tensor."""
+        return [job for job in self.jobs() if flat or self.layers[job[0]][job[1]][index]]
+
+    def gradients(self, tensors, waves, kinds, flat):
+        """What `Backward.run` found, as gradients of `Call.split`'s flat arguments `tensors`; None where there is none.
+
+        Args:
+            waves: [] or the one tensor of all waveforms' gradients.
+            kinds: those of raws, magnitudes and biases; one tensor each for all jobs if `flat`, else one a job.
+        """
+        e, found = self.ensemble, {}
+        if waves:
+            sizes = [e.samples * length for length in e.lengths] * e.sides
+            places = itertools.product(range(e.sides), range(len(e.lengths)))
+            reached = {(side, e.waves[stack]) for stack, side in self.active if self.waves[side][e.waves[stack]]}
+            found = {place: part for place, part in zip(places, waves[0].split(sizes)) if place in reached}
+        for index, blocks in enumerate(kinds):
+            jobs = self.kind(index, flat)
+            if flat and jobs:
+                layers = [e.layers[depth] for _, depth in jobs]
+                blocks = blocks[0].split([layer.out_channels if index else layer.weights for layer in layers])
+            for job, part in zip(jobs, blocks):
+                if self.layers[job[0]][job[1]][index]:
+                    found[(*job, index)] = part
+        order = [(side, wave) for side in range(e.sides) for wave in range(len(e.lengths))]
+        order += [(*job, i) for job in itertools.product(range(len(e.stacks)), range(len(e.layers))) for i in range(3)]
+        pairs = ((found.get(place), t) for place, t in zip(order, tensors))
+        return [None if grad is None else grad.view(t.shape).to(t.dtype) for grad, t in pairs]
 
 
 class Backward:
@@ -177,30 +207,29 @@ class Backward:
         self.jobs = {}  # (stack, depth): its LayerGrads
 
     def run(self):
-        """The gradients that `Wanted.found` says, flat."""
-        waves, grad = [], self._head_grad()
+        """The gradient of all waveforms as a flat tensor, None where none is wanted; those of parameters, as
+        `Backend.parameter_grads` returns them for `Wanted.jobs`."""
+        waves, grad = None, self._head_grad()
         for depth in range(len(self.e.layers) - 1, -1, -1):
             if not any(self.wanted.below(member, depth + 1) for member in self.active):
                 break
             self._weight_grads(depth, grad)
-            if depth == 0 and any(self.wanted.below(member, 0) for member in self.active):
+            if depth == 0 and self.wanted.reaches_waves():
                 waves = self._wave_grads(grad)
             elif any(self.wanted.below(member, depth) for member in self.active):
                 grad = self._input_grad(depth, grad)
-        found = waves or [None] * (self.e.sides * len(self.e.lengths))
-        found += self._layer_grads()
-        return list(itertools.compress(found, self.wanted.found()))
+        jobs = [self.jobs[job] for job in self.wanted.jobs()]
+        return waves, self.backend.parameter_grads(jobs) if jobs else ([], [], [])
 
     def _head_grad(self):
-        depth = len(self.e.layers)
-        grad = self.call.empty(depth, self.active, self.weights[0].bias.device)
+        depth, parts = len(self.e.layers), []
         offsets, total = self.e.offsets(depth, self.active)
         ends = [*list(offsets.values())[1:], total]
-        parts = []
+        like = next((grads[-1] for grads in self.maps.values() if grads[-1] is not None), self.weights[0].bias)
         for (member, start), end in zip(offsets.items(), ends):
             given = self.maps[member][-1]
-            parts.append(grad.new_zeros(end - start) if given is None else given.reshape(-1))
-        return torch.cat(parts, out=grad)
+            parts.append(like.new_zeros(end - start) if given is None else given.reshape(-1))
+        return in_a_row(parts).to(self.call.dtype)
 
     def _input_grad(self, depth, grad_out):
         layer, below = self.e.layers[depth], self.e.layers[depth - 1]
@@ -235,22 +264,13 @@ class Backward:
             sets = [s for s in dict.fromkeys(self.e.weight_sets[stack]) if s in used]
             self.jobs[stack, depth] = LayerGrads(layer, depth, sums, weights, states, sets)
 
-    def _layer_grads(self):
-        """Of (raw, magnitude, bias) of each depth of each stack."""
-        found = dict(zip(self.jobs, self.backend.parameter_grads(list(self.jobs.values())) if self.jobs else ()))
-        places = itertools.product(range(len(self.e.stacks)), range(len(self.e.layers)))
-        return [grad for place in places for grad in found.get(place, (None,) * 3)]
-
     def _wave_grads(self, grad_out):
-        """Of each waveform, whether it is wanted or not."""
-        offsets, total = self.e.wave_offsets
+        _, total = self.e.wave_offsets
         grad = self.weights[0].bias.new_zeros(total)
         wanted = [self.wanted.below(member, 0) for member in self.active]
         runs = tuple(itertools.compress(self.e.runs(0, self.active), wanted))
         self.backend.stem_input_grad(self.e.layers[0], runs, grad_out, self.weights[0], grad)
-        starts = [start for side in offsets for start in side]
-        sizes = [self.e.samples * length for length in self.e.lengths] * self.e.sides
-        return [grad[start : start + size] for start, size in zip(starts, sizes)]
+        return grad
 
 
 def _map_grad(grad):

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hifigan_fast as hf
-from hifigan_fast import dispatch, parity, pooling
+from hifigan_fast import dispatch, operators, parity, pooling
 from hifigan_fast.geometry import Layer
 
 from .small import SmallEnsemble
@@ -119,10 +119,8 @@ def test_power_iterations(iterations, calls):
     plain = [tuple(t.double() for t in own) for own in ours]
     found = BACKEND.power_iterations(ours, 1e-12, iterations, calls)
     expected = dispatch.BACKENDS["reference"].power_iterations(plain, 1e-12, iterations, calls)
-    assert len(found) == calls
-    for call, wanted in zip(found, expected):
-        for state, right in zip(call, wanted):
-            torch.testing.assert_close(tuple(t.double() for t in state), right, rtol=1e-5, atol=1e-6)
+    for state, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(state.double(), right, rtol=1e-5, atol=1e-6)
     for own, moved in zip(ours, plain):
         torch.testing.assert_close(tuple(t.double() for t in own), moved, rtol=1e-5, atol=1e-6)
 
@@ -209,7 +207,13 @@ class Operations(TorchDispatchMode):
         self.counted = counted
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        name = operation.name().removeprefix("aten::").split(".")[0]
+        name = operation.name().removeprefix("aten::").removeprefix("hifigan_fast::").split(".")[0]
+        kernel = operators.KERNELS.get(name)
+        if kernel is None and operation.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+            kernel = operation.decompose
+        if kernel is not None:  # counted by what it does
+            with self:
+                return kernel(*args, **(kwargs or {}))
         self.counted[name] += name not in NO_LAUNCH
         return operation(*args, **(kwargs or {}))
 
@@ -236,7 +240,7 @@ def test_launches_of_a_step(launches, monkeypatch):
 
     assert counted(lambda: mpd(y, y_hat)) <= 8
     assert counted(lambda: msd(y, y_hat)) <= 15  # five are spectral norm's power iterations
-    assert counted(step) <= 60, {name: count for name, count in launches.items() if count}
+    assert counted(step) <= 59, {name: count for name, count in launches.items() if count}
     assert counted(lambda: msd.eval()(y, y_hat)) <= 12
 
 

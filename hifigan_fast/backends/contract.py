@@ -101,6 +101,7 @@ class Backend(ABC):
     # poolings and adversarial losses run where it has not.
     fuses_small_work = False
     packs = False  # whether `prepare` returns effective weights in a form of its own
+    flat_grads = False  # whether `parameter_grads` returns one tensor of a kind
     scaling_dtype = None  # of what `prepare` returns; None: the widened parameters'
 
     @abstractmethod
@@ -166,9 +167,10 @@ class Backend(ABC):
 
     @abstractmethod
     def parameter_grads(self, jobs):
-        """`LayerGrads` -> for each the gradients of (raw, magnitude, bias); the magnitude's is None without its norm.
+        """`LayerGrads` -> the gradients of (raws, magnitudes, biases), a list each.
 
-        The sums may be overwritten.
+        One tensor a job, None for the magnitude of another norm; where `flat_grads`, one tensor for all jobs, in whose
+        magnitudes those of other norms have their place. The sums may be overwritten.
         """
 
     def pooled(self, sides, lengths):

@@ -33,7 +33,7 @@ class SetwiseBackend(Backend):
         return scaling, torch.empty(0, dtype=dtype, device=first.device)
 
     def parameter_grads(self, jobs):
-        return [_finished(job) for job in jobs]
+        return tuple(map(list, zip(*(_finished(job) for job in jobs))))
 
 
 def _finished(job):

@@ -48,6 +48,7 @@ class TritonBackend(Backend):
     name = "triton"
     fuses_small_work = True
     packs = True
+    flat_grads = True
     scaling_dtype = torch.float32
 
     def cannot_run(self, device, dtype):

@@ -252,7 +252,7 @@ def weight_grad(role, layer, runs, x, grad_out):
 
 
 def parameter_grads(jobs):
-    """`contract.LayerGrads` -> (raw, magnitude, bias) gradients each: one launch, and one more with spectral norm."""
+    """`contract.LayerGrads` -> gradients of raws, magnitudes and biases: one launch, one more with spectral norm."""
     raws = _alike(job.weights.sets[job.sets[0]].raw for job in jobs)
     device = raws[0].device
     blocks = _rows(device)
@@ -272,9 +272,9 @@ def parameter_grads(jobs):
         blocks["ROWS"],
         device,
     )
-    grads = torch.empty(elements[-1], dtype=raws[0].dtype, device=device)
-    magnitudes, biases = torch.empty(2, vectors[-1], dtype=grads.dtype, device=device)
-    inners = torch.empty(kernels.MOST_SETS.value * vectors[-1], dtype=torch.float32, device=device)
+    grads = torch.empty(elements, dtype=raws[0].dtype, device=device)
+    magnitudes, biases = (torch.empty(vectors, dtype=grads.dtype, device=device) for _ in range(2))
+    inners = torch.empty(kernels.MOST_SETS.value * vectors, dtype=torch.float32, device=device)
     scales = tuple(job.weights.scales[s] for job, s in slots)
     norms = tuple(job.weights.norms[s] for job, s in slots)
     launch(
@@ -309,14 +309,7 @@ def parameter_grads(jobs):
             spectral.table,
             **blocks,
         )
-    return [
-        (
-            grads[elements[i] : elements[i + 1]].view(raws[i].shape),
-            magnitudes[vectors[i] : vectors[i + 1]] if job.weights.norms[job.sets[0]] is not None else None,
-            biases[vectors[i] : vectors[i + 1]],
-        )
-        for i, job in enumerate(jobs)
-    ]
+    return [grads], [magnitudes], [biases]
 
 
 def pooled(sides, lengths):
@@ -348,9 +341,11 @@ def squared_means(scores, targets, dtype):
 
 
 def squared_means_backward(scores, targets, grad_total, grad_means, wanted):
-    sizes = [s.numel() for s in scores]
-    flat = scores[0].new_empty(sum(sizes)).split(sizes)
-    grads = [grad.view(s.shape) if want else None for grad, s, want in zip(flat, scores, wanted)]
+    # A real score's gradient before its generated one's: as an ensemble's heads lie, which then need no copy.
+    sizes, halves = [s.numel() for s in scores], len(set(targets))
+    order = sorted(range(len(scores)), key=lambda i: i % (len(scores) // halves))
+    flat = dict(zip(order, scores[0].new_empty(sum(sizes)).split([sizes[i] for i in order])))
+    grads = [flat[i].view(s.shape) if want else None for i, (s, want) in enumerate(zip(scores, wanted))]
     launch(
         scores[0].device,
         adversarial.gradients,

@@ -134,7 +134,7 @@ def pack_jobs(layers, kinds, block, device):
 
 @functools.cache
 def finish_jobs(jobs, block, device):
-    """Jobs of `finish`, those of `finish_spectral`, and where each job's gradients begin: elements, rows; and slots.
+    """Jobs of `finish`, those of `finish_spectral`; how many elements and rows all have.
 
     Args:
         jobs: of each (kind, layer, number of its sums, ((first split, end) of each of its sets)).
@@ -156,8 +156,8 @@ def finish_jobs(jobs, block, device):
     return (
         Jobs.of(rows, fields, block, device),
         Jobs.of(spectral, fields, block, device),
-        tuple(elements),
-        tuple(vectors),
+        elements[-1],
+        vectors[-1],
     )
 
 
