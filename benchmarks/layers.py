@@ -90,7 +90,7 @@ class LayerCase:
                 return b.stem_input_grad(layer, runs, self.grad, self.weights, torch.zeros_like(self.x))
             out = b.empty(self.x.numel(), torch.float32, "cpu")
             no_maps = [None] * len(runs)
-            return b.input_grad(role, layer, LRELU_SLOPE, runs, self.grad, self.weights, self.x, no_maps, out)
+            return b.input_grad(role, layer, LRELU_SLOPE, runs, self.grad, self.weights, self.x, no_maps, None, out)
 
         def weight_grad():
             b.weight_grad(role, layer, runs, self.x, self.grad, self.weights)

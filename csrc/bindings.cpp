@@ -143,16 +143,20 @@ std::vector<Filters> read_filters(const FilterSpans &spans, const Conv &conv) {
 int64_t signed_size(std::size_t size) { return static_cast<int64_t>(size); }
 
 template <class T>
-std::vector<const T *> read_map_grads(const std::vector<std::optional<Span>> &spans,
-                                      const std::vector<Run> &runs, const Conv &conv) {
+std::vector<MapGrad<T>> read_map_grads(const std::vector<std::optional<Span>> &spans,
+                                       const std::vector<float> &matching, const std::vector<Run> &runs,
+                                       const Conv &conv) {
   if (spans.size() != runs.size()) fail("map_grads: expected one entry a run");
-  std::vector<const T *> pointers;
-  for (std::size_t i = 0; i < runs.size(); ++i)
-    pointers.push_back(
-        spans[i]
-            ? elements<T>(*spans[i], runs[i].sequences() * runs[i].in_rows * conv.in_channels, "map_grads")
-            : nullptr);
-  return pointers;
+  if (!matching.empty() && matching.size() != runs.size())
+    fail("matching: expected none, or one entry a run");
+  std::vector<MapGrad<T>> grads(runs.size());
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const int64_t count = runs[i].sequences() * runs[i].in_rows * conv.in_channels;
+    if (spans[i]) grads[i].at = elements<T>(*spans[i], count, "map_grads");
+    grads[i].is_match = !matching.empty();
+    if (grads[i].is_match) grads[i].scale = matching[i];
+  }
+  return grads;
 }
 
 void row_norms(Span raw, int64_t rows, int64_t size, Span norms, int threads) {
@@ -202,7 +206,7 @@ void forward(Maps maps, Role role, const Conv &conv, const RunArray &array, Span
 
 void input_grad(Maps maps, Role role, const Conv &conv, float slope, const RunArray &array, Span grad_out,
                 const FilterSpans &weights, Span saved, const std::vector<std::optional<Span>> &map_grads,
-                Span grad_in, int threads) {
+                const std::vector<float> &matching, Span grad_in, int threads) {
   if (role == Role::stem) fail("stem: its input gradient is stem_input_grad");
   const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, role);
@@ -213,7 +217,7 @@ void input_grad(Maps maps, Role role, const Conv &conv, float slope, const RunAr
     const auto &kernels = active->of<T>();
     const T *from = elements<T>(grad_out, e.grad_out, "grad_out"), *mask = elements<T>(saved, e.in, "saved");
     T *to = elements<T>(grad_in, e.grad_in, "grad_in");
-    const auto extra = read_map_grads<T>(map_grads, runs, conv);
+    const auto extra = read_map_grads<T>(map_grads, matching, runs, conv);
     py::gil_scoped_release release;
     if (role == Role::head)
       kernels.head_input_grad(conv, slope, runs.data(), signed_size(runs.size()), from, filters.data(), sets,

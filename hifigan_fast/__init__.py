@@ -10,6 +10,7 @@ from .discriminators import (
 )
 from .dispatch import use_backend
 from .losses import discriminator_loss, feature_loss, generator_loss
+from .step_losses import discriminator_step_loss, generator_step_loss
 from .version import __version__
 
 __all__ = [
@@ -19,9 +20,11 @@ __all__ = [
     "MultiPeriodDiscriminator",
     "MultiScaleDiscriminator",
     "discriminator_loss",
+    "discriminator_step_loss",
     "explain",
     "feature_loss",
     "frozen",
     "generator_loss",
+    "generator_step_loss",
     "use_backend",
 ]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from . import norms, operators, passes
 from .operators import LIBRARY
+from .reference import losses
 
 OPERATORS = torch.ops.hifigan_fast
 
@@ -14,6 +15,15 @@ OPERATORS = torch.ops.hifigan_fast
 LIBRARY.define(
     f"ensemble(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {operators.DESCRIPTION}) -> Tensor[] maps"
 )
+LIBRARY.define(
+    f"ensemble_step(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, str kind, {operators.DESCRIPTION}) "
+    "-> (Tensor adversarial, Tensor terms, Tensor features)"
+)
+
+
+def _arguments(call, waves, parameters):
+    flat = [t for stack in parameters for p in stack for t in (p.raw, p.magnitude, p.bias)]
+    return [wave for side in waves for wave in side], flat, call.flat_states()
 
 
 def run_ensemble(call, waves, parameters):
@@ -24,10 +34,20 @@ def run_ensemble(call, waves, parameters):
         waves: [side][wave], each [samples, 1, length].
         parameters: [stack][depth] of `norms.Parameters`.
     """
-    flat = [t for stack in parameters for p in stack for t in (p.raw, p.magnitude, p.bias)]
-    sides, e = [wave for side in waves for wave in side], call.ensemble
-    maps = iter(OPERATORS.ensemble.default(sides, flat, call.flat_states(), *operators.description(call)))
+    tensors, e = _arguments(call, waves, parameters), call.ensemble
+    maps = iter(OPERATORS.ensemble.default(*tensors, *operators.description(call)))
     return [[list(itertools.islice(maps, len(e.layers))) for _ in e.stacks] for _ in range(e.sides)]
+
+
+def run_step(call, kind, waves, parameters):
+    """A step's losses, without its maps -> (adversarial, its terms [side judged · stack], feature matching).
+
+    Args:
+        kind: "discriminator", of both sides and without feature matching, or "generator".
+        others: as for `run_ensemble`; two sides.
+    """
+    tensors = _arguments(call, waves, parameters)
+    return OPERATORS.ensemble_step.default(*tensors, kind, *operators.description(call))
 
 
 @torch.no_grad()
@@ -50,74 +70,129 @@ def spectral_states(convs, calls, backend):
     return states
 
 
-def _ensemble(waves, parameters, states, *numbers):
-    """The operator of a call: opaque to what traces Python, made of differentiable operators to what traces those."""
-    return _EnsembleFunction.apply(numbers, len(waves), len(parameters), *waves, *parameters, *states)
+def _run(ctx, numbers, counts, tensors):
+    """Forward: what both functions save, but for the buffers -> (call, those to save, buffers)."""
+    ctx.set_materialize_grads(False)
+    rest = iter(tensors)
+    waves, parameters, states = (list(itertools.islice(rest, count)) for count in counts)
+    buffers, scaling, packed = OPERATORS.ensemble_forward.default(waves, parameters, states, *numbers)
+    ctx.counts, ctx.numbers = counts, (*operators.sizes(waves, numbers), *numbers)
+    call = operators.call_of(*ctx.numbers)
+    ctx.needs = list(ctx.needs_input_grad[-len(tensors) :][: len(waves) + len(parameters)])
+    kept = [wave if keep else None for wave, keep in zip(waves, _read_waves(call, ctx.needs))]
+    return call, [*kept, *parameters, *states, scaling, packed], buffers
 
 
-LIBRARY.impl("ensemble", _ensemble, "CompositeImplicitAutograd")
+def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
+    """Backward: gradients of all tensors of `_run`."""
+    rest = iter(ctx.saved_tensors)
+    waves, parameters, states = (list(itertools.islice(rest, count)) for count in ctx.counts)
+    scaling, packed, *buffers = rest
+    call, given = operators.call_of(*ctx.numbers), (list(map_grads), kind, adversarial, features)
+    if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
+        call.states = call.split_states(states)
+        return [
+            *_differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given),
+            *(None for _ in states),
+        ]
+    saved = waves, parameters, states, buffers, scaling, packed, ctx.needs
+    grad_waves, *kinds = OPERATORS.ensemble_backward.default(*given, *saved, *ctx.numbers)
+    wanted = operators.wanted_of(call, ctx.needs, operators.source_of(call, buffers, *given))
+    found = wanted.gradients([*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
+    return [*found, *(None for _ in states)]
 
 
 class _EnsembleFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, numbers, wave_count, parameter_count, *tensors):
-        ctx.set_materialize_grads(False)
-        inputs = tensors[: wave_count + parameter_count]
-        waves, parameters, states = inputs[:wave_count], inputs[wave_count:], tensors[len(inputs) :]
-        buffers, scaling, packed = OPERATORS.ensemble_forward.default(waves, parameters, states, *numbers)
-        ctx.numbers, ctx.counts = numbers, (wave_count, parameter_count, len(states))
-        ctx.samples, ctx.lengths = operators.sizes(waves, numbers)
-        call = operators.call_of(ctx.samples, ctx.lengths, *numbers)
+    def forward(ctx, numbers, counts, *tensors):
+        call, saved, buffers = _run(ctx, numbers, counts, tensors)
         maps = passes.maps_of(call.ensemble, buffers)
-        constant, kept_waves = _without_gradient(call, ctx.needs_input_grad[3 : 3 + len(inputs)])
-        ctx.mark_non_differentiable(*itertools.compress(maps, constant))
-        if any(ctx.needs_input_grad):
+        ctx.mark_non_differentiable(*itertools.compress(maps, _without_gradient(call, ctx.needs)))
+        if any(ctx.needs):
             # All by save_for_backward: changes in place are seen, and checkpoints and offloading hooks reach them.
-            kept = [wave if keep else None for wave, keep in zip(waves, kept_waves)]
-            ctx.save_for_backward(*kept, *parameters, *states, scaling, packed, *buffers[:-1])
+            ctx.save_for_backward(*saved, *buffers[:-1])
         return tuple(maps)
 
     @staticmethod
     def backward(ctx, *grads):
-        rest = iter(ctx.saved_tensors)
-        waves, parameters, states = (list(itertools.islice(rest, count)) for count in ctx.counts)
-        scaling, packed, *buffers = rest
-        needs, map_grads = list(ctx.needs_input_grad[3 : 3 + len(waves) + len(parameters)]), list(grads)
-        call = operators.call_of(ctx.samples, ctx.lengths, *ctx.numbers)
-        if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
-            call.states = call.split_states(states)
-            found = _differentiable_grads(call, [*waves, *parameters], needs, map_grads)
-        else:
-            arguments = map_grads, waves, parameters, states, buffers, scaling, packed, needs, ctx.samples, ctx.lengths
-            grad_waves, *kinds = OPERATORS.ensemble_backward.default(*arguments, *ctx.numbers)
-            wanted, _ = operators.wanted_of(call, needs, map_grads)
-            found = wanted.gradients([*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
-        return None, None, None, *found, *(None for _ in states)
+        return None, None, *_grads(ctx, grads)
+
+
+class _LossFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kind, numbers, counts, *tensors):
+        call, saved, buffers = _run(ctx, numbers, counts, tensors)
+        ctx.kind = kind
+        adversarial, terms, features = OPERATORS.ensemble_losses.default(buffers, kind, *ctx.numbers)
+        ctx.mark_non_differentiable(terms, *([features] if kind == "discriminator" else []))
+        if any(ctx.needs):
+            ctx.save_for_backward(*saved, *buffers)
+        return adversarial, terms, features
+
+    @staticmethod
+    def backward(ctx, adversarial, _, features):
+        return None, None, None, *_grads(ctx, (), ctx.kind, adversarial, features)
+
+
+def _ensemble(waves, parameters, states, *numbers):
+    """The operator of a call: opaque to what traces Python, made of differentiable operators to what traces those."""
+    counts = len(waves), len(parameters), len(states)
+    return _EnsembleFunction.apply(numbers, counts, *waves, *parameters, *states)
+
+
+def _step(waves, parameters, states, kind, *numbers):
+    counts = len(waves), len(parameters), len(states)
+    return _LossFunction.apply(kind, numbers, counts, *waves, *parameters, *states)
+
+
+LIBRARY.impl("ensemble", _ensemble, "CompositeImplicitAutograd")
+LIBRARY.impl("ensemble_step", _step, "CompositeImplicitAutograd")
+
+
+def _reached(call, needs):
+    """For each side and stack, whether each depth's map has a gradient, [side · stack][depth]."""
+    e, (wave_needs, layer_needs) = call.ensemble, call.split(needs)
+    for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
+        own = [wave_needs[side][e.waves[stack]], *(any(n) for n in layer_needs[stack])]
+        yield (side, stack), list(itertools.accumulate(own, lambda a, b: a or b))[1:]
 
 
 def _without_gradient(call, needs):
-    """Which maps can have no gradient, in the order of the operator, and which waveforms the backward pass reads."""
-    e, (wave_needs, layer_needs) = call.ensemble, call.split(needs)
-    constant, wanted = [], set()
-    for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
-        above = wave_needs[side][e.waves[stack]]
-        for depth in range(len(e.layers)):
-            above = above or any(layer_needs[stack][depth])
-            constant.append(not above)
-        if above:
-            wanted.add((side, e.waves[stack]))
-    return constant, [place in wanted for place in itertools.product(range(e.sides), range(len(e.lengths)))]
+    """Which maps can have no gradient, in the order of the operator."""
+    return [not above for _, depths in _reached(call, needs) for above in depths]
 
 
-def _differentiable_grads(call, tensors, needs, grads):
+def _read_waves(call, needs):
+    """Which waveforms a backward pass reads: of stacks that have a gradient at all."""
+    e = call.ensemble
+    read = {(side, e.waves[stack]) for (side, stack), depths in _reached(call, needs) if depths[-1]}
+    return [place in read for place in itertools.product(range(e.sides), range(len(e.lengths)))]
+
+
+def _differentiable_grads(call, tensors, needs, buffers, map_grads, kind, adversarial, features):
     """Gradients by differentiating plain PyTorch operations: slow, and differentiable again."""
     # Aliases: a scale's waveform is pooled from another one, and the way through that one is not this call's.
     tensors = [None if t is None else t.view_as(t) for t in tensors]
+    outputs, given = _plain_maps(call, tensors), map_grads
+    if kind:
+        known = passes.maps_of(call.ensemble, buffers)
+        outputs = _plain_losses(call, kind, [k if m is None else m for m, k in zip(outputs, known)])
+        given = [adversarial, features]
+    used = [(m, grad) for m, grad in zip(outputs, given) if m is not None and grad is not None and m.requires_grad]
+    if not used:
+        return [None] * len(tensors)
+    wanted = [t for t, need in zip(tensors, needs) if need]
+    outputs, given = zip(*used)
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needs]
+
+
+def _plain_maps(call, tensors):
+    """The maps in the order of the operator; None where the waveform was not kept: nothing of it has a gradient."""
     waves, layers = call.split(tensors)
-    e = call.ensemble
-    maps = []
+    e, maps = call.ensemble, []
     for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
-        if waves[side][e.waves[stack]] is None:  # not kept: nothing of it has a gradient
+        if waves[side][e.waves[stack]] is None:
             maps += [None] * len(e.layers)
             continue
         x = _fold(waves[side][e.waves[stack]].to(call.dtype), e.stacks[stack])
@@ -131,13 +206,18 @@ def _differentiable_grads(call, tensors, needs, grads):
                 x = F.conv1d(x, weight, bias, layer.stride, layer.padding, 1, layer.groups)
             x = x if layer.slope == 1 else F.leaky_relu(x, layer.slope)
             maps.append(x)
-    used = [(m, grad) for m, grad in zip(maps, grads) if m is not None and grad is not None and m.requires_grad]
-    if not used:
-        return [None] * len(tensors)
-    wanted = [t for t, need in zip(tensors, needs) if need]
-    outputs, given = zip(*used)
-    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
-    return [next(found) if need else None for need in needs]
+    return maps
+
+
+def _plain_losses(call, kind, maps):
+    """(adversarial, features) of maps in the order of the operator."""
+    depths = len(call.ensemble.layers)
+    maps = [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps]
+    stacks = [maps[i : i + depths] for i in range(0, len(maps), depths)]
+    real, fake = stacks[: len(stacks) // 2], stacks[len(stacks) // 2 :]
+    if kind == "discriminator":
+        return losses.discriminator_loss([s[-1] for s in real], [s[-1] for s in fake])[0], None
+    return losses.generator_loss([s[-1] for s in fake])[0], losses.feature_loss(real, fake)
 
 
 def _fold(wave, stack):

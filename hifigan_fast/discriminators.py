@@ -39,7 +39,7 @@ def stack_of(discriminator):
     return Stack(layers, discriminator.period if folded else 1, folded)
 
 
-def _has_hooks(module):
+def has_hooks(module):
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
@@ -60,7 +60,7 @@ def _why_module_by_module(discriminators):
 def _why_not_together(discriminators):
     """Why discriminators of an ensemble must be called one by one, in words; None if they need not."""
     for index, discriminator in enumerate(discriminators):
-        if _has_hooks(discriminator):
+        if has_hooks(discriminator):
             return f"discriminators.{index} has a hook"
         if type(discriminator) not in (DiscriminatorP, DiscriminatorS) or "forward" in vars(discriminator):
             return f"discriminators.{index} is a {type(discriminator).__name__}"
@@ -69,8 +69,8 @@ def _why_not_together(discriminators):
     return None
 
 
-def _discriminate(discriminators, sides, waves):
-    """One fused pass -> maps [side][discriminator][depth].
+def _fused(discriminators, sides, waves):
+    """One fused pass, as what `autograd.run_ensemble` and `run_step` take; moves the spectral norms.
 
     Args:
         sides: waveforms [side][level], each [batch, 1, samples].
@@ -92,7 +92,7 @@ def _discriminate(discriminators, sides, waves):
         states += spectral_states(convs, own, choice.backend)
     ensemble = Ensemble(stacks, tuple(waves), lengths, sides[0][0].shape[0], len(sides), tuple(weight_sets))
     parameters = [[norms.parameters(conv) for conv in convs_of(d)] for d in discriminators]
-    return run_ensemble(Call(choice.backend, ensemble, dtype, states), sides, parameters)
+    return Call(choice.backend, ensemble, dtype, states), sides, parameters
 
 
 def _check_parameters(name, x, discriminators):
@@ -131,11 +131,15 @@ def _run_single(discriminator, x):
     _check_parameters("x", x, [discriminator])
     if _falls_back(x, [discriminator]):
         return None
-    ((maps,),) = _discriminate([discriminator], [[x]], [0])
+    ((maps,),) = run_ensemble(*_fused([discriminator], [[x]], [0]))
     return torch.flatten(maps[-1], 1, -1), maps
 
 
-def _run_pair(ensemble, y, y_hat):
+def fused_pair(ensemble, y, y_hat):
+    """A pair's fused pass, as `_fused` returns it; None where the discriminators must run module by module, or alone.
+
+    Raises as calling the ensemble does.
+    """
     y, y_hat = dispatch.widest_under_autocast(y, y_hat)
     checks.check_pair(y, y_hat)
     discriminators = list(ensemble.discriminators)
@@ -146,10 +150,15 @@ def _run_pair(ensemble, y, y_hat):
     if _falls_back(y, discriminators) or _why_not_together(discriminators):
         return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
-        sides, waves = _pooled(ensemble, y, y_hat), range(len(discriminators))
-    else:
-        sides, waves = [[y], [y_hat]], [0] * len(discriminators)
-    maps = _discriminate(discriminators, sides, waves)
+        return _fused(discriminators, _pooled(ensemble, y, y_hat), range(len(discriminators)))
+    return _fused(discriminators, [[y], [y_hat]], [0] * len(discriminators))
+
+
+def _run_pair(ensemble, y, y_hat):
+    call = fused_pair(ensemble, y, y_hat)
+    if call is None:
+        return None
+    maps = run_ensemble(*call)
     logits = [[torch.flatten(own[-1], 1, -1) for own in side] for side in maps]
     return logits[0], logits[1], maps[0], maps[1]
 

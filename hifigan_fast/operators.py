@@ -11,7 +11,7 @@ from dataclasses import astuple
 
 import torch
 
-from . import passes
+from . import loss_grads, passes
 from .backends.contract import weights_of, widened
 from .dispatch import BACKENDS
 from .geometry import Ensemble, Layer, Stack
@@ -27,8 +27,13 @@ LIBRARY.define(
     "-> (Tensor[] buffers, Tensor scaling, Tensor packed)"
 )
 LIBRARY.define(
-    "ensemble_backward(Tensor?[] map_grads, Tensor?[] waves, Tensor?[] parameters, Tensor?[] states, Tensor[] buffers, "
-    f"Tensor scaling, Tensor packed, bool[] needs, SymInt samples, SymInt[] lengths, {DESCRIPTION}) "
+    "ensemble_losses(Tensor[] buffers, str kind, SymInt samples, SymInt[] lengths, "
+    f"{DESCRIPTION}) -> (Tensor adversarial, Tensor terms, Tensor features)"
+)
+LIBRARY.define(
+    "ensemble_backward(Tensor?[] map_grads, str kind, Tensor? adversarial, Tensor? features, Tensor?[] waves, "
+    "Tensor?[] parameters, Tensor?[] states, Tensor[] buffers, Tensor scaling, Tensor packed, bool[] needs, "
+    f"SymInt samples, SymInt[] lengths, {DESCRIPTION}) "
     "-> (Tensor[] waves, Tensor[] raws, Tensor[] magnitudes, Tensor[] biases)"
 )
 LIBRARY.define(
@@ -96,34 +101,56 @@ def _fake_forward(waves, parameters, states, *numbers):
     return buffers, scaling, waves[0].new_empty(elements, dtype=call.dtype)
 
 
-def wanted_of(call, needs, map_grads):
-    """`passes.Wanted` by flat needs and gradients, and the latter by member."""
+def _losses(buffers, kind, samples, lengths, *numbers):
+    return loss_grads.losses(call_of(samples, lengths, *numbers), kind, buffers)
+
+
+def _fake_losses(buffers, kind, samples, lengths, *numbers):
+    call = call_of(samples, lengths, *numbers)
+    terms = len(call.ensemble.stacks) * sum(target is not None for target in loss_grads.TARGETS[kind])
+    dtype = torch.promote_types(call.dtype, torch.float32)
+    return tuple(buffers[0].new_empty(shape, dtype=dtype) for shape in ((), (terms,), ()))
+
+
+def source_of(call, buffers, map_grads, kind, adversarial, features):
+    """The gradients that a backward pass begins with: those of a step's losses, or of maps where there is no `kind`."""
+    if kind:
+        return loss_grads.LossGrads(call, kind, buffers, adversarial, features)
     e, grads = call.ensemble, iter(map_grads)
     places = itertools.product(range(e.sides), range(len(e.stacks)))
     maps = {(stack, side): list(itertools.islice(grads, len(e.layers))) for side, stack in places}
-    given = [member for member in e.members if any(grad is not None for grad in maps[member])]
-    return passes.Wanted.of(e, *call.split(needs), given), maps
+    return passes.MapGrads({member: maps[member] for member in e.members})
 
 
-def _backward(map_grads, waves, parameters, states, buffers, scaling, packed, needs, samples, lengths, *numbers):
-    call = call_of(samples, lengths, *numbers)
+def wanted_of(call, needs, source):
+    """`passes.Wanted` by flat needs."""
+    return passes.Wanted.of(call.ensemble, *call.split(needs), source.given)
+
+
+def _backward(
+    map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *numbers
+):
+    call = call_of(*numbers)
     call.states = call.split_states(states)
-    wanted, maps = wanted_of(call, needs, map_grads)
+    source = source_of(call, buffers, map_grads, kind, adversarial, features)
+    wanted = wanted_of(call, needs, source)
     if not wanted.active:
         return [], [], [], []
     waves_in, layers = call.split([*waves, *parameters])
     weights = weights_of(call.ensemble.layers, call.weight_sets(layers), scaling, packed)
     flat = passes.flat_waves(call, waves_in) if any(wave is not None for wave in waves) else None
-    grad_waves, kinds = passes.Backward(call, wanted, weights, [flat, *buffers], maps).run()
+    grad_waves, kinds = passes.Backward(call, wanted, weights, [flat, *buffers], source).run()
     if not call.backend.flat_grads:
         needed = [[wanted.layers[stack][depth][index] for stack, depth in wanted.jobs()] for index in range(3)]
         kinds = [list(itertools.compress(*pair)) for pair in zip(kinds, needed)]
     return [] if grad_waves is None else [grad_waves], *kinds
 
 
-def _fake_backward(map_grads, waves, parameters, states, buffers, scaling, packed, needs, samples, lengths, *numbers):
-    call = call_of(samples, lengths, *numbers)
-    wanted, _ = wanted_of(call, needs, map_grads)
+def _fake_backward(
+    map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *numbers
+):
+    call = call_of(*numbers)
+    wanted = wanted_of(call, needs, source_of(call, buffers, map_grads, kind, adversarial, features))
     e, flat, dtype = call.ensemble, call.backend.flat_grads, widened(parameters[0][:0]).dtype
     grad_waves = [scaling.new_empty(e.wave_offsets[1])] if wanted.reaches_waves() else []
     kinds = []
@@ -155,9 +182,15 @@ def _fake_power_iterations(weights, us, vs, eps, iterations, calls, backend):
     return *vectors, first.new_empty(rows, len(weights), dtype=dtype)
 
 
-KERNELS = {"ensemble_forward": _forward, "ensemble_backward": _backward, "power_iterations": _power_iterations}
+KERNELS = {
+    "ensemble_forward": _forward,
+    "ensemble_losses": _losses,
+    "ensemble_backward": _backward,
+    "power_iterations": _power_iterations,
+}
 FAKES = {
     "ensemble_forward": _fake_forward,
+    "ensemble_losses": _fake_losses,
     "ensemble_backward": _fake_backward,
     "power_iterations": _fake_power_iterations,
 }

@@ -191,19 +191,34 @@ class Wanted:
         return [None if grad is None else grad.view(t.shape).to(t.dtype) for grad, t in pairs]
 
 
+class MapGrads:
+    """The caller's gradients of the maps, {member: [depth]}, None where there are none."""
+
+    def __init__(self, maps):
+        self.maps = {member: [_in_memory(grad) for grad in grads] for member, grads in maps.items()}
+        self.given = [member for member, grads in maps.items() if any(grad is not None for grad in grads)]
+
+    def of_heads(self, active):
+        return [self.maps[member][-1] for member in active]
+
+    def of_maps(self, depth, active):
+        """What `Backend.input_grad` adds to the gradients of layer `depth`'s outputs."""
+        return [_rows_of(self.maps[member][depth]) for member in active], None
+
+
 class Backward:
     """One backward pass.
 
     Args:
         weights: `Weights` [depth].
         buffers: [depth], each layer's input.
-        maps: {member: [depth] the caller's gradients or None}.
+        source: `MapGrads` or `loss_grads.LossGrads`: the gradients that come from outside.
     """
 
-    def __init__(self, call, wanted, weights, buffers, maps):
+    def __init__(self, call, wanted, weights, buffers, source):
         self.call, self.e, self.backend = call, call.ensemble, call.backend
         self.wanted, self.active = wanted, wanted.active
-        self.weights, self.buffers, self.maps = weights, buffers, maps
+        self.weights, self.buffers, self.source = weights, buffers, source
         self.jobs = {}  # (stack, depth): its LayerGrads
 
     def run(self):
@@ -222,31 +237,21 @@ class Backward:
         return waves, self.backend.parameter_grads(jobs) if jobs else ([], [], [])
 
     def _head_grad(self):
-        depth, parts = len(self.e.layers), []
+        depth, grads = len(self.e.layers), self.source.of_heads(self.active)
         offsets, total = self.e.offsets(depth, self.active)
         ends = [*list(offsets.values())[1:], total]
-        like = next((grads[-1] for grads in self.maps.values() if grads[-1] is not None), self.weights[0].bias)
-        for (member, start), end in zip(offsets.items(), ends):
-            given = self.maps[member][-1]
-            parts.append(like.new_zeros(end - start) if given is None else given.reshape(-1))
+        like = next((grad for grad in grads if grad is not None), self.weights[0].bias)
+        sizes = [end - start for start, end in zip(offsets.values(), ends)]
+        parts = [like.new_zeros(n) if grad is None else grad.reshape(-1) for grad, n in zip(grads, sizes)]
         return in_a_row(parts).to(self.call.dtype)
 
     def _input_grad(self, depth, grad_out):
         layer, below = self.e.layers[depth], self.e.layers[depth - 1]
-        map_grads = [_map_grad(self.maps[member][depth - 1]) for member in self.active]
+        map_grads, matching = self.source.of_maps(depth - 1, self.active)
         grad_in = self.call.empty(depth, self.active, grad_out.device)
-        runs = self.e.runs(depth, self.active)
-        self.backend.input_grad(
-            self.call.role(depth),
-            layer,
-            below.slope,
-            runs,
-            grad_out,
-            self.weights[depth],
-            self.buffers[depth],
-            map_grads,
-            grad_in,
-        )
+        runs, role = self.e.runs(depth, self.active), self.call.role(depth)
+        weights, saved = self.weights[depth], self.buffers[depth]
+        self.backend.input_grad(role, layer, below.slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
         return grad_in
 
     def _weight_grads(self, depth, grad_out):
@@ -273,9 +278,15 @@ class Backward:
         return grad
 
 
-def _map_grad(grad):
+def _in_memory(grad):
+    """Kernels read memory, and know nothing of lazy signs and lazy zeros."""
+    if grad is None or not grad._is_zerotensor():
+        return None if grad is None else grad.resolve_neg()
+    return torch.zeros(grad.shape, dtype=grad.dtype, device=grad.device)
+
+
+def _rows_of(grad):
     """In the layout of the buffers, [samples, period, rows, channels]; a copy only if it must be."""
     if grad is None:
         return None
-    grad = grad.resolve_neg()  # kernels read memory, and know nothing of lazy signs
     return (grad.permute(0, 3, 2, 1) if grad.dim() == 4 else grad.transpose(1, 2)).contiguous()

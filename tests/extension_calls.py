@@ -80,6 +80,7 @@ class Call:
                 "weights": weights,
                 "saved": x,
                 "map_grads": [None] * len(self.runs),
+                "matching": [],
                 "grad_in": grad_in,
                 "threads": 1,
             },

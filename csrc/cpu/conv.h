@@ -27,18 +27,18 @@ bool conv_forward(const Conv &conv, const Correlation &c, const Piece *pieces, i
 }
 
 // grad_in = (convᵀ(grad_out) + map_grad) · leaky'(saved): an output row is `stride` input rows, its
-// columns are (phase, input channel). map_grads has a pointer or null per run.
+// columns are (phase, input channel). There is a map_grad per run.
 template <class T>
 bool conv_input_grad(const Conv &conv, float slope, const Correlation &c, const Piece *pieces,
                      int64_t piece_count, const Run *runs, const T *grad_out, const Filters *filters,
-                     const T *saved, const T *const *map_grads, T *grad_in, int threads) {
+                     const T *saved, const MapGrad<T> *map_grads, T *grad_in, int threads) {
   const int64_t channels = conv.in_channels, in_group = conv.in_group();
   const int64_t skipped = conv.padding / conv.stride;  // output rows that have no input row
   return correlate(c, pieces, piece_count, grad_out, InputGradFilters{conv, filters}, threads,
                    [&](const Segment &s, int64_t group, int64_t column, const Vec *y, int64_t lanes) {
                      const Run &run = runs[s.run];
                      const T *mask = saved + run.in_offset * channels;
-                     const T *extra = map_grads[s.run];
+                     const MapGrad<T> extra = map_grads[s.run];
                      T *grad = grad_in + run.grad_in_offset * channels;
                      for (int64_t done = 0; done < lanes;) {  // up to the end of a phase
                        const int64_t phase = (column + done) / in_group, channel = (column + done) % in_group;
@@ -49,8 +49,9 @@ bool conv_input_grad(const Conv &conv, float slope, const Correlation &c, const 
                          const int64_t at =
                              (s.sequence * run.in_rows + row) * channels + group * in_group + channel;
                          Vec v = load_lanes(reinterpret_cast<const float *>(y + i) + done, n);
-                         if (extra) v += load_lanes(extra + at, n);
-                         store_lanes(grad + at, leaky(v, load_lanes(mask + at, n), slope), n);
+                         const Vec own = load_lanes(mask + at, n);
+                         if (extra.at) v += added(extra, at, own, n);
+                         store_lanes(grad + at, leaky(v, own, slope), n);
                        }
                        done += n;
                      }

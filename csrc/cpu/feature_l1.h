@@ -56,8 +56,7 @@ void feature_l1_grad(const MapPair<T> *pairs, int64_t pair_count, const float *g
     for (int64_t i = chunk * kL1Chunk; i < end; i += kWidth) {
       const int64_t lanes = lesser(kWidth, end - i);
       const Vec d = load_lanes(pair.generated + i, lanes) - load_lanes(pair.real + i, lanes);
-      const Vec flat = d * scale;  // 0, or NaN
-      const Vec grad = (d > 0.0f) ? Vec{} + scale : (d < 0.0f) ? Vec{} - scale : flat;
+      const Vec grad = signed_as(d, scale);
       if (pair.grad_generated) store_lanes(pair.grad_generated + i, grad, lanes);
       if (pair.grad_real) store_lanes(pair.grad_real + i, -grad, lanes);
     }

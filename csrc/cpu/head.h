@@ -45,14 +45,14 @@ void head_forward(const Conv &conv, const Run *runs, int64_t run_count, const T 
 
 template <class T>
 void head_input_grad(const Conv &conv, float slope, const Run *runs, int64_t run_count, const T *grad_out,
-                     const Filters *filters, int64_t sets, const T *saved, const T *const *map_grads,
+                     const Filters *filters, int64_t sets, const T *saved, const MapGrad<T> *map_grads,
                      T *grad_in, int threads) {
   const float *weights = turn_head<T>(conv, filters, sets);
   const int64_t channels = conv.in_channels;
   for_sequences(runs, run_count, threads, [&](const Run &run, int64_t index, int64_t sample, int64_t column) {
     const int64_t first = (sample * run.period + column) * run.in_rows * channels;
     const T *mask = saved + run.in_offset * channels + first;
-    const T *extra = map_grads[index] ? map_grads[index] + first : nullptr;
+    const MapGrad<T> extra = map_grads[index];
     const float *w = weights + run.weights * conv.taps * channels;
     const T *grads = grad_out + run.grad_out_offset;
     T *grad = grad_in + run.grad_in_offset * channels + first;
@@ -60,14 +60,15 @@ void head_input_grad(const Conv &conv, float slope, const Run *runs, int64_t run
       const int64_t at = row * channels;
       for (int64_t c = 0; c < channels; c += kWidth) {
         const int64_t left = lesser(kWidth, channels - c);
-        Vec total = extra ? load_lanes(extra + at + c, left) : Vec{};
+        const Vec own = load_lanes(mask + at + c, left);
+        Vec total = extra.at ? added(extra, first + at + c, own, left) : Vec{};
         for (int64_t t = 0; t < conv.taps; ++t) {
           const int64_t position = row + conv.padding - t;
           const int64_t h = position / conv.stride;
           if (position < 0 || position % conv.stride || h >= run.out_rows) continue;
           total += number(grads[head_row(run, sample, column, h)]) * load_lanes(w + t * channels + c, left);
         }
-        store_lanes(grad + at + c, leaky(total, load_lanes(mask + at + c, left), slope), left);
+        store_lanes(grad + at + c, leaky(total, own, slope), left);
       }
     }
   });

@@ -14,8 +14,8 @@ struct MapKernels {
   bool (*conv_forward)(const Conv &, const Correlation &, const Piece *, int64_t piece_count, const Run *,
                        const T *x, const Filters *, const float *bias, T *out, int threads);
   bool (*conv_input_grad)(const Conv &, float slope, const Correlation &, const Piece *, int64_t piece_count,
-                          const Run *, const T *grad_out, const Filters *, const T *saved,
-                          const T *const *map_grads, T *grad_in, int threads);
+                          const Run *, const T *grad_out, const Filters *, const T *saved, const MapGrad<T> *,
+                          T *grad_in, int threads);
   void (*conv_weight_grad)(const Conv &, const Correlation &, const Piece *, int64_t piece_count, const Run *,
                            const T *x, const T *grad_out, const Filters *, const FilterGrads *, int threads);
   void (*bias_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const T *grad_out,
@@ -31,8 +31,8 @@ struct MapKernels {
   void (*head_forward)(const Conv &, const Run *, int64_t run_count, const T *x, const Filters *,
                        int64_t sets, const float *bias, T *out, int threads);
   void (*head_input_grad)(const Conv &, float slope, const Run *, int64_t run_count, const T *grad_out,
-                          const Filters *, int64_t sets, const T *saved, const T *const *map_grads,
-                          T *grad_in, int threads);
+                          const Filters *, int64_t sets, const T *saved, const MapGrad<T> *, T *grad_in,
+                          int threads);
   void (*head_weight_grad)(const Conv &, const Run *, int64_t run_count, int64_t sets, const T *x,
                            const T *grad_out, const Filters *, const FilterGrads *, int threads);
 

@@ -100,6 +100,14 @@ constexpr int64_t chunk_segments(const TransformSize &size) {
   return fit < 96 ? 96 : fit > 768 ? 768 : fit;
 }
 
+// What an input gradient adds to a run's rows: a gradient, or that of scale * |rows - other side's|.
+template <class T>
+struct MapGrad {
+  const T *at = nullptr;  // the gradient, or the other side's rows; null: nothing is added
+  bool is_match = false;
+  float scale = 0;
+};
+
 // One pair of feature maps of equal layout, as flat memory.
 template <class T>
 struct MapPair {

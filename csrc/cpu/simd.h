@@ -227,6 +227,17 @@ inline void transpose(Vec *rows) {
 // value where where > 0, slope * value elsewhere: leaky ReLU, and its backward by the sign of the
 // stored output (the slope is positive, so the output has its input's sign).
 inline Vec leaky(Vec value, Vec where, float slope) { return (where > 0.0f) ? value : value * slope; }
+// scale where d > 0, -scale where d < 0, and 0 or NaN elsewhere: the gradient of scale * |d|.
+inline Vec signed_as(Vec d, float scale) {
+  const Vec flat = d * scale;
+  return (d > 0.0f) ? Vec{} + scale : (d < 0.0f) ? Vec{} - scale : flat;
+}
+// What a MapGrad adds to the gradient of the values `own`, which lie `at` into the run.
+template <class T>
+inline Vec added(const MapGrad<T> &grad, int64_t at, Vec own, int64_t lanes) {
+  const Vec given = load_lanes(grad.at + at, lanes);
+  return grad.is_match ? signed_as(own - given, grad.scale) : given;
+}
 inline float leaky(float value, float where, float slope) { return where > 0.0f ? value : value * slope; }
 
 inline float sum(Vec v) {

@@ -150,11 +150,14 @@ class Backend(ABC):
         """out = leaky(conv(x) + bias). x: rows, or the waveforms for a stem."""
 
     @abstractmethod
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
         """grad_in = (convᵀ(grad_out) + map_grad) · leaky'(saved), for a conv or head.
 
         saved: the layer's input, its sign is the mask of the layer below, whose slope is `slope`; map_grads: for each
         run None or the caller's gradient of that input, in the run's layout.
+
+        matching: None; or float32 [runs], for feature matching without gradients of maps in memory: map_grads are then
+        the other side's maps, and what is added is matching · sign(saved - map).
         """
 
     @abstractmethod

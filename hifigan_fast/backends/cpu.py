@@ -95,7 +95,7 @@ class CpuBackend(SetwiseBackend):
             torch.get_num_threads(),
         )
 
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
         self._lib.input_grad(
             _maps(grad_out),
             getattr(self._lib.Role, role),
@@ -106,6 +106,7 @@ class CpuBackend(SetwiseBackend):
             _filters(weights),
             _span(saved),
             [_span(grad) for grad in map_grads],
+            [] if matching is None else matching.tolist(),
             _span(grad_in),
             torch.get_num_threads(),
         )

@@ -70,12 +70,13 @@ class ReferenceBackend(SetwiseBackend):
         x = grad.new_empty(1).expand(shape)
         return _backward(layer, run, grad, x, self._effective(weights, run, grad.dtype), [True, False, False])[0]
 
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
-        for run, map_grad in zip(runs, map_grads):
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+        for index, (run, map_grad) in enumerate(zip(runs, map_grads)):
             grad = self._conv_input_grad(role, layer, run, grad_out, weights, run.in_rows)
-            if map_grad is not None:
-                grad = grad + _map(map_grad.reshape(-1), 0, run, run.in_rows, layer.in_channels)
             mask = _map(saved, run.in_offset, run, run.in_rows, layer.in_channels)
+            if map_grad is not None:
+                given = _map(map_grad.reshape(-1), 0, run, run.in_rows, layer.in_channels)
+                grad = grad + (given if matching is None else (mask - given).sgn() * matching[index].to(grad.dtype))
             view = _map(grad_in, run.grad_in_offset, run, run.in_rows, layer.in_channels)
             view.copy_(torch.where(mask > 0, grad, grad * slope))
 

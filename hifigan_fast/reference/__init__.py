@@ -9,6 +9,7 @@ from .discriminators import (
     MultiScaleDiscriminator,
 )
 from .losses import discriminator_loss, feature_loss, generator_loss
+from .step_losses import discriminator_step_loss, generator_step_loss
 
 __all__ = [
     "LRELU_SLOPE",
@@ -18,6 +19,8 @@ __all__ = [
     "MultiPeriodDiscriminator",
     "MultiScaleDiscriminator",
     "discriminator_loss",
+    "discriminator_step_loss",
     "feature_loss",
     "generator_loss",
+    "generator_step_loss",
 ]

@@ -95,11 +95,9 @@ class Trainer:
 
     def _discriminator_half(self, y, y_hat):
         self.optim_d.zero_grad()
-        real_f, generated_f, _, _ = self._judge(self._synced["mpd"], y, y_hat)
-        real_s, generated_s, _, _ = self._judge(self._synced["msd"], y, y_hat)
-        loss_f, _, _ = self.kind.discriminator_loss(real_f, generated_f)
-        loss_s, _, _ = self.kind.discriminator_loss(real_s, generated_s)
-        loss = loss_s + loss_f
+        with self._autocast():
+            found = self.kind.discriminator_step_loss([self._synced["mpd"], self._synced["msd"]], y, y_hat)
+        loss = found.adversarial
         loss.backward()
         self.optim_d.step()
         return loss
@@ -108,21 +106,12 @@ class Trainer:
         self.optim_g.zero_grad()
         # The bare modules, not their distributed wrappers: no discriminator gradient exists here to be averaged.
         with hifigan_fast.frozen(self.mpd, self.msd):
-            _, generated_f, real_maps_f, generated_maps_f = self._judge(self.mpd, y, y_hat)
-            _, generated_s, real_maps_s, generated_maps_s = self._judge(self.msd, y, y_hat)
-            features_f = self.kind.feature_loss(real_maps_f, generated_maps_f)
-            features_s = self.kind.feature_loss(real_maps_s, generated_maps_s)
-            loss_f, _ = self.kind.generator_loss(generated_f)
-            loss_s, _ = self.kind.generator_loss(generated_s)
-            loss = loss_s + loss_f + features_s + features_f + MEL_WEIGHT * mel_error
+            with self._autocast():
+                found = self.kind.generator_step_loss([self.mpd, self.msd], y, y_hat)
+            loss = found.adversarial + found.features + MEL_WEIGHT * mel_error
             loss.backward()
         self.optim_g.step()
         return loss
-
-    def _judge(self, discriminator, y, y_hat):
-        with self._autocast():
-            outputs = discriminator(y, y_hat)
-        return outputs if self.dtype is None else _float32(outputs)
 
     def mel(self, y, fmax):
         """`mel_spectrogram` with the trainer's configuration."""
@@ -134,7 +123,3 @@ class Trainer:
             scheduler.step()
         self.epoch += 1
         self.batch = 0
-
-
-def _float32(outputs):
-    return outputs.float() if isinstance(outputs, torch.Tensor) else [_float32(output) for output in outputs]

@@ -19,8 +19,8 @@ class BiasForgotten(ReferenceBackend):
 
 
 class MaskOfTheWrongSign(ReferenceBackend):
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
-        super().input_grad(role, layer, slope, runs, grad_out, weights, -saved, map_grads, grad_in)
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+        super().input_grad(role, layer, slope, runs, grad_out, weights, -saved, map_grads, matching, grad_in)
 
 
 class SidesSwapped(ReferenceBackend):
@@ -44,15 +44,21 @@ class OneSigmaForBothSides(ReferenceBackend):
 
 
 class MapGradientForgotten(ReferenceBackend):
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
-        super().input_grad(role, layer, slope, runs, grad_out, weights, saved, [None] * len(runs), grad_in)
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+        super().input_grad(role, layer, slope, runs, grad_out, weights, saved, [None] * len(runs), None, grad_in)
+
+
+class MatchingOfTheWrongSign(ReferenceBackend):
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+        wrong = None if matching is None else -matching
+        super().input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, wrong, grad_in)
 
 
 class MapGradientMasked(ReferenceBackend):
     """The caller's gradient of a map belongs before the mask, not after it."""
 
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
-        super().input_grad(role, layer, slope, runs, grad_out, weights, saved, [None] * len(runs), grad_in)
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+        super().input_grad(role, layer, slope, runs, grad_out, weights, saved, [None] * len(runs), None, grad_in)
         for run, grad in zip(runs, map_grads):
             if grad is not None:
                 at = run.grad_in_offset * layer.in_channels

@@ -80,8 +80,8 @@ class TritonBackend(Backend):
     def forward(self, role, layer, runs, x, weights, out):
         _operations().forward(role, layer, runs, x, weights, out)
 
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
-        _operations().input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in)
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+        _operations().input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
 
     def stem_input_grad(self, layer, runs, grad_out, weights, grad_waves):
         _operations().stem_input_grad(layer, runs, grad_out, weights, grad_waves)

@@ -136,6 +136,7 @@ def input_grad(
     weight,
     saved,
     map_grads,  # a pointer or None for each run
+    matching,  # [run], or None
     grad_in,
     runs,
     tiles,  # [tile] of (run, phase, first row of the phase)
@@ -154,6 +155,8 @@ def input_grad(
     BK: tl.constexpr,
 ):
     """grad_in = (convᵀ(grad_out) + map_grad) · leaky'(saved): BM rows of one phase by BN channels of a group.
+
+    With `matching`, map_grads are the other side's maps, and matching · sign(saved - map) is added.
 
     Input rows i with (i + PADDING) % STRIDE = phase meet taps phase, phase + STRIDE, … and no other.
     """
@@ -189,11 +192,15 @@ def input_grad(
     wanted = live[:, None] & (n < IG)[None, :]
     row = sequence.to(tl.int64) * in_rows + first + step * STRIDE
     own = row[:, None] * IN + channel[None, :]
+    mask = tl.load(saved + tl.load(run + IN_OFFSET) * IN + own, wanted, other=0.0).to(tl.float32)
     for i in tl.static_range(RUNS):  # len() of a tuple with None does not compile on Triton 3.6
         if map_grads[i] is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
             if index == i:
-                sums += tl.load(map_grads[i] + own, wanted, other=0.0).to(tl.float32)
-    mask = tl.load(saved + tl.load(run + IN_OFFSET) * IN + own, wanted, other=0.0)
+                given = tl.load(map_grads[i] + own, wanted, other=0.0).to(tl.float32)
+                if matching is not None:
+                    d, scale = mask - given, tl.load(matching + i)
+                    given = tl.where(d > 0, scale, tl.where(d < 0, -scale, d * scale))  # NaN stays NaN
+                sums += given
     sums = tl.where(mask > 0, sums, sums * slope)
     tl.store(grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + own, sums.to(grad_in.dtype.element_ty), wanted)
 

@@ -170,7 +170,7 @@ def forward(role, layer, runs, x, weights, out):
     )
 
 
-def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, grad_in):
+def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
     config = _config("input_grad", role, layer, grad_in)
     tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
     launch(
@@ -181,6 +181,7 @@ def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, gr
         weights.packed,
         saved,
         tuple(map_grads),
+        matching,
         grad_in,
         tables.runs_on(runs, grad_in.device),
         tiles,

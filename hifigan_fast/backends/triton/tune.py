@@ -88,7 +88,7 @@ class Case:
             return [out]
 
         def input_grad():
-            backend.input_grad(self.role, layer, 0.1, runs, self.grad, weights, self.x, no_maps, grad_in)
+            backend.input_grad(self.role, layer, 0.1, runs, self.grad, weights, self.x, no_maps, None, grad_in)
             return [grad_in]
 
         def weight_grad():

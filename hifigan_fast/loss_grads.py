@@ -1,0 +1,111 @@
+"""A step's losses of an ensemble from its buffers, and their gradients as a backward pass takes them.
+
+Least-squares adversarial losses and feature matching (HiFi-GAN, section 2.4). The gradient of a map is its sign of
+difference times a number: it is made where an input gradient is stored, and lies in memory for the heads only.
+"""
+
+import functools
+
+import torch
+
+from .backends.contract import widened
+
+
+def _stacks(ensemble):
+    return range(len(ensemble.stacks))
+
+
+# What each side's scores shall be in a step's adversarial loss: real, generated.
+TARGETS = {"discriminator": (1, 0), "generator": (None, 1)}
+
+
+class LossGrads:
+    """Gradients of the maps by those of a step's losses: never in memory but for the heads.
+
+    Args:
+        kind: of `TARGETS`.
+        buffers: output of each layer.
+        adversarial, features: the losses' own gradients, scalars or None.
+    """
+
+    def __init__(self, call, kind, buffers, adversarial, features):
+        self.call, self.e, self.targets = call, call.ensemble, TARGETS[kind]
+        self.buffers, self.adversarial, self.features = buffers, adversarial, features
+        judged = {side for side, target in enumerate(self.targets) if target is not None and adversarial is not None}
+        self._matching = None  # [depth][active member]: the gradient of a map's values, but for the sign
+        self.given = [member for member in self.e.members if features is not None or member[1] in judged]
+
+    def of_heads(self, active):
+        depth, found = len(self.e.layers) - 1, {}
+        order = sorted((m for m in active if self.targets[m[1]] is not None), key=lambda m: (m[1], m[0]))
+        if self.adversarial is not None and order:
+            scores, targets = [self._rows(depth, m) for m in order], [self.targets[side] for _, side in order]
+            found = dict(zip(order, _squared_mean_grads(self.call.backend, scores, targets, self.adversarial)))
+        if self.features is not None:
+            stacks = _stacks(self.e)
+            sides = [[self._rows(depth, (stack, side)) for stack in stacks] for side in range(2)]
+            wanted = [[(stack, side) in active for stack in stacks] for side in range(2)]
+            by = (2 * self.features).float().expand(len(stacks))
+            for side, grads in enumerate(self.call.backend.feature_l1_backward(*sides, by, *wanted)):
+                own = {(stack, side): grad for stack, grad in zip(stacks, grads) if grad is not None}
+                both = [member for member in own if member in found]
+                if both:
+                    own |= zip(both, torch._foreach_add([found[m] for m in both], [own[m] for m in both]))
+                found |= own
+        return [found.get(member) for member in active]
+
+    def of_maps(self, depth, active):
+        if self.features is None:
+            return [None] * len(active), None
+        if self._matching is None:
+            self._matching = _shares(self.e, active, self.features.device) * self.features.float()
+        others = [self._rows(depth, (stack, 1 - side)) for stack, side in active]
+        return others, self._matching[depth]
+
+    def _rows(self, depth, member):
+        offsets, total = self.e.offsets(depth + 1, self.e.members)
+        ends = dict(zip(offsets, [*list(offsets.values())[1:], total]))
+        channels = self.e.layers[depth].out_channels
+        return self.buffers[depth][offsets[member] * channels : ends[member] * channels]
+
+
+@functools.cache  # for ever: a captured CUDA graph holds their addresses
+def _shares(ensemble, active, device):
+    """Feature matching's weight of one value of each map, [depth][member]."""
+    sizes = [
+        [ensemble.samples * ensemble.stacks[stack].period * ensemble.rows[stack][depth + 1] for stack, _ in active]
+        for depth in range(len(ensemble.layers))
+    ]
+    channels = torch.tensor([[layer.out_channels] for layer in ensemble.layers], dtype=torch.float64)
+    return (2 / (torch.tensor(sizes, dtype=torch.float64) * channels)).float().to(device)
+
+
+def _squared_mean_grads(backend, scores, targets, grad):
+    if backend.fuses_small_work:
+        return backend.squared_means_backward(scores, targets, grad, None, [True] * len(scores))
+    return [(widened(s) - target) * (2 / s.numel()) * grad for s, target in zip(scores, targets)]
+
+
+def losses(call, kind, buffers):
+    """A step's losses of an ensemble -> (adversarial, its terms [side judged · stack], feature matching); 0 without it.
+
+    Args:
+        kind: of `TARGETS`.
+        buffers: output of each layer.
+    """
+    e, backend, last = call.ensemble, call.backend, len(call.ensemble.layers) - 1
+    slices = LossGrads(call, kind, buffers, None, None)
+    judged = [(stack, side) for side, target in enumerate(TARGETS[kind]) if target is not None for stack in _stacks(e)]
+    scores, targets = [slices._rows(last, m) for m in judged], [TARGETS[kind][side] for _, side in judged]
+    dtype = torch.promote_types(call.dtype, torch.float32)
+    if backend.fuses_small_work:
+        total, terms = backend.squared_means(scores, targets, dtype)
+    else:
+        terms = torch.stack([(s.to(dtype) - target).square().mean() for s, target in zip(scores, targets)])
+        total = terms.sum()
+    if kind == "discriminator":
+        return total, terms, terms.new_zeros(())
+    pairs = [
+        (slices._rows(d, (stack, 0)), slices._rows(d, (stack, 1))) for stack in _stacks(e) for d in range(last + 1)
+    ]
+    return total, terms, 2 * backend.feature_l1(*zip(*pairs)).to(dtype).sum()

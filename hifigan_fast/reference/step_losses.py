@@ -1,0 +1,79 @@
+"""A step's losses in plain PyTorch: the discriminators, then the losses of `losses.py`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from . import losses
+
+
+class DiscriminatorStepLoss(NamedTuple):
+    """The discriminators' half of a step.
+
+    Attributes:
+        adversarial: scalar, to be differentiated: the sum of `terms`.
+        terms: [discriminators, 2], detached: mean (1 - D(y))² and mean D(ŷ)² of each.
+    """
+
+    adversarial: torch.Tensor
+    terms: torch.Tensor
+
+
+class GeneratorStepLoss(NamedTuple):
+    """The generator's half of a step, of what the discriminators say.
+
+    Attributes:
+        adversarial: scalar, to be differentiated: the sum of `terms`.
+        features: scalar, to be differentiated: feature matching, as `losses.feature_loss`.
+        terms: [discriminators], detached: mean (1 - D(ŷ))² of each.
+    """
+
+    adversarial: torch.Tensor
+    features: torch.Tensor
+    terms: torch.Tensor
+
+
+def discriminator_step_loss(discriminators, y, y_hat):
+    """As `hifigan_fast.discriminator_step_loss`."""
+    return summed(DiscriminatorStepLoss, [discriminator_half(e, y, y_hat) for e in ensembles_of(discriminators)])
+
+
+def generator_step_loss(discriminators, y, y_hat):
+    """As `hifigan_fast.generator_step_loss`."""
+    return summed(GeneratorStepLoss, [generator_half(e, y, y_hat) for e in ensembles_of(discriminators)])
+
+
+def summed(kind, parts):
+    """The losses of several ensembles together: sums of scalars, and all terms."""
+    *scalars, terms = zip(*parts)
+    return kind(*(sum(own[1:], own[0]) for own in scalars), torch.cat(terms))
+
+
+def ensembles_of(discriminators):
+    """One module, or a sequence of them, as a list."""
+    several = isinstance(discriminators, (list, tuple, nn.ModuleList))
+    found = list(discriminators) if several else [discriminators]
+    if not found or not all(isinstance(ensemble, nn.Module) for ensemble in found):
+        raise TypeError(f"discriminators: expected a module or a sequence of modules, got {discriminators!r}")
+    return found
+
+
+def discriminator_half(ensemble, y, y_hat, losses=losses):
+    """A `DiscriminatorStepLoss` of one ensemble, by the functions of `losses`."""
+    real, generated, _, _ = ensemble(y, y_hat)
+    adversarial, *terms = losses.discriminator_loss(_widened(real), _widened(generated))
+    return DiscriminatorStepLoss(adversarial, torch.stack([torch.stack(list(part)) for part in terms], 1))
+
+
+def generator_half(ensemble, y, y_hat, losses=losses):
+    """A `GeneratorStepLoss` of one ensemble, by the functions of `losses`."""
+    _, generated, real_maps, fake_maps = ensemble(y, y_hat)
+    adversarial, terms = losses.generator_loss(_widened(generated))
+    features = losses.feature_loss([_widened(own) for own in real_maps], [_widened(own) for own in fake_maps])
+    return GeneratorStepLoss(adversarial, features, torch.stack(list(terms)).detach())
+
+
+def _widened(tensors):
+    """As losses are taken: in float32 at least."""
+    return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]

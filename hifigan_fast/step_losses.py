@@ -1,0 +1,65 @@
+"""A step's losses without its maps: discriminators and losses in one pass each way.
+
+The same values and gradients as the discriminators followed by the losses of `losses.py`, of which no map's gradient
+is ever in memory. Take these in a training step; take the discriminators themselves where logits or maps are wanted.
+"""
+
+from . import losses
+from .autograd import run_step
+from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator, fused_pair, has_hooks
+from .reference.step_losses import (
+    DiscriminatorStepLoss,
+    GeneratorStepLoss,
+    discriminator_half,
+    ensembles_of,
+    generator_half,
+    summed,
+)
+
+
+def discriminator_step_loss(discriminators, y, y_hat):
+    """The discriminators' loss on real and generated waveforms (HiFi-GAN, section 2.4).
+
+    Args:
+        discriminators: an ensemble (`MultiPeriodDiscriminator`, `MultiScaleDiscriminator`, or any module that returns
+            what they do), or a sequence of them.
+        y, y_hat: [B, 1, T], real and generated; detach y_hat from the generator.
+
+    Returns a `DiscriminatorStepLoss`, taken in float32 where maps are of half precision. Raises as the discriminators.
+    """
+    return summed(DiscriminatorStepLoss, [_discriminator_half(e, y, y_hat) for e in ensembles_of(discriminators)])
+
+
+def generator_step_loss(discriminators, y, y_hat):
+    """The generator's adversarial and feature-matching losses (HiFi-GAN, section 2.4), without weights.
+
+    Args:
+        discriminators: as for `discriminator_step_loss`; freeze them (`frozen`), or their gradients are computed too.
+        y, y_hat: [B, 1, T], real and generated.
+
+    Returns a `GeneratorStepLoss`, taken in float32 where maps are of half precision. Raises as the discriminators.
+    """
+    return summed(GeneratorStepLoss, [_generator_half(e, y, y_hat) for e in ensembles_of(discriminators)])
+
+
+def _fused(ensemble, kind, y, y_hat):
+    """`autograd.run_step` of an ensemble of ours; None where its modules must be called: they have hooks, say."""
+    ours = type(ensemble) in (MultiPeriodDiscriminator, MultiScaleDiscriminator) and "forward" not in vars(ensemble)
+    call = fused_pair(ensemble, y, y_hat) if ours and not has_hooks(ensemble) else None
+    return None if call is None else run_step(call[0], kind, *call[1:])
+
+
+def _discriminator_half(ensemble, y, y_hat):
+    found = _fused(ensemble, "discriminator", y, y_hat)
+    if found is None:
+        return discriminator_half(ensemble, y, y_hat, losses)
+    adversarial, terms, _ = found
+    return DiscriminatorStepLoss(adversarial, terms.view(2, -1).t())
+
+
+def _generator_half(ensemble, y, y_hat):
+    found = _fused(ensemble, "generator", y, y_hat)
+    if found is None:
+        return generator_half(ensemble, y, y_hat, losses)
+    adversarial, terms, features = found
+    return GeneratorStepLoss(adversarial, features, terms)
