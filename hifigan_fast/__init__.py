@@ -8,7 +8,7 @@ from .discriminators import (
     explain,
     frozen,
 )
-from .dispatch import use_backend
+from .dispatch import save, use_backend
 from .losses import discriminator_loss, feature_loss, generator_loss
 from .step_losses import discriminator_step_loss, generator_step_loss
 from .version import __version__
@@ -26,5 +26,6 @@ __all__ = [
     "frozen",
     "generator_loss",
     "generator_step_loss",
+    "save",
     "use_backend",
 ]

@@ -5,7 +5,7 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from . import norms, operators, passes
+from . import dispatch, norms, operators, passes
 from .operators import LIBRARY
 from .reference import losses
 
@@ -13,10 +13,12 @@ OPERATORS = torch.ops.hifigan_fast
 
 
 LIBRARY.define(
-    f"ensemble(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {operators.DESCRIPTION}) -> Tensor[] maps"
+    f"ensemble(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, str save, {operators.DESCRIPTION}) "
+    "-> Tensor[] maps"
 )
 LIBRARY.define(
-    f"ensemble_step(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, str kind, {operators.DESCRIPTION}) "
+    f"ensemble_step(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, str kind, str save, "
+    f"{operators.DESCRIPTION}) "
     "-> (Tensor adversarial, Tensor terms, Tensor features)"
 )
 
@@ -35,7 +37,7 @@ def run_ensemble(call, waves, parameters):
         parameters: [stack][depth] of `norms.Parameters`.
     """
     tensors, e = _arguments(call, waves, parameters), call.ensemble
-    maps = iter(OPERATORS.ensemble.default(*tensors, *operators.description(call)))
+    maps = iter(OPERATORS.ensemble.default(*tensors, dispatch.to_save(), *operators.description(call)))
     return [[list(itertools.islice(maps, len(e.layers))) for _ in e.stacks] for _ in range(e.sides)]
 
 
@@ -47,7 +49,7 @@ def run_step(call, kind, waves, parameters):
         others: as for `run_ensemble`; two sides.
     """
     tensors = _arguments(call, waves, parameters)
-    return OPERATORS.ensemble_step.default(*tensors, kind, *operators.description(call))
+    return OPERATORS.ensemble_step.default(*tensors, kind, dispatch.to_save(), *operators.description(call))
 
 
 @torch.no_grad()
@@ -70,8 +72,8 @@ def spectral_states(convs, calls, backend):
     return states
 
 
-def _run(ctx, numbers, counts, tensors):
-    """Forward: what both functions save, but for the buffers -> (call, those to save, buffers)."""
+def _run(ctx, save, numbers, counts, tensors):
+    """Forward, and what both functions save but for the buffers -> (call, those to save, buffers)."""
     ctx.set_materialize_grads(False)
     rest = iter(tensors)
     waves, parameters, states = (list(itertools.islice(rest, count)) for count in counts)
@@ -79,7 +81,8 @@ def _run(ctx, numbers, counts, tensors):
     ctx.counts, ctx.numbers = counts, (*operators.sizes(waves, numbers), *numbers)
     call = operators.call_of(*ctx.numbers)
     ctx.needs = list(ctx.needs_input_grad[-len(tensors) :][: len(waves) + len(parameters)])
-    kept = [wave if keep else None for wave, keep in zip(waves, _read_waves(call, ctx.needs))]
+    every = save == "recompute"  # from all waveforms
+    kept = [wave if keep or every else None for wave, keep in zip(waves, _read_waves(call, ctx.needs))]
     return call, [*kept, *parameters, *states, scaling, packed], buffers
 
 
@@ -102,47 +105,55 @@ def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
     return [*found, *(None for _ in states)]
 
 
+def _save(ctx, save, saved, buffers):
+    """All by save_for_backward: changes in place are seen, and checkpoints and offloading hooks reach them."""
+    if any(ctx.needs):
+        forms = {
+            "maps": lambda: buffers,
+            "bf16": lambda: [b.bfloat16() if b.itemsize > 2 else b for b in buffers],
+            "recompute": lambda: [],
+        }
+        ctx.save_for_backward(*saved, *forms[save]())
+
+
 class _EnsembleFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, numbers, counts, *tensors):
-        call, saved, buffers = _run(ctx, numbers, counts, tensors)
+    def forward(ctx, save, numbers, counts, *tensors):
+        call, saved, buffers = _run(ctx, save, numbers, counts, tensors)
         maps = passes.maps_of(call.ensemble, buffers)
         ctx.mark_non_differentiable(*itertools.compress(maps, _without_gradient(call, ctx.needs)))
-        if any(ctx.needs):
-            # All by save_for_backward: changes in place are seen, and checkpoints and offloading hooks reach them.
-            ctx.save_for_backward(*saved, *buffers[:-1])
+        _save(ctx, save, saved, buffers[:-1])
         return tuple(maps)
 
     @staticmethod
     def backward(ctx, *grads):
-        return None, None, *_grads(ctx, grads)
+        return None, None, None, *_grads(ctx, grads)
 
 
 class _LossFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, kind, numbers, counts, *tensors):
-        call, saved, buffers = _run(ctx, numbers, counts, tensors)
+    def forward(ctx, kind, save, numbers, counts, *tensors):
+        call, saved, buffers = _run(ctx, save, numbers, counts, tensors)
         ctx.kind = kind
         adversarial, terms, features = OPERATORS.ensemble_losses.default(buffers, kind, *ctx.numbers)
         ctx.mark_non_differentiable(terms, *([features] if kind == "discriminator" else []))
-        if any(ctx.needs):
-            ctx.save_for_backward(*saved, *buffers)
+        _save(ctx, save, saved, buffers)
         return adversarial, terms, features
 
     @staticmethod
     def backward(ctx, adversarial, _, features):
-        return None, None, None, *_grads(ctx, (), ctx.kind, adversarial, features)
+        return None, None, None, None, *_grads(ctx, (), ctx.kind, adversarial, features)
 
 
-def _ensemble(waves, parameters, states, *numbers):
+def _ensemble(waves, parameters, states, save, *numbers):
     """The operator of a call: opaque to what traces Python, made of differentiable operators to what traces those."""
     counts = len(waves), len(parameters), len(states)
-    return _EnsembleFunction.apply(numbers, counts, *waves, *parameters, *states)
+    return _EnsembleFunction.apply(save, numbers, counts, *waves, *parameters, *states)
 
 
-def _step(waves, parameters, states, kind, *numbers):
+def _step(waves, parameters, states, kind, save, *numbers):
     counts = len(waves), len(parameters), len(states)
-    return _LossFunction.apply(kind, numbers, counts, *waves, *parameters, *states)
+    return _LossFunction.apply(kind, save, numbers, counts, *waves, *parameters, *states)
 
 
 LIBRARY.impl("ensemble", _ensemble, "CompositeImplicitAutograd")
@@ -175,8 +186,10 @@ def _differentiable_grads(call, tensors, needs, buffers, map_grads, kind, advers
     tensors = [None if t is None else t.view_as(t) for t in tensors]
     outputs, given = _plain_maps(call, tensors), map_grads
     if kind:
-        known = passes.maps_of(call.ensemble, buffers)
-        outputs = _plain_losses(call, kind, [k if m is None else m for m, k in zip(outputs, known)])
+        if any(m is None for m in outputs):  # constants, as they were saved
+            known = passes.maps_of(call.ensemble, [b.to(call.dtype) for b in buffers])
+            outputs = [k if m is None else m for m, k in zip(outputs, known)]
+        outputs = _plain_losses(call, kind, outputs)
         given = [adversarial, features]
     used = [(m, grad) for m, grad in zip(outputs, given) if m is not None and grad is not None and m.requires_grad]
     if not used:

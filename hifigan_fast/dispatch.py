@@ -1,4 +1,4 @@
-"""Which backend runs a call, and why. One predicate serves the choice, the warning and `explain`."""
+"""Which backend runs a call, and why; what a call saves. One predicate serves the choice, the warning and `explain`."""
 
 import contextlib
 import contextvars
@@ -20,12 +20,16 @@ BACKENDS = {
 MODULES = "modules"  # no backend: plain PyTorch, module by module
 VARIABLE = "HIFIGAN_FAST_BACKEND"
 
+SAVE_VARIABLE = "HIFIGAN_FAST_SAVE"
+SAVED = ("maps", "bf16", "recompute")
+
 _chosen = contextvars.ContextVar("hifigan_fast_backend", default=None)
+_saved = contextvars.ContextVar("hifigan_fast_save", default=None)
 
 
-def _checked(name, source):
-    if name not in (*BACKENDS, MODULES):
-        raise ValueError(f"{source}: got {name!r}, expected one of {', '.join((*BACKENDS, MODULES))}")
+def _checked(name, source, known=(*BACKENDS, MODULES)):
+    if name not in known:
+        raise ValueError(f"{source}: got {name!r}, expected one of {', '.join(known)}")
     return name
 
 
@@ -42,6 +46,32 @@ def use_backend(name):
         yield
     finally:
         _chosen.reset(token)
+
+
+@contextlib.contextmanager
+def save(what):
+    """Within the block (of this thread), what a forward pass keeps of its maps for the backward pass.
+
+    Args:
+        what: "maps" as they are (the default); "bf16", rounded, for half the memory and gradients of that accuracy;
+            "recompute", nothing, for another forward pass in the backward one. ValueError for anything else.
+
+    The environment's HIFIGAN_FAST_SAVE says the same for a whole process.
+    """
+    token = _saved.set(_checked(what, "what", SAVED))
+    try:
+        yield
+    finally:
+        _saved.reset(token)
+
+
+@torch.compiler.assume_constant_result
+def to_save():
+    """What `save` says, else the environment, else "maps"."""
+    if _saved.get() is not None:
+        return _saved.get()
+    name = os.environ.get(SAVE_VARIABLE)
+    return _checked(name, SAVE_VARIABLE, SAVED) if name else "maps"
 
 
 @torch.compiler.assume_constant_result

@@ -132,14 +132,19 @@ def _backward(
 ):
     call = call_of(*numbers)
     call.states = call.split_states(states)
-    source = source_of(call, buffers, map_grads, kind, adversarial, features)
+    outputs = passes.Saved(call, buffers)
+    source = source_of(call, outputs, map_grads, kind, adversarial, features)
     wanted = wanted_of(call, needs, source)
     if not wanted.active:
         return [], [], [], []
     waves_in, layers = call.split([*waves, *parameters])
     weights = weights_of(call.ensemble.layers, call.weight_sets(layers), scaling, packed)
     flat = passes.flat_waves(call, waves_in) if any(wave is not None for wave in waves) else None
-    grad_waves, kinds = passes.Backward(call, wanted, weights, [flat, *buffers], source).run()
+    if not buffers:  # saved nothing
+        both = {(stack, side) for stack, _ in wanted.active for side in range(call.ensemble.sides)}
+        members = sorted(both) if features is not None else wanted.active
+        outputs.buffers = passes.forward(call, flat, weights, members)
+    grad_waves, kinds = passes.Backward(call, wanted, weights, flat, outputs, source).run()
     if not call.backend.flat_grads:
         needed = [[wanted.layers[stack][depth][index] for stack, depth in wanted.jobs()] for index in range(3)]
         kinds = [list(itertools.compress(*pair)) for pair in zip(kinds, needed)]

@@ -108,12 +108,17 @@ def maps_of(ensemble, buffers):
     ]
 
 
-def forward(call, waves, weights):
-    """The output buffer of each layer. `waves`: as `flat_waves` makes them; `weights` [depth]."""
+def forward(call, waves, weights, members=None):
+    """The output buffer of each layer, of which only the rows of `members` are written (None: all).
+
+    Args:
+        waves: as `flat_waves` makes them.
+        weights: [depth].
+    """
     e, buffers = call.ensemble, [waves]
     for depth, layer in enumerate(e.layers):
         out = call.empty(depth + 1, e.members, waves.device)
-        runs = e.runs(depth, tuple(e.members))
+        runs = e.runs(depth, tuple(members or e.members))
         call.backend.forward(call.role(depth), layer, runs, buffers[-1], weights[depth], out)
         buffers.append(out)
     return buffers[1:]
@@ -191,6 +196,18 @@ class Wanted:
         return [None if grad is None else grad.view(t.shape).to(t.dtype) for grad, t in pairs]
 
 
+class Saved:
+    """Output buffers of the layers as they were saved, in the maps' dtype when they are read: one at a time."""
+
+    def __init__(self, call, buffers):
+        self.dtype, self.buffers, self.last = call.dtype, buffers, (None, None)
+
+    def __getitem__(self, depth):
+        if self.last[0] != depth:
+            self.last = depth, self.buffers[depth].to(self.dtype)
+        return self.last[1]
+
+
 class MapGrads:
     """The caller's gradients of the maps, {member: [depth]}, None where there are none."""
 
@@ -211,14 +228,15 @@ class Backward:
 
     Args:
         weights: `Weights` [depth].
-        buffers: [depth], each layer's input.
+        waves: as `flat_waves` makes them; None where nothing reads them.
+        outputs: `Saved`.
         source: `MapGrads` or `loss_grads.LossGrads`: the gradients that come from outside.
     """
 
-    def __init__(self, call, wanted, weights, buffers, source):
+    def __init__(self, call, wanted, weights, waves, outputs, source):
         self.call, self.e, self.backend = call, call.ensemble, call.backend
         self.wanted, self.active = wanted, wanted.active
-        self.weights, self.buffers, self.source = weights, buffers, source
+        self.weights, self.waves, self.outputs, self.source = weights, waves, outputs, source
         self.jobs = {}  # (stack, depth): its LayerGrads
 
     def run(self):
@@ -236,6 +254,9 @@ class Backward:
         jobs = [self.jobs[job] for job in self.wanted.jobs()]
         return waves, self.backend.parameter_grads(jobs) if jobs else ([], [], [])
 
+    def _input(self, depth):
+        return self.outputs[depth - 1] if depth else self.waves
+
     def _head_grad(self):
         depth, grads = len(self.e.layers), self.source.of_heads(self.active)
         offsets, total = self.e.offsets(depth, self.active)
@@ -250,7 +271,7 @@ class Backward:
         map_grads, matching = self.source.of_maps(depth - 1, self.active)
         grad_in = self.call.empty(depth, self.active, grad_out.device)
         runs, role = self.e.runs(depth, self.active), self.call.role(depth)
-        weights, saved = self.weights[depth], self.buffers[depth]
+        weights, saved = self.weights[depth], self._input(depth)
         self.backend.input_grad(role, layer, below.slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
         return grad_in
 
@@ -262,7 +283,7 @@ class Backward:
         members = tuple(member for member in self.active if member[0] in stacks)
         runs = tuple(run for run, member in zip(self.e.runs(depth, self.active), self.active) if member in members)
         role = self.call.role(depth)
-        sums = self.backend.weight_grad(role, layer, runs, self.buffers[depth], grad_out, weights)
+        sums = self.backend.weight_grad(role, layer, runs, self._input(depth), grad_out, weights)
         used = {self.e.weight_sets[stack][side] for stack, side in members}
         states = [own[depth] for own in self.call.states]
         for stack in stacks:

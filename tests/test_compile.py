@@ -168,7 +168,9 @@ def test_opcheck(case, name):
     if reason:
         pytest.skip(reason)
     small = SmallEnsemble(**case)
-    opcheck(OPERATORS.ensemble.default, arguments(small, backend)[1])
+    tensors, numbers = arguments(small, backend)[1][:3], arguments(small, backend)[1][3:]
+    opcheck(OPERATORS.ensemble.default, (*tensors, "maps", *numbers))
+    opcheck(OPERATORS.ensemble_step.default, (*tensors, "generator", "recompute", *numbers))
     call, forward = arguments(small, backend, needs_grad=False)
     opcheck(OPERATORS.ensemble_forward.default, forward)
     buffers, scaling, packed = OPERATORS.ensemble_forward.default(*forward)
@@ -178,8 +180,11 @@ def test_opcheck(case, name):
     needs = [True] * (len(waves) + len(parameters))
     needs[len(waves) :] = [p is not None for p in parameters]
     sizes = operators.sizes(waves, numbers)
-    backward = grads, waves, parameters, states, buffers[:-1], scaling, packed, needs, *sizes, *numbers
-    opcheck(OPERATORS.ensemble_backward.default, backward)
+    saved = waves, parameters, states, buffers, scaling, packed, needs, *sizes, *numbers
+    opcheck(OPERATORS.ensemble_backward.default, (grads, "", None, None, *saved))
+    opcheck(OPERATORS.ensemble_losses.default, (buffers, "generator", *sizes, *numbers))
+    one = torch.ones(())
+    opcheck(OPERATORS.ensemble_backward.default, ([], "generator", one, one, *saved))
 
 
 @pytest.mark.parametrize("iterations", [0, 2])

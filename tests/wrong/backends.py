@@ -48,12 +48,6 @@ class MapGradientForgotten(ReferenceBackend):
         super().input_grad(role, layer, slope, runs, grad_out, weights, saved, [None] * len(runs), None, grad_in)
 
 
-class MatchingOfTheWrongSign(ReferenceBackend):
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
-        wrong = None if matching is None else -matching
-        super().input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, wrong, grad_in)
-
-
 class MapGradientMasked(ReferenceBackend):
     """The caller's gradient of a map belongs before the mask, not after it."""
 

@@ -1,0 +1,70 @@
+"""What a forward pass keeps of its maps, and what that costs in exactness and memory."""
+
+import pytest
+import torch
+
+import hifigan_fast as hf
+from hifigan_fast import parity
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+def gradients(what, name, half):
+    module = parity.build_pair(name)[0]
+    y, y_hat = parity.waveforms(2, 1100)
+    y_hat.requires_grad_()
+    kept = []
+    with hf.save(what), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        found = module(y, y_hat) if half == "maps" else hf.generator_step_loss(module, y, y_hat)
+    if half == "maps":
+        loss = hf.generator_loss(found[1])[0] + sum(m.square().mean() for own in found[3] for m in own)
+    else:
+        loss = found.adversarial + found.features
+    parameters = list(module.parameters())
+    own = {t.data_ptr() for t in (y, y_hat, *parameters, *module.buffers())}
+    saved = {t.data_ptr(): t.numel() * t.itemsize for t in kept if t.data_ptr() not in own}
+    return sum(saved.values()), torch.autograd.grad(loss, [y_hat, *parameters])
+
+
+@pytest.mark.parametrize("half", ["maps", "step"])
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_recomputing_keeps_no_map_and_gives_the_same_but_for_rounding(name, half):
+    (all_bytes, expected), (bytes_kept, found) = (gradients(what, name, half) for what in ("maps", "recompute"))
+    for a, b in zip(found, expected):  # fewer members may be computed by other transforms
+        assert (a - b).norm() <= 1e-3 * b.norm() + 1e-9
+    assert bytes_kept < 0.1 * all_bytes
+
+
+@pytest.mark.parametrize("half", ["maps", "step"])
+def test_bf16_halves_what_is_kept(half):
+    (all_bytes, expected), (bytes_kept, found) = (gradients(what, "mpd", half) for what in ("maps", "bf16"))
+    assert bytes_kept < 0.6 * all_bytes
+    for a, b in zip(found, expected):
+        assert (a - b).norm() <= 0.15 * b.norm() + 1e-9  # feature matching: near maps may round to equal ones
+
+
+def test_recomputing_under_frozen_discriminators_and_one_wanted_member():
+    mpd = hf.MultiPeriodDiscriminator((2, 3))
+    y, y_hat = parity.waveforms(1, 500)
+    y_hat.requires_grad_()
+    grads = []
+    for what in ("maps", "recompute"):
+        with hf.save(what), hf.frozen(mpd):
+            _, generated, _, fake_maps = mpd(y, y_hat)
+        grads.append(torch.autograd.grad(fake_maps[1][2].square().sum() + generated[1].sum(), y_hat)[0])
+    assert torch.equal(*grads)
+
+
+def test_the_environment_says_it_too(monkeypatch):
+    from hifigan_fast import dispatch
+
+    assert dispatch.to_save() == "maps"
+    monkeypatch.setenv("HIFIGAN_FAST_SAVE", "recompute")
+    assert dispatch.to_save() == "recompute"
+    with hf.save("bf16"):
+        assert dispatch.to_save() == "bf16"
+    monkeypatch.setenv("HIFIGAN_FAST_SAVE", "some")
+    with pytest.raises(ValueError, match="HIFIGAN_FAST_SAVE: got 'some', expected one of maps, bf16, recompute"):
+        hf.DiscriminatorP(2)(torch.zeros(1, 1, 300))
+    with pytest.raises(ValueError, match="what: got 'half'"), hf.save("half"):
+        pass
