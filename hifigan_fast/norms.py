@@ -1,13 +1,15 @@
 """From a convolution's parameters to its weights: which norm it has, its power iteration, and the way back.
 
 Legacy `weight_norm` (Salimans & Kingma 2016) and `spectral_norm` (Miyato et al. 2018), whose keys the official
-checkpoints have, and plain weights.
+checkpoints have, `parametrizations.weight_norm`, and plain weights.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -37,11 +39,19 @@ def _norm_hook(conv):
     return hooks[0] if len(hooks) == 1 and isinstance(hooks[0], (WeightNorm, SpectralNorm)) else None
 
 
+def _weight_parametrization(conv):
+    """The parametrization of the weight where it is weight norm over the output channels, and the only one."""
+    if not hasattr(conv, "parametrizations") or set(conv.parametrizations) != {"weight"}:
+        return None
+    own = conv.parametrizations.weight
+    return own if len(own) == 1 and type(own[0]) is _WeightNorm and own[0].dim == 0 else None
+
+
 def unreadable(conv):
     """Why a fused pass cannot do what calling `conv` would, in words; None if it can."""
-    if hasattr(conv, "parametrizations"):
-        return "has a parametrization"
-    if type(conv) not in (nn.Conv1d, nn.Conv2d) or "forward" in vars(conv):
+    if hasattr(conv, "parametrizations") and _weight_parametrization(conv) is None:
+        return "has a parametrization that is not weight norm over the output channels"
+    if type_before_parametrizations(conv) not in (nn.Conv1d, nn.Conv2d) or "forward" in vars(conv):
         return f"is a {type(conv).__name__} with a forward of its own"
     if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or set(conv.dilation) != {1}:
         return "pads or dilates in another way than the original"
@@ -61,7 +71,9 @@ def unreadable(conv):
 
 def parameters(conv):
     """The tensors of `conv` that a gradient may be wanted of."""
-    norm = _norm_hook(conv)
+    own, norm = _weight_parametrization(conv), _norm_hook(conv)
+    if own is not None:
+        return Parameters(own.original1, own.original0, conv.bias)
     if isinstance(norm, WeightNorm):
         return Parameters(conv.weight_v, conv.weight_g, conv.bias)
     if isinstance(norm, SpectralNorm):
