@@ -83,7 +83,7 @@ def _shares(ensemble, active, device):
 def _squared_mean_grads(backend, scores, targets, grad):
     if backend.fuses_small_work:
         return backend.squared_means_backward(scores, targets, grad, None, [True] * len(scores))
-    return [(widened(s) - target) * (2 / s.numel()) * grad for s, target in zip(scores, targets)]
+    return [(widened(s) - target) * (2 / max(s.numel(), 1)) * grad for s, target in zip(scores, targets)]
 
 
 def losses(call, kind, buffers):

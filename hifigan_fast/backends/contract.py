@@ -173,7 +173,7 @@ class Backend(ABC):
         """`LayerGrads` -> the gradients of (raws, magnitudes, biases), a list each.
 
         One tensor a job, None for the magnitude of another norm; where `flat_grads`, one tensor for all jobs, in whose
-        magnitudes those of other norms have their place. The sums may be overwritten.
+        magnitudes other norms have zeros. The sums may be overwritten.
         """
 
     def pooled(self, sides, lengths):

@@ -59,6 +59,7 @@ def pack(
     size, at = channels * taps, tl.load(job + FIRST) + out
     raw = pick(raws, index) + out.to(tl.int64)[:, None] * size
     scale = tl.full([ROWS], 1.0, tl.float32)
+    norm = scale
     if kind == WEIGHT:
         squares = tl.zeros([ROWS, BLOCK], tl.float32)
         for start in range(0, size, BLOCK):
@@ -66,12 +67,12 @@ def pack(
             value = tl.load(raw + k[None, :], live[:, None] & (k < size)[None, :], other=0.0).to(tl.float32)
             squares += value * value
         norm = tl.sqrt_rn(tl.sum(squares, 1))
-        tl.store(norms + at, norm, live)
         magnitude = tl.load(pick(magnitudes, index) + out, live, other=0.0).to(tl.float32)
         scale = tl.div_rn(magnitude, tl.where(live, norm, 1.0))
     elif kind == SPECTRAL:
         scale = tl.div_rn(scale, tl.load(pick(sigmas, index)).to(tl.float32))
     tl.store(scales + at, scale, live)
+    tl.store(norms + at, norm, live)
     tl.store(packed_biases + at, tl.load(pick(biases, index) + out, live, other=0.0).to(tl.float32), live)
     to = packed + tl.load(job + PACKED) + out.to(tl.int64)[:, None] * size
     for start in range(0, size, BLOCK):
@@ -141,11 +142,12 @@ def finish(
     at = tl.load(job + FIRST_GRAD) + out
     tl.store(bias_grads + at, bias.to(bias_grads.dtype.element_ty), live)
     scale = tl.load(pick(scales, tl.load(job + SETS + SLOT)) + out, live, other=0.0)
-    along = tl.zeros([ROWS], tl.float32)
+    along, magnitude_grad = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     if kind == WEIGHT:
         norm = tl.load(pick(norms, tl.load(job + SETS + SLOT)) + out, live, other=1.0)
         along = inner / (norm * norm)
-        tl.store(magnitude_grads + at, (inner / norm).to(magnitude_grads.dtype.element_ty), live)
+        magnitude_grad = inner / norm
+    tl.store(magnitude_grads + at, magnitude_grad.to(magnitude_grads.dtype.element_ty), live)
     to = grads + tl.load(job + GRAD) + row
     for start in range(0, size, BLOCK):
         k = start + tl.arange(0, BLOCK)
