@@ -50,9 +50,8 @@ class Discriminator(nn.Module):
 DISCRIMINATORS = SimpleNamespace(
     MultiPeriodDiscriminator=lambda: Discriminator(weight_norm),
     MultiScaleDiscriminator=lambda: Discriminator(spectral_norm),
-    discriminator_loss=reference.discriminator_loss,
-    feature_loss=reference.feature_loss,
-    generator_loss=reference.generator_loss,
+    discriminator_step_loss=reference.discriminator_step_loss,
+    generator_step_loss=reference.generator_step_loss,
 )
 
 if __name__ == "__main__":
