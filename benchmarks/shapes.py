@@ -4,11 +4,8 @@ scale discriminator of VITS, whose groups are up to 256; and what a step of batc
 python -m benchmarks.shapes
 """
 
-import multiprocessing
-import re
 import statistics
 import sys
-from pathlib import Path
 
 from tabulate import tabulate
 from torch import nn
@@ -66,29 +63,14 @@ def cases():
     return found
 
 
-def _kibibytes(field):
-    """A field of Linux's account of this process's memory (getrusage's begins with the parent's)."""
-    return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-
-
-def _peak_memory(plain, result):
-    y, y_hat = parity.waveforms(8, 8192)
-    modules = bench.build(bench.ENSEMBLES["both"], plain=plain)
-    before = _kibibytes("VmHWM")
-    for _ in range(2):
-        bench.discriminator_step(modules, y, y_hat, reference if plain else bench.FastLosses)
-    result.put((_kibibytes("VmHWM") - before) / 1024)
-
-
 def peak_memory(plain):
     """MiB that two discriminator steps of batch 8 × 8192 add to what a fresh process with its modules held at most."""
-    context = multiprocessing.get_context("spawn")
-    result = context.Queue()
-    process = context.Process(target=_peak_memory, args=(plain, result))
-    process.start()
-    value = result.get()
-    process.join()
-    return value
+    y, y_hat = parity.waveforms(8, 8192)
+    modules = bench.build(bench.ENSEMBLES["both"], plain=plain)
+    before = report.peak_mebibytes()
+    for _ in range(2):
+        bench.discriminator_step(modules, y, y_hat, reference if plain else bench.FastLosses)
+    return report.peak_mebibytes() - before
 
 
 def command(args):
@@ -97,7 +79,7 @@ def command(args):
         taken = bench.interleaved(calls["fast"], calls["plain"], args.repeats)
         fast, plain = (1e3 * statistics.median(seconds) for seconds in taken)
         rows.append({"what": name, "unit": "ms", "plain": plain, "fast": fast, "ratio": plain / fast})
-    plain, fast = peak_memory(True), peak_memory(False)
+    plain, fast = (report.in_fresh_process(peak_memory, which) for which in (True, False))
     memory = "peak memory, batch 8 × 8192"
     rows.append({"what": memory, "unit": "MiB", "plain": plain, "fast": fast, "ratio": plain / fast})
     headers = ("what", "", "plain PyTorch", "hifigan_fast", "ratio")

@@ -5,7 +5,7 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from . import dispatch, norms, operators, passes
+from . import norms, operators, passes
 from .operators import LIBRARY
 from .reference import losses
 
@@ -13,12 +13,10 @@ OPERATORS = torch.ops.hifigan_fast
 
 
 LIBRARY.define(
-    f"ensemble(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, str save, {operators.DESCRIPTION}) "
-    "-> Tensor[] maps"
+    f"ensemble(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {operators.DESCRIPTION}) -> Tensor[] maps"
 )
 LIBRARY.define(
-    f"ensemble_step(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, str kind, str save, "
-    f"{operators.DESCRIPTION}) "
+    f"ensemble_step(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, str kind, {operators.DESCRIPTION}) "
     "-> (Tensor adversarial, Tensor terms, Tensor features)"
 )
 
@@ -37,7 +35,7 @@ def run_ensemble(call, waves, parameters):
         parameters: [stack][depth] of `norms.Parameters`.
     """
     tensors, e = _arguments(call, waves, parameters), call.ensemble
-    maps = iter(OPERATORS.ensemble.default(*tensors, dispatch.to_save(), *operators.description(call)))
+    maps = iter(OPERATORS.ensemble.default(*tensors, *operators.description(call)))
     return [[list(itertools.islice(maps, len(e.layers))) for _ in e.stacks] for _ in range(e.sides)]
 
 
@@ -49,7 +47,7 @@ def run_step(call, kind, waves, parameters):
         others: as for `run_ensemble`; two sides.
     """
     tensors = _arguments(call, waves, parameters)
-    return OPERATORS.ensemble_step.default(*tensors, kind, dispatch.to_save(), *operators.description(call))
+    return OPERATORS.ensemble_step.default(*tensors, kind, *operators.description(call))
 
 
 @torch.no_grad()
@@ -72,7 +70,7 @@ def spectral_states(convs, calls, backend):
     return states
 
 
-def _run(ctx, save, numbers, counts, tensors):
+def _run(ctx, numbers, counts, tensors):
     """Forward, and what both functions save but for the buffers -> (call, those to save, buffers)."""
     ctx.set_materialize_grads(False)
     rest = iter(tensors)
@@ -81,7 +79,7 @@ def _run(ctx, save, numbers, counts, tensors):
     ctx.counts, ctx.numbers = counts, (*operators.sizes(waves, numbers), *numbers)
     call = operators.call_of(*ctx.numbers)
     ctx.needs = list(ctx.needs_input_grad[-len(tensors) :][: len(waves) + len(parameters)])
-    every = save == "recompute"  # from all waveforms
+    every = call.save == "recompute"  # from all waveforms
     kept = [wave if keep or every else None for wave, keep in zip(waves, _read_waves(call, ctx.needs))]
     return call, [*kept, *parameters, *states, scaling, packed], buffers
 
@@ -105,7 +103,7 @@ def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
     return [*found, *(None for _ in states)]
 
 
-def _save(ctx, save, saved, buffers):
+def _save(ctx, call, saved, buffers):
     """All by save_for_backward: changes in place are seen, and checkpoints and offloading hooks reach them."""
     if any(ctx.needs):
         forms = {
@@ -113,47 +111,47 @@ def _save(ctx, save, saved, buffers):
             "bf16": lambda: [b.bfloat16() if b.itemsize > 2 else b for b in buffers],
             "recompute": lambda: [],
         }
-        ctx.save_for_backward(*saved, *forms[save]())
+        ctx.save_for_backward(*saved, *forms[call.save]())
 
 
 class _EnsembleFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, save, numbers, counts, *tensors):
-        call, saved, buffers = _run(ctx, save, numbers, counts, tensors)
+    def forward(ctx, numbers, counts, *tensors):
+        call, saved, buffers = _run(ctx, numbers, counts, tensors)
         maps = passes.maps_of(call.ensemble, buffers)
         ctx.mark_non_differentiable(*itertools.compress(maps, _without_gradient(call, ctx.needs)))
-        _save(ctx, save, saved, buffers[:-1])
+        _save(ctx, call, saved, buffers[:-1])
         return tuple(maps)
 
     @staticmethod
     def backward(ctx, *grads):
-        return None, None, None, *_grads(ctx, grads)
+        return None, None, *_grads(ctx, grads)
 
 
 class _LossFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, kind, save, numbers, counts, *tensors):
-        call, saved, buffers = _run(ctx, save, numbers, counts, tensors)
+    def forward(ctx, kind, numbers, counts, *tensors):
+        call, saved, buffers = _run(ctx, numbers, counts, tensors)
         ctx.kind = kind
         adversarial, terms, features = OPERATORS.ensemble_losses.default(buffers, kind, *ctx.numbers)
         ctx.mark_non_differentiable(terms, *([features] if kind == "discriminator" else []))
-        _save(ctx, save, saved, buffers)
+        _save(ctx, call, saved, buffers)
         return adversarial, terms, features
 
     @staticmethod
     def backward(ctx, adversarial, _, features):
-        return None, None, None, None, *_grads(ctx, (), ctx.kind, adversarial, features)
+        return None, None, None, *_grads(ctx, (), ctx.kind, adversarial, features)
 
 
-def _ensemble(waves, parameters, states, save, *numbers):
+def _ensemble(waves, parameters, states, *numbers):
     """The operator of a call: opaque to what traces Python, made of differentiable operators to what traces those."""
     counts = len(waves), len(parameters), len(states)
-    return _EnsembleFunction.apply(save, numbers, counts, *waves, *parameters, *states)
+    return _EnsembleFunction.apply(numbers, counts, *waves, *parameters, *states)
 
 
-def _step(waves, parameters, states, kind, save, *numbers):
+def _step(waves, parameters, states, kind, *numbers):
     counts = len(waves), len(parameters), len(states)
-    return _LossFunction.apply(kind, save, numbers, counts, *waves, *parameters, *states)
+    return _LossFunction.apply(kind, numbers, counts, *waves, *parameters, *states)
 
 
 LIBRARY.impl("ensemble", _ensemble, "CompositeImplicitAutograd")

@@ -92,7 +92,7 @@ def _fused(discriminators, sides, waves):
         states += spectral_states(convs, own, choice.backend)
     ensemble = Ensemble(stacks, tuple(waves), lengths, sides[0][0].shape[0], len(sides), tuple(weight_sets))
     parameters = [[norms.parameters(conv) for conv in convs_of(d)] for d in discriminators]
-    return Call(choice.backend, ensemble, dtype, states), sides, parameters
+    return Call(choice.backend, ensemble, dtype, states, dispatch.to_save()), sides, parameters
 
 
 def _check_parameters(name, x, discriminators):

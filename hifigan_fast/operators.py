@@ -19,7 +19,7 @@ from .version import __version__
 
 DESCRIPTION = (
     "int[] layers, float[] slopes, int[] periods, bool folded, int[] levels, int[] weight_sets, int sides, "
-    "ScalarType dtype, str backend, str version"
+    "ScalarType dtype, str backend, str save, str version"
 )
 LIBRARY = torch.library.Library("hifigan_fast", "DEF")
 LIBRARY.define(
@@ -56,6 +56,7 @@ def description(call):
         e.sides,
         call.dtype,
         call.backend.name,
+        call.save,
         __version__,  # compilers keep what they made of a graph, also for the next release
     )
 
@@ -67,14 +68,16 @@ def _stacks(layers, slopes, periods, folded):
     return tuple(Stack(found, period, folded) for period in periods)
 
 
-def call_of(samples, lengths, layers, slopes, periods, folded, levels, weight_sets, sides, dtype, backend, version):
+def call_of(
+    samples, lengths, layers, slopes, periods, folded, levels, weight_sets, sides, dtype, backend, save, version
+):
     """The `passes.Call` of a description, without states."""
     if version != __version__:
         raise ValueError(f"version: the graph was made by hifigan_fast {version}, this is {__version__}: make it again")
     stacks = _stacks(tuple(layers), tuple(slopes), tuple(periods), folded)
     sets = tuple(tuple(weight_sets[i : i + sides]) for i in range(0, len(weight_sets), sides))
     ensemble = Ensemble(stacks, tuple(levels), tuple(lengths), samples, sides, sets)
-    return passes.Call(BACKENDS[backend], ensemble, dtype, [])
+    return passes.Call(BACKENDS[backend], ensemble, dtype, [], save)
 
 
 def sizes(waves, numbers):

@@ -21,12 +21,14 @@ class Call:
     Attributes:
         dtype: of the maps; waveforms and parameters may be of another (autocast).
         states: spectral norm's states, [weight set][depth], None where a layer has another norm.
+        save: what is kept of the maps, of `dispatch.SAVED`.
     """
 
     backend: Backend
     ensemble: Ensemble
     dtype: torch.dtype
     states: list
+    save: str = "maps"
 
     def role(self, depth):
         return {0: "stem", len(self.ensemble.layers) - 1: "head"}.get(depth, "conv")
@@ -60,7 +62,10 @@ class Call:
     def empty(self, depth, members, device):
         """A buffer for rows of `members` at `depth` (the output of layer depth - 1)."""
         _, rows = self.ensemble.offsets(depth, members)
-        return self.backend.empty(rows * self.ensemble.layers[depth - 1].out_channels, self.dtype, device)
+        size = rows * self.ensemble.layers[depth - 1].out_channels
+        if self.save != "maps":  # memory is scarce: no backend shall keep any for later
+            return torch.empty(size, dtype=self.dtype, device=device)
+        return self.backend.empty(size, self.dtype, device)
 
 
 def flat_waves(call, waves):

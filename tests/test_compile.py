@@ -169,8 +169,8 @@ def test_opcheck(case, name):
         pytest.skip(reason)
     small = SmallEnsemble(**case)
     tensors, numbers = arguments(small, backend)[1][:3], arguments(small, backend)[1][3:]
-    opcheck(OPERATORS.ensemble.default, (*tensors, "maps", *numbers))
-    opcheck(OPERATORS.ensemble_step.default, (*tensors, "generator", "recompute", *numbers))
+    opcheck(OPERATORS.ensemble.default, (*tensors, *numbers))
+    opcheck(OPERATORS.ensemble_step.default, (*tensors, "generator", *numbers))
     call, forward = arguments(small, backend, needs_grad=False)
     opcheck(OPERATORS.ensemble_forward.default, forward)
     buffers, scaling, packed = OPERATORS.ensemble_forward.default(*forward)
