@@ -53,6 +53,7 @@ def add_arguments(parser):
     add("--log-interval", metavar="N", type=int, default=10, help="steps between loss reports; default %(default)s")
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast in the networks; default fp32")
+    add("--cuda-graph", action="store_true", help="replay steps as a CUDA graph: for small batches on one GPU")
     add("--discriminators", choices=["fast", "reference"], default="fast", help="which implementation; default fast")
     add("--seed", metavar="N", type=int, help="of parameters, order and crops; default: the configuration's")
     add(
@@ -80,6 +81,7 @@ def run(args):
             device=args.device,
             precision=args.precision,
             discriminators=args.discriminators,
+            cuda_graph=args.cuda_graph,
             fine_tune=args.fine_tune,
         )
     except KeyboardInterrupt:

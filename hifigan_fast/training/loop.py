@@ -32,7 +32,7 @@ class Schedule(NamedTuple):
         return step % getattr(self, report) == 0 or step == self.steps
 
 
-def train(config, data, out, schedule, *, device=None, precision="fp32", discriminators="fast", fine_tune=None):
+def train(config, data, out, schedule, *, device=None, fine_tune=None, **how):
     """Train until `schedule.steps` steps are done, from the newest checkpoint in `out` where there is one.
 
     Args:
@@ -41,8 +41,8 @@ def train(config, data, out, schedule, *, device=None, precision="fp32", discrim
         out: folder for checkpoints, config.json, metrics.jsonl and logs/; one for all processes.
         schedule: a `Schedule`, in steps, those before a resume included.
         device: "cpu", "cuda", "cuda:N", or None for CUDA where there is any.
-        precision, discriminators: as for `step.Trainer`.
         fine_tune: folder of mels to fine-tune on, or None.
+        how: precision, discriminators and cuda_graph, as for `step.Trainer`.
 
     Raises ValueError or TypeError for bad input, and OSError where a file cannot be written.
     """
@@ -58,7 +58,7 @@ def train(config, data, out, schedule, *, device=None, precision="fp32", discrim
         data = _synthetic_data(out, config, first) if data is None else data
         training, held_out = (Clips(paths, config, fine_tune) for paths in find_clips(data))
         order = Order(len(training), config, processes.rank, processes.ranks)
-        trainer = Trainer(config, device, discriminators, precision, distributed=processes.ranks > 1)
+        trainer = Trainer(config, device, distributed=processes.ranks > 1, **how)
         _resume(trainer, out, order, first)
         check_same_step(trainer.step)
         if trainer.step >= schedule.steps:

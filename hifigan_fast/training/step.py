@@ -12,6 +12,7 @@ import hifigan_fast
 import hifigan_fast.reference
 
 from .generator import Generator
+from .graph import GraphedStep
 from .mel import mel_spectrogram
 
 MEL_WEIGHT = 45
@@ -40,13 +41,17 @@ class Trainer:
         discriminators: "fast" or "reference"; both begin with the same parameters.
         precision: "fp32", or "bf16" for autocast in the networks; mel and losses are float32 in both.
         distributed: average gradients over the processes of torch.distributed's default group.
+        cuda_graph: replay steps as a CUDA graph (`graph.GraphedStep`); on a CUDA device, in one process.
     """
 
-    def __init__(self, config, device, discriminators="fast", precision="fp32", distributed=False):
+    def __init__(self, config, device, discriminators="fast", precision="fp32", distributed=False, cuda_graph=False):
         if discriminators not in DISCRIMINATORS:
             raise ValueError(f"discriminators: expected one of {list(DISCRIMINATORS)}, got {discriminators!r}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {list(PRECISIONS)}, got {precision!r}")
+        if cuda_graph and (device.type != "cuda" or distributed):
+            where = "several processes" if distributed else f"device {device}"
+            raise ValueError(f"cuda_graph: expected one process on a CUDA device, got {where}")
         self.config, self.device = config, device
         self.kind, self.dtype = DISCRIMINATORS[discriminators], PRECISIONS[precision]
         torch.manual_seed(config.seed)
@@ -65,6 +70,8 @@ class Trainer:
         self.step = self.epoch = self.batch = 0
         wrap = self._distribute if distributed else (lambda module: module)
         self._synced = {name: wrap(getattr(self, name)) for name in ("generator", "mpd", "msd")}
+        optimizers = [self.optim_g, self.optim_d]
+        self._run = GraphedStep(self._both_halves, optimizers, device) if cuda_graph else self._both_halves
 
     def _distribute(self, module):
         # Buffers are spectral norm's vectors. They follow from the weights alone, so every process computes the same
@@ -79,8 +86,14 @@ class Trainer:
 
     def train_step(self, y, x=None):
         """One step on waveforms y [B, segment_size] and the mels x [B, num_mels, frames]; None computes x from y."""
-        y = y.to(self.device, non_blocking=True)
-        x = self.mel(y, self.config.fmax) if x is None else x.to(self.device, non_blocking=True)
+        x = None if x is None else x.to(self.device, non_blocking=True)
+        losses = self._run(y.to(self.device, non_blocking=True), x)
+        self.step += 1
+        self.batch += 1
+        return losses
+
+    def _both_halves(self, y, x):
+        x = self.mel(y, self.config.fmax) if x is None else x
         y_mel = self.mel(y, self.config.fmax_for_loss)
         y = y.unsqueeze(1)
         with self._autocast():
@@ -89,8 +102,6 @@ class Trainer:
         mel_error = F.l1_loss(y_mel, self.mel(y_hat.squeeze(1), self.config.fmax_for_loss))
         discriminator = self._discriminator_half(y, y_hat.detach())
         generator = self._generator_half(y, y_hat, mel_error)
-        self.step += 1
-        self.batch += 1
         return Losses(discriminator.detach(), generator.detach(), mel_error.detach())
 
     def _discriminator_half(self, y, y_hat):

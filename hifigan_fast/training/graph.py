@@ -1,0 +1,62 @@
+"""A training step as a CUDA graph: captured once, replayed from then on, without a launch by the host."""
+
+import torch
+
+WARM_UP = 3  # ordinary steps before the capture: tables, workspaces and optimizer states are made in them
+
+
+class GraphedStep:
+    """Calls `run` as a CUDA graph, once it has run `WARM_UP` times on inputs of these shapes.
+
+    Inputs of other shapes run as they are. Steps are real ones from the first on: nothing is trained twice.
+
+    Args:
+        run: tensors or None -> a named tuple of tensors; waits for nothing.
+        optimizers: those that `run` steps. Their learning rates become tensors, which schedulers change in place.
+        device: a CUDA device.
+    """
+
+    def __init__(self, run, optimizers, device):
+        self.run, self.optimizers, self.device = run, optimizers, device
+        self.graph = self.inputs = self.shapes = self.results = None
+        self.warm = 0
+
+    def __call__(self, *inputs):
+        shapes = [None if t is None else t.shape for t in inputs]
+        if self.graph is None and shapes != self.shapes:
+            self.shapes, self.warm = shapes, 0
+        if shapes != self.shapes or self.warm < WARM_UP:
+            self.warm += shapes == self.shapes
+            return self._on_a_side_stream(inputs)
+        if self.graph is None:
+            self._capture(inputs)
+        for kept, given in zip(self.inputs, inputs):
+            if kept is not None:
+                kept.copy_(given)
+        self.graph.replay()
+        return type(self.results)(*(t.clone() for t in self.results))
+
+    def _on_a_side_stream(self, inputs):
+        """As a capture wants it of what runs before: on no stream of the library's own."""
+        self._make_capturable()
+        stream, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            results = self.run(*inputs)
+        current.wait_stream(stream)
+        return results
+
+    def _make_capturable(self):
+        """Step counts and learning rates on the device, also after a checkpoint was loaded."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+            for state in optimizer.state.values():
+                state["step"] = state["step"].to(self.device)
+
+    def _capture(self, inputs):
+        self.inputs = [None if t is None else t.clone() for t in inputs]
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.results = self.run(*self.inputs)

@@ -1,0 +1,89 @@
+"""`--cuda-graph` without a GPU: CUDA's part is played by plain calls; tests/gpu captures a step for real."""
+
+import contextlib
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from hifigan_fast.training import graph
+from hifigan_fast.training.step import Trainer
+
+
+class Results(NamedTuple):
+    loss: torch.Tensor
+
+
+class Recorded:
+    """A graph that runs what was captured again, as Python."""
+
+    captures = replays = 0
+
+    def replay(self):
+        type(self).replays += 1
+        self.body()
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    Recorded.captures = Recorded.replays = 0
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    fakes = {"Stream": lambda device: stream, "current_stream": lambda device: stream, "CUDAGraph": Recorded}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+    def no_capture(recorded):
+        Recorded.captures += 1
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "graph", no_capture)
+
+
+class Line:
+    """Learns y = x · w; a capture records without running."""
+
+    def __init__(self):
+        self.w = torch.nn.Parameter(torch.tensor(1.0))
+        self.optimizer = torch.optim.AdamW([self.w], lr=0.1)
+        self.step = graph.GraphedStep(self.run, [self.optimizer], torch.device("cpu"))
+        self.result = torch.zeros(())
+
+    def run(self, x, y):
+        capturing = self.step.graph is not None and not hasattr(self.step.graph, "body")
+        if capturing:
+            self.step.graph.body = lambda: self.run(x, y)
+            return Results(self.result)
+        self.optimizer.zero_grad()
+        loss = (x * self.w - (0 if y is None else y)).square().mean()
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["capturable"] = False  # refused without a GPU
+        self.optimizer.step()
+        return Results(self.result.copy_(loss.detach()))
+
+
+def test_steps_are_those_without_a_graph(cuda):
+    graphed, plain = Line(), Line()
+    for index in range(8):
+        x, y = torch.full((2,), index + 1.0), None if index == 5 else torch.ones(2)
+        loss, expected = graphed.step(x, y).loss.clone(), plain.run(x, y).loss.clone()
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(graphed.w, plain.w)
+    assert Recorded.captures == 1 and Recorded.replays == 8 - graph.WARM_UP - 1  # one had another shape
+    assert isinstance(graphed.optimizer.param_groups[0]["lr"], torch.Tensor)
+
+
+def test_a_scheduler_changes_the_rate_that_a_graph_reads(cuda):
+    line = Line()
+    line.step(torch.ones(2), None)
+    rate = line.optimizer.param_groups[0]["lr"]
+    torch.optim.lr_scheduler.ExponentialLR(line.optimizer, 0.5).step()
+    line.step(torch.ones(2), None)
+    assert line.optimizer.param_groups[0]["lr"] is rate and rate.item() == pytest.approx(0.05)
+
+
+def test_where_there_is_no_graph_to_be_had(tiny_config):
+    with pytest.raises(ValueError, match="cuda_graph: expected one process on a CUDA device, got device cpu"):
+        Trainer(tiny_config, torch.device("cpu"), cuda_graph=True)
