@@ -4,8 +4,11 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import bench, dispatch, parity
+from hifigan_fast import bench, dispatch, operators, parity, reference
 from hifigan_fast.backends.triton import configs
+from hifigan_fast.passes import Call
+from hifigan_fast.training.config import load_config
+from hifigan_fast.training.step import Trainer
 
 from ..small import SmallEnsemble
 
@@ -133,6 +136,53 @@ def test_a_step_in_a_cuda_graph(name):
     step([ours], y, y_hat)
     for p, grad in zip(ours.parameters(), captured):
         assert torch.equal(p.grad, grad)
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_step_losses(name):
+    found = []
+    for kind in (hf, reference):
+        module, (y, y_hat) = modules(name)[0], waves(2, 8192)
+        y_hat.requires_grad_()
+        losses = kind.generator_step_loss(module, y, y_hat)
+        grads = torch.autograd.grad(losses.adversarial + losses.features, [y_hat, *module.parameters()])
+        found.append([losses.adversarial, losses.features, losses.terms, *grads])
+    for ours, apart in zip(*found):
+        assert (ours - apart).norm() <= 1e-5 * apart.norm() + 1e-10
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_compiled(name):
+    module, (y, y_hat) = modules(name)[0], waves(2, 8192)
+    module.eval()  # spectral norm stands still
+
+    def run():
+        return hf.discriminator_step_loss(module, y, y_hat).adversarial
+
+    grads = [torch.autograd.grad(f(), list(module.parameters())) for f in (torch.compile(run, fullgraph=True), run)]
+    for ours, eager in zip(*grads):
+        assert (ours - eager).norm() <= 1e-5 * eager.norm() + 1e-10
+
+
+def test_opcheck():
+    small = SmallEnsemble(length=61)
+    waves_in, layers, states, _ = small.leaves(torch.float32)
+    call = Call(BACKEND, small.ensemble, torch.float32, states)
+    tensors = [w for side in waves_in for w in side], [t for own in layers for p in own for t in vars(p).values()]
+    moved = [[t.detach().cuda().requires_grad_() for t in own] for own in tensors]
+    arguments = *moved, call.flat_states(), *operators.description(call)
+    torch.library.opcheck(torch.ops.hifigan_fast.ensemble.default, arguments)
+
+
+def test_training_replays_a_graph():
+    pytest.importorskip("librosa", reason="training needs librosa")
+    config = load_config("v3", batch_size=2)
+    y, losses = 0.3 * torch.randn(6, 2, config.segment_size, generator=torch.Generator().manual_seed(0)), []
+    for cuda_graph in (False, True):
+        trainer = Trainer(config, torch.device("cuda"), cuda_graph=cuda_graph)
+        losses.append([trainer.train_step(batch).read() for batch in y])
+    for graphed, plain in zip(*losses):
+        torch.testing.assert_close(graphed, plain, rtol=2e-2, atol=0)
 
 
 def test_two_streams():
