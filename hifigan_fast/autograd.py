@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from . import norms, operators, passes
+from .loss_grads import TARGETS
 from .operators import LIBRARY
 from .reference import losses
 
@@ -70,15 +71,18 @@ def spectral_states(convs, calls, backend):
     return states
 
 
-def _run(ctx, numbers, counts, tensors):
-    """Forward, and what both functions save but for the buffers -> (call, those to save, buffers)."""
+def _run(ctx, tracked, numbers, counts, tensors):
+    """Forward, and what both functions save but for the buffers -> (call, those to save, buffers).
+
+    tracked: whether gradients are enabled, which a function cannot see.
+    """
     ctx.set_materialize_grads(False)
     rest = iter(tensors)
     waves, parameters, states = (list(itertools.islice(rest, count)) for count in counts)
     buffers, scaling, packed = OPERATORS.ensemble_forward.default(waves, parameters, states, *numbers)
     ctx.counts, ctx.numbers = counts, (*operators.sizes(waves, numbers), *numbers)
     call = operators.call_of(*ctx.numbers)
-    ctx.needs = list(ctx.needs_input_grad[-len(tensors) :][: len(waves) + len(parameters)])
+    ctx.needs = [tracked and need for need in ctx.needs_input_grad[-len(tensors) :][: len(waves) + len(parameters)]]
     every = call.save == "recompute"  # from all waveforms
     kept = [wave if keep or every else None for wave, keep in zip(waves, _read_waves(call, ctx.needs))]
     return call, [*kept, *parameters, *states, scaling, packed], buffers
@@ -116,8 +120,8 @@ def _save(ctx, call, saved, buffers):
 
 class _EnsembleFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, numbers, counts, *tensors):
-        call, saved, buffers = _run(ctx, numbers, counts, tensors)
+    def forward(ctx, tracked, numbers, counts, *tensors):
+        call, saved, buffers = _run(ctx, tracked, numbers, counts, tensors)
         maps = passes.maps_of(call.ensemble, buffers)
         ctx.mark_non_differentiable(*itertools.compress(maps, _without_gradient(call, ctx.needs)))
         _save(ctx, call, saved, buffers[:-1])
@@ -125,33 +129,36 @@ class _EnsembleFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        return None, None, *_grads(ctx, grads)
+        return None, None, None, *_grads(ctx, grads)
 
 
 class _LossFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, kind, numbers, counts, *tensors):
-        call, saved, buffers = _run(ctx, numbers, counts, tensors)
+    def forward(ctx, kind, tracked, numbers, counts, *tensors):
+        call, saved, buffers = _run(ctx, tracked, numbers, counts, tensors)
         ctx.kind = kind
         adversarial, terms, features = OPERATORS.ensemble_losses.default(buffers, kind, *ctx.numbers)
-        ctx.mark_non_differentiable(terms, *([features] if kind == "discriminator" else []))
+        reached = {side for (side, _), depths in _reached(call, ctx.needs) if depths[-1]}
+        judged = {side for side, target in enumerate(TARGETS[kind]) if target is not None}
+        constant = [terms, *([] if reached & judged else [adversarial])]
+        ctx.mark_non_differentiable(*constant, *([features] if kind == "discriminator" or not reached else []))
         _save(ctx, call, saved, buffers)
         return adversarial, terms, features
 
     @staticmethod
     def backward(ctx, adversarial, _, features):
-        return None, None, None, *_grads(ctx, (), ctx.kind, adversarial, features)
+        return None, None, None, None, *_grads(ctx, (), ctx.kind, adversarial, features)
 
 
 def _ensemble(waves, parameters, states, *numbers):
     """The operator of a call: opaque to what traces Python, made of differentiable operators to what traces those."""
     counts = len(waves), len(parameters), len(states)
-    return _EnsembleFunction.apply(numbers, counts, *waves, *parameters, *states)
+    return _EnsembleFunction.apply(torch.is_grad_enabled(), numbers, counts, *waves, *parameters, *states)
 
 
 def _step(waves, parameters, states, kind, *numbers):
     counts = len(waves), len(parameters), len(states)
-    return _LossFunction.apply(kind, numbers, counts, *waves, *parameters, *states)
+    return _LossFunction.apply(kind, torch.is_grad_enabled(), numbers, counts, *waves, *parameters, *states)
 
 
 LIBRARY.impl("ensemble", _ensemble, "CompositeImplicitAutograd")
@@ -182,7 +189,8 @@ def _differentiable_grads(call, tensors, needs, buffers, map_grads, kind, advers
     """Gradients by differentiating plain PyTorch operations: slow, and differentiable again."""
     # Aliases: a scale's waveform is pooled from another one, and the way through that one is not this call's.
     tensors = [None if t is None else t.view_as(t) for t in tensors]
-    outputs, given = _plain_maps(call, tensors), map_grads
+    with torch.autocast(next(t for t in tensors if t is not None).device.type, enabled=False):
+        outputs, given = _plain_maps(call, tensors), map_grads
     if kind:
         if any(m is None for m in outputs):  # constants, as they were saved
             known = passes.maps_of(call.ensemble, [b.to(call.dtype) for b in buffers])

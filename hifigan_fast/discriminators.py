@@ -2,7 +2,7 @@
 
 The modules are the reference's, so that constructors, parameter names, order, initialisation and checkpoints cannot
 differ; only `forward` is replaced. Where a fused pass cannot do what the modules would (a hook on an inner
-convolution, a parametrization, autocast), they run module by module in plain PyTorch; `explain` says so.
+convolution, a parametrized spectral norm), they run module by module in plain PyTorch; `explain` says so.
 """
 
 import contextlib
@@ -99,13 +99,17 @@ def _check_parameters(name, x, discriminators):
     """The parameters must be where the waveform is, and of its dtype, as for any convolution."""
     if dispatch.not_fusible(x.device):
         return
-    autocast = dispatch.map_dtype(x) != x.dtype  # mixes dtypes as it sees fit
+    autocast = dispatch.map_dtype(x) != x.dtype  # mixes dtypes as it sees fit, but for float64
     for parameter in (p for d in discriminators for p in d.parameters()):
-        for what in ("device",) if autocast else ("dtype", "device"):
-            if getattr(parameter, what) != getattr(x, what):
-                raise ValueError(
-                    f"{name}: expected the {what} of the parameters, {getattr(parameter, what)}, got {getattr(x, what)}"
-                )
+        if parameter.device != x.device:
+            _refuse_parameters(name, "device", parameter, x)
+        if parameter.dtype != x.dtype and (not autocast or torch.float64 in (parameter.dtype, x.dtype)):
+            _refuse_parameters(name, "dtype", parameter, x)
+
+
+def _refuse_parameters(name, what, parameter, x):
+    ours, given = getattr(parameter, what), getattr(x, what)
+    raise ValueError(f"{name}: expected the {what} of the parameters, {ours}, got {given}")
 
 
 def _why_not_fused(like, discriminators):

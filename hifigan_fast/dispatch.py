@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from .backends.contract import Backend
 from .backends.cpu import CpuBackend
@@ -17,6 +18,7 @@ from .backends.triton import TritonBackend
 BACKENDS = {
     backend.name: backend for backend in (CpuBackend(), TritonBackend(), ReferenceBackend())
 }  # the fastest first
+GLOBAL_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 MODULES = "modules"  # no backend: plain PyTorch, module by module
 VARIABLE = "HIFIGAN_FAST_BACKEND"
 
@@ -56,7 +58,8 @@ def save(what):
         what: "maps" as they are (the default); "bf16", rounded, for half the memory and gradients of that accuracy;
             "recompute", nothing, for another forward pass in the backward one. ValueError for anything else.
 
-    The environment's HIFIGAN_FAST_SAVE says the same for a whole process.
+    The environment's HIFIGAN_FAST_SAVE says the same for a whole process. What torch.compile compiled stays with what
+    was said when it traced. Around activation checkpointing the block must hold the backward pass too: it calls again.
     """
     token = _saved.set(_checked(what, "what", SAVED))
     try:
@@ -157,17 +160,25 @@ def not_fusible(device):
     """Why no fused pass may run now, whatever the module: the state of PyTorch; None if one may."""
     if requested() == MODULES:
         return "requested"
+    if _transform():
+        return _transform()
     if torch.compiler.is_compiling():  # the passes are operators of its graph
         return None
     if torch.jit.is_tracing():
         return "torch.jit is tracing"
     if device.type == "meta" or torch._C._len_torch_dispatch_stack():
         return "operations are traced or counted, not run"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _transform():
+    """What must see each convolution, also of what is compiled."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is on"
-    if torch.nn.modules.module._has_any_global_hook():
+    if any(getattr(nn.modules.module, f"_global_{kind}_hooks") for kind in GLOBAL_HOOKS):
         return "a hook on every module is registered"
     return None
 

@@ -8,8 +8,6 @@ import functools
 
 import torch
 
-from .backends.contract import widened
-
 
 def _stacks(ensemble):
     return range(len(ensemble.stacks))
@@ -31,6 +29,7 @@ class LossGrads:
     def __init__(self, call, kind, buffers, adversarial, features):
         self.call, self.e, self.targets = call, call.ensemble, TARGETS[kind]
         self.buffers, self.adversarial, self.features = buffers, adversarial, features
+        self.dtype = torch.promote_types(call.dtype, torch.float32)  # of numbers by which maps are weighed
         judged = {side for side, target in enumerate(self.targets) if target is not None and adversarial is not None}
         self._matching = None  # [depth][active member]: the gradient of a map's values, but for the sign
         self.given = [member for member in self.e.members if features is not None or member[1] in judged]
@@ -45,7 +44,7 @@ class LossGrads:
             stacks = _stacks(self.e)
             sides = [[self._rows(depth, (stack, side)) for stack in stacks] for side in range(2)]
             wanted = [[(stack, side) in active for stack in stacks] for side in range(2)]
-            by = (2 * self.features).float().expand(len(stacks))
+            by = (2 * self.features).to(self.dtype).expand(len(stacks))
             for side, grads in enumerate(self.call.backend.feature_l1_backward(*sides, by, *wanted)):
                 own = {(stack, side): grad for stack, grad in zip(stacks, grads) if grad is not None}
                 both = [member for member in own if member in found]
@@ -58,7 +57,7 @@ class LossGrads:
         if self.features is None:
             return [None] * len(active), None
         if self._matching is None:
-            self._matching = _shares(self.e, active, self.features.device) * self.features.float()
+            self._matching = _shares_on(self.features.device, self.e, active, self.dtype) * self.features.to(self.dtype)
         others = [self._rows(depth, (stack, 1 - side)) for stack, side in active]
         return others, self._matching[depth]
 
@@ -69,21 +68,32 @@ class LossGrads:
         return self.buffers[depth][offsets[member] * channels : ends[member] * channels]
 
 
-@functools.cache  # for ever: a captured CUDA graph holds their addresses
-def _shares(ensemble, active, device):
+def _shares(ensemble, active, dtype):
     """Feature matching's weight of one value of each map, [depth][member]."""
     sizes = [
         [ensemble.samples * ensemble.stacks[stack].period * ensemble.rows[stack][depth + 1] for stack, _ in active]
         for depth in range(len(ensemble.layers))
     ]
     channels = torch.tensor([[layer.out_channels] for layer in ensemble.layers], dtype=torch.float64)
-    return (2 / (torch.tensor(sizes, dtype=torch.float64) * channels)).float().to(device)
+    return (2 / (torch.tensor(sizes, dtype=torch.float64) * channels)).to(dtype)
+
+
+@functools.cache  # for ever: a captured CUDA graph holds their addresses
+def _kept_shares(device, *what):
+    return _shares(*what).to(device)
+
+
+def _shares_on(device, *what):
+    return _shares(*what) if device.type == "cpu" else _kept_shares(device, *what)
 
 
 def _squared_mean_grads(backend, scores, targets, grad):
     if backend.fuses_small_work:
         return backend.squared_means_backward(scores, targets, grad, None, [True] * len(scores))
-    return [(widened(s) - target) * (2 / max(s.numel(), 1)) * grad for s, target in zip(scores, targets)]
+    return [
+        (s.to(torch.promote_types(s.dtype, torch.float32)) - target) * (2 / max(s.numel(), 1)) * grad
+        for s, target in zip(scores, targets)
+    ]
 
 
 def losses(call, kind, buffers):

@@ -44,7 +44,9 @@ def _weight_parametrization(conv):
     if not hasattr(conv, "parametrizations") or set(conv.parametrizations) != {"weight"}:
         return None
     own = conv.parametrizations.weight
-    return own if len(own) == 1 and type(own[0]) is _WeightNorm and own[0].dim == 0 else None
+    if len(own) != 1 or type(own[0]) is not _WeightNorm or own[0].dim != 0:
+        return None
+    return None if any(m._forward_hooks or m._forward_pre_hooks for m in (own, own[0])) else own
 
 
 def unreadable(conv):
@@ -96,10 +98,10 @@ def spectral_groups(convs):
     return groups
 
 
-def weight_set(raw, magnitude, bias, spectral):
-    """What a backend needs of one layer under one set."""
+def weight_set(raw, magnitude, bias, spectral, dtype):
+    """What a backend needs of one layer under one set, for maps of `dtype`."""
     raw, magnitude, bias = (
-        None if parameter is None else widened(parameter.detach().resolve_neg()).contiguous()
+        None if parameter is None else widened(parameter.detach().resolve_neg(), dtype).contiguous()
         for parameter in (raw, magnitude, bias)
     )
     return WeightSet(

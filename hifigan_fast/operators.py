@@ -1,8 +1,8 @@
 """The passes as PyTorch operators, `torch.ops.hifigan_fast`: opaque to torch.compile and torch.export, with fakes.
 
-An operator takes tensors and numbers only, so that a graph that holds it can be read, saved and run elsewhere: an
-ensemble is spelled out as `description` does. It returns flat buffers, no two in one storage: views of them are the
-maps, and are made outside.
+An operator takes tensors, numbers and words only, so that a graph that holds it can be read, saved and run elsewhere:
+an ensemble is spelled out as `description` does. No two tensors that it returns share a storage: maps are views of its
+flat buffers, and are made outside.
 """
 
 import functools
@@ -80,6 +80,24 @@ def call_of(
     return passes.Call(BACKENDS[backend], ensemble, dtype, [], save)
 
 
+def _check(call, waves, parameters, maps=()):
+    """A graph may be called with other tensors than it was made for: what kernels would read wrongly is refused."""
+    given = [t for t in (*waves, *parameters) if t is not None]
+    reason = call.backend.cannot_run(given[0].device, call.dtype)
+    if reason:
+        raise ValueError(f"waves: the graph is for backend {call.backend.name!r}, but {reason}")
+    for t in (*given, *maps):
+        if t is not None and t.device != given[0].device:
+            raise ValueError(f"tensors: expected one device, got {given[0].device} and {t.device}")
+    for name, tensors in (("waves", waves), ("parameters", parameters)):
+        for t in tensors:
+            if t is not None and (t.dtype == torch.float64) != (call.dtype == torch.float64):
+                raise ValueError(f"{name}: the graph is for maps of {call.dtype}, got {t.dtype}")
+    for t in maps:
+        if t is not None and t.dtype != call.dtype and not (call.save == "bf16" and t.dtype == torch.bfloat16):
+            raise ValueError(f"maps: the graph is for {call.dtype}, got {t.dtype}")
+
+
 def sizes(waves, numbers):
     """Samples of a side, and the lengths of its waveforms."""
     return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // numbers[6]]]
@@ -87,6 +105,7 @@ def sizes(waves, numbers):
 
 def _forward(waves, parameters, states, *numbers):
     call = call_of(*sizes(waves, numbers), *numbers)
+    _check(call, waves, parameters)
     call.states = call.split_states(states)
     waves, layers = call.split([*waves, *parameters])
     scaling, packed, weights = passes.normalised(call, layers)
@@ -99,7 +118,9 @@ def _fake_forward(waves, parameters, states, *numbers):
     rows = [e.offsets(depth + 1, e.members)[1] for depth in range(len(e.layers))]
     buffers = [waves[0].new_empty(n * layer.out_channels, dtype=call.dtype) for n, layer in zip(rows, e.layers)]
     channels = e.set_count * sum(layer.out_channels for layer in e.layers)
-    scaling = waves[0].new_empty(3, channels, dtype=backend.scaling_dtype or widened(parameters[0][:0]).dtype)
+    scaling = waves[0].new_empty(
+        3, channels, dtype=backend.scaling_dtype or widened(parameters[0][:0], call.dtype).dtype
+    )
     elements = e.set_count * sum(layer.weights for layer in e.layers) if backend.packs else 0
     return buffers, scaling, waves[0].new_empty(elements, dtype=call.dtype)
 
@@ -134,6 +155,7 @@ def _backward(
     map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *numbers
 ):
     call = call_of(*numbers)
+    _check(call, waves, parameters, (*map_grads, *buffers))
     call.states = call.split_states(states)
     outputs = passes.Saved(call, buffers)
     source = source_of(call, outputs, map_grads, kind, adversarial, features)
@@ -142,7 +164,8 @@ def _backward(
         return [], [], [], []
     waves_in, layers = call.split([*waves, *parameters])
     weights = weights_of(call.ensemble.layers, call.weight_sets(layers), scaling, packed)
-    flat = passes.flat_waves(call, waves_in) if any(wave is not None for wave in waves) else None
+    reads_waves = not buffers or any(depth == 0 for _, depth in wanted.jobs())
+    flat = passes.flat_waves(call, waves_in) if reads_waves else None
     if not buffers:  # saved nothing
         both = {(stack, side) for stack, _ in wanted.active for side in range(call.ensemble.sides)}
         members = sorted(both) if features is not None else wanted.active
@@ -159,7 +182,7 @@ def _fake_backward(
 ):
     call = call_of(*numbers)
     wanted = wanted_of(call, needs, source_of(call, buffers, map_grads, kind, adversarial, features))
-    e, flat, dtype = call.ensemble, call.backend.flat_grads, widened(parameters[0][:0]).dtype
+    e, flat, dtype = call.ensemble, call.backend.flat_grads, widened(parameters[0][:0], call.dtype).dtype
     grad_waves = [scaling.new_empty(e.wave_offsets[1])] if wanted.reaches_waves() else []
     kinds = []
     for index in range(3):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import norms
-from .backends.contract import Backend, LayerGrads, weights_of
+from .backends.contract import Backend, LayerGrads, weights_of, widened
 from .geometry import Ensemble
 
 
@@ -45,7 +45,7 @@ class Call:
         """The `WeightSet`s [depth][set], by parameters [stack][depth]."""
         pairs = list(zip(self.ensemble.set_stacks, self.states))
         return [
-            [norms.weight_set(*layers[stack][depth], states[depth]) for stack, states in pairs]
+            [norms.weight_set(*layers[stack][depth], states[depth], self.dtype) for stack, states in pairs]
             for depth in range(len(self.ensemble.layers))
         ]
 
@@ -76,7 +76,7 @@ def flat_waves(call, waves):
     e, given = call.ensemble, next(w for side in waves for w in side if w is not None)
     absent = [given.new_empty(e.samples * length) for length in e.lengths]
     flat = in_a_row([other if wave is None else wave for side in waves for wave, other in zip(side, absent)])
-    return flat if flat.dtype == call.dtype != torch.bfloat16 else flat.float()
+    return widened(flat, call.dtype)
 
 
 def in_a_row(tensors):

@@ -50,7 +50,7 @@ struct Layer {
     }
     used.resize(static_cast<std::size_t>(sets));
     for (std::size_t i = 0; i < runs.size(); ++i) {
-      extra.push_back({i % 2 ? nullptr : map_grads[i].data(), i % 4 == 0, 0.5f});
+      extra.push_back({i % 2 ? nullptr : map_grads[i].data(), i % 4 == 2, 0.5f});
       if (runs[i].sequences()) used[static_cast<std::size_t>(runs[i].weights)] = true;
     }
     for (int64_t set = 0; set < sets; ++set) {

@@ -83,9 +83,9 @@ def weights_of(layers, sets, scaling, packed):
     return result
 
 
-def widened(tensor):
-    """As backends take waveforms, parameters and biases: bfloat16 values come as float32."""
-    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+def widened(tensor, dtype):
+    """Waveforms and parameters as backends take them for maps of `dtype`: of that, but float32 for bfloat16 ones."""
+    return tensor if tensor.dtype == dtype != torch.bfloat16 else tensor.float()
 
 
 def _iterate(matrix, u, v, eps):

@@ -116,7 +116,8 @@ class ReferenceBackend(SetwiseBackend):
         return self._raw_grads(weights, grads), bias
 
     def feature_l1(self, real, generated):
-        return torch.stack([(r - g).abs().mean() for r, g in zip(real, generated)])
+        dtype = torch.promote_types(real[0].dtype, torch.float32)
+        return torch.stack([(r.to(dtype) - g.to(dtype)).abs().mean() for r, g in zip(real, generated)])
 
     def feature_l1_backward(self, real, generated, grads, want_real, want_generated):
         grads_generated = [(g - r).sgn() * (grad / r.numel()) for r, g, grad in zip(real, generated, grads)]
