@@ -135,6 +135,7 @@ def no_kernels(device, dtype):
     return "; ".join(f"{name}: {why}" for name, why in refusals.items()) if all(refusals.values()) else None
 
 
+@torch.compiler.assume_constant_result
 def _autocast_dtype(device):
     """What autocast computes convolutions in on `device`; None where it is off."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):

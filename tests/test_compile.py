@@ -11,6 +11,7 @@ import hifigan_fast as hf
 from hifigan_fast import operators, parity
 from hifigan_fast.autograd import OPERATORS
 from hifigan_fast.backends import cpu
+from hifigan_fast.discriminators import convs_of
 from hifigan_fast.dispatch import BACKENDS
 from hifigan_fast.passes import Call
 
@@ -195,3 +196,34 @@ def test_opcheck_power_iterations(name, iterations):
     matrices = [torch.randn(6, 10), torch.randn(4, 7)]
     us, vs = ([torch.nn.functional.normalize(torch.randn(m.shape[i]), dim=0) for m in matrices] for i in (0, 1))
     opcheck(OPERATORS.power_iterations.default, (matrices, us, vs, 1e-12, iterations, 2, name))
+
+
+def test_an_exported_program_refuses_another_dtype():
+    d = hf.DiscriminatorP(3).requires_grad_(False)
+    y, _ = parity.waveforms(1, 300)
+    module = torch.export.export(d, (y,)).module().double()
+    with pytest.raises((ValueError, RuntimeError), match="float64"):
+        module(y.double())
+
+
+def test_compiled_transforms_see_each_convolution():
+    mpd = hf.MultiPeriodDiscriminator((2,))
+    for conv in convs_of(mpd.discriminators[0]):  # legacy weight norm keeps what a transform made: the reference fails
+        torch.nn.utils.remove_weight_norm(conv)
+    y, y_hat = parity.waveforms(1, 300)
+
+    def score(x):
+        return mpd(y, x)[1][0].sum()
+
+    found = torch.compile(torch.func.grad(score), backend="aot_eager")(y_hat)
+    torch.testing.assert_close(found, torch.func.grad(score)(y_hat))
+
+
+def test_a_hook_on_every_module_is_seen_by_a_compiled_one():
+    mpd, seen = hf.MultiPeriodDiscriminator((2,)), []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(type(m)))
+    try:
+        torch.compile(mpd, backend="eager")(*parity.waveforms(1, 300))
+    finally:
+        handle.remove()
+    assert seen.count(torch.nn.Conv2d) == 2 * 6

@@ -129,6 +129,28 @@ def test_autocast_runs_fused_where_there_are_kernels_for_its_dtype(mpd, dtype, r
 
 
 @needs_extension
+def test_parameters_of_half_precision_under_autocast(mpd):
+    """They are converted before a kernel reads them; float64 ones are refused, as by the reference."""
+    y, y_hat = parity.waveforms(1, 300)
+    expected = mpd(y, y_hat)[0][0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = copy.deepcopy(mpd).half()(y, y_hat)
+        with pytest.raises(ValueError, match="y: expected the dtype of the parameters, torch.float64"):
+            copy.deepcopy(mpd).double()(y, y_hat)
+    torch.testing.assert_close(found[0][0].float(), expected, rtol=0.1, atol=0.05)
+    found[0][0].float().sum().backward()
+
+
+def test_a_hook_on_a_parametrization_is_seen(mpd):
+    for d in mpd.discriminators:
+        nn.utils.remove_weight_norm(d.convs[1])
+        nn.utils.parametrizations.weight_norm(d.convs[1])
+    assert "modules" not in hf.explain(mpd) or cpu.extension()[0] is None
+    mpd.discriminators[0].convs[1].parametrizations.weight.register_forward_hook(lambda m, args, out: out * 0)
+    assert "convs.1 has a parametrization" in hf.explain(mpd)
+
+
+@needs_extension
 def test_bfloat16_modules_run_fused(mpd):
     mpd = mpd.bfloat16()
     assert hf.explain(mpd).count(" cpu ") == 12

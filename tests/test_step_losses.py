@@ -159,3 +159,30 @@ def test_no_gradient_of_a_map_is_in_memory(monkeypatch):
     monkeypatch.setitem(dispatch.BACKENDS, "reference", Watching())
     results = both("generator", "mpd", "reference", True)[0]
     assert results and given[: len(given) // 2] == [True] * (5 * 5)
+
+
+def test_what_only_y_moves_has_its_gradient():
+    mpd = hf.MultiPeriodDiscriminator((2,)).requires_grad_(False)
+    y, y_hat = parity.waveforms(1, 300)
+    found = hf.generator_step_loss(mpd, y.requires_grad_(), y_hat)
+    assert not found.adversarial.requires_grad and found.features.requires_grad
+
+
+def test_float64_stays_float64_on_a_fused_pass():
+    mpd = hf.MultiPeriodDiscriminator((2, 3)).double().requires_grad_(False)
+    y, y_hat = parity.waveforms(1, 300, torch.float64)
+    with hf.use_backend("reference"):
+        grads = [
+            torch.autograd.grad(sum(kind.generator_step_loss(mpd, y, y_hat.requires_grad_())[:2]), y_hat)[0]
+            for kind in (hf, reference)
+        ]
+    assert (grads[0] - grads[1]).norm() <= 1e-12 * grads[1].norm()
+
+
+def test_a_subclass_that_changes_nothing_is_fused(monkeypatch):
+    class Own(hf.MultiPeriodDiscriminator):
+        pass
+
+    own = Own((2, 3))
+    monkeypatch.setattr(own.discriminators[0], "_call_impl", lambda *_: pytest.fail("called"))
+    hf.discriminator_step_loss(own, *parity.waveforms(1, 300))
