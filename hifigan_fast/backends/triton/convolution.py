@@ -8,6 +8,8 @@ weights lie as [set][out channel][tap][channel of the group]. `PRECISION` is `tl
 import triton
 import triton.language as tl
 
+from .pointers import pick
+
 # Fields of a row of `runs`, as in geometry.Run.
 WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFSET, GRAD_OUT_OFFSET = (
     tl.constexpr(field) for field in range(9)
@@ -192,15 +194,18 @@ def input_grad(
     wanted = live[:, None] & (n < IG)[None, :]
     row = sequence.to(tl.int64) * in_rows + first + step * STRIDE
     own = row[:, None] * IN + channel[None, :]
-    mask = tl.load(saved + tl.load(run + IN_OFFSET) * IN + own, wanted, other=0.0).to(tl.float32)
-    for i in tl.static_range(RUNS):  # len() of a tuple with None does not compile on Triton 3.6
-        if map_grads[i] is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
-            if index == i:
-                given = tl.load(map_grads[i] + own, wanted, other=0.0).to(tl.float32)
-                if matching is not None:
-                    d, scale = mask - given, tl.load(matching + i)
-                    given = tl.where(d > 0, scale, tl.where(d < 0, -scale, d * scale))  # NaN stays NaN
-                sums += given
+    stored = saved + tl.load(run + IN_OFFSET) * IN  # read twice: kept, it would spill
+    if matching is not None:
+        d = tl.load(stored + own, wanted, other=0.0).to(tl.float32)
+        d -= tl.load(pick(map_grads, index) + own, wanted, other=0.0).to(tl.float32)
+        scale = tl.load(matching + index)
+        sums += tl.where(d > 0, scale, tl.where(d < 0, -scale, d * scale))  # NaN stays NaN
+    else:
+        for i in tl.static_range(RUNS):  # len() of a tuple with None does not compile on Triton 3.6
+            if map_grads[i] is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
+                if index == i:
+                    sums += tl.load(map_grads[i] + own, wanted, other=0.0).to(tl.float32)
+    mask = tl.load(stored + own, wanted, other=0.0)
     sums = tl.where(mask > 0, sums, sums * slope)
     tl.store(grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + own, sums.to(grad_in.dtype.element_ty), wanted)
 
