@@ -18,7 +18,7 @@ import torch
 from tabulate import tabulate
 
 from hifigan_fast import dispatch
-from hifigan_fast.autograd import run_ensemble, run_step
+from hifigan_fast.autograd import run_ensemble
 from hifigan_fast.backends.triton import TritonBackend, configs
 from hifigan_fast.geometry import Ensemble, Layer, Stack
 from hifigan_fast.losses import feature_loss
@@ -205,8 +205,6 @@ def every_configuration(name, arithmetic):
         maps = run_ensemble(Call(backend, ensemble, dtype, states), waves, parameters)
         loss = feature_loss(*maps) + sum(own[-1].float().sum() for side in maps for own in side)
         loss.backward()
-        adversarial, _, features = run_step(Call(backend, ensemble, dtype, states), "generator", waves, parameters)
-        (adversarial + features).backward()
     return launches
 
 

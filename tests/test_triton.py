@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hifigan_fast as hf
-from hifigan_fast import dispatch, operators, parity, pooling
+from hifigan_fast import dispatch, operators, parity, pooling, reference
 from hifigan_fast.geometry import Layer
 
 from .small import SmallEnsemble
@@ -256,3 +256,22 @@ def test_parameters_of_mixed_dtypes_under_autocast():
         results.append([real[0].float(), *(p.grad.float() for p in ours.parameters())])
     for a, b in zip(*results):
         assert (a - b).norm() <= 0.05 * b.norm() + 1e-6
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("periods", [(2, 3), None])
+def test_step_losses(periods, frozen):
+    from .test_properties import build
+
+    found = []
+    for kind in (hf, reference):
+        module = build(hf, periods).requires_grad_(not frozen)
+        y, y_hat = parity.waveforms(1, 150)
+        y_hat.requires_grad_()
+        with hf.use_backend("triton"):
+            losses = kind.generator_step_loss(module, y, y_hat)
+            leaves = [y_hat, *(p for p in module.parameters() if p.requires_grad)]
+            grads = torch.autograd.grad(losses.adversarial + losses.features, leaves)
+        found.append([losses.adversarial, losses.features, losses.terms, *grads])
+    for ours, apart in zip(*found, strict=True):
+        assert (ours - apart).norm() <= 1e-5 * apart.norm() + 1e-9

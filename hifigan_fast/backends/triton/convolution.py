@@ -194,18 +194,18 @@ def input_grad(
     wanted = live[:, None] & (n < IG)[None, :]
     row = sequence.to(tl.int64) * in_rows + first + step * STRIDE
     own = row[:, None] * IN + channel[None, :]
-    stored = saved + tl.load(run + IN_OFFSET) * IN  # read twice: kept, it would spill
+    stored = saved + tl.load(run + IN_OFFSET) * IN
     if matching is not None:
-        d = tl.load(stored + own, wanted, other=0.0).to(tl.float32)
-        d -= tl.load(pick(map_grads, index) + own, wanted, other=0.0).to(tl.float32)
+        mask = tl.load(stored + own, wanted, other=0.0)
+        given = tl.load(pick(map_grads, index) + own, wanted, other=0.0)
         scale = tl.load(matching + index)
-        sums += tl.where(d > 0, scale, tl.where(d < 0, -scale, d * scale))  # NaN stays NaN
+        sums += tl.where(mask > given, scale, tl.where(mask < given, -scale, (mask - given).to(tl.float32)))  # 0 or NaN
     else:
         for i in tl.static_range(RUNS):  # len() of a tuple with None does not compile on Triton 3.6
             if map_grads[i] is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
                 if index == i:
                     sums += tl.load(map_grads[i] + own, wanted, other=0.0).to(tl.float32)
-    mask = tl.load(stored + own, wanted, other=0.0)
+        mask = tl.load(stored + own, wanted, other=0.0)
     sums = tl.where(mask > 0, sums, sums * slope)
     tl.store(grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + own, sums.to(grad_in.dtype.element_ty), wanted)
 
