@@ -152,6 +152,12 @@ class Ensemble:
             total += self.samples * self.stacks[member[0]].period * self.rows[member[0]][depth]
         return offsets, total
 
+    def spans(self, depth, members):
+        """First row and end of each member in such a buffer."""
+        offsets, total = self.offsets(depth, members)
+        ends = [*list(offsets.values())[1:], total]
+        return {member: (first, end) for (member, first), end in zip(offsets.items(), ends)}
+
     @functools.cached_property
     def wave_offsets(self):
         """First sample of each waveform, [side][wave], in the buffer of all; and the total."""

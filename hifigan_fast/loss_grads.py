@@ -62,10 +62,9 @@ class LossGrads:
         return others, self._matching[depth]
 
     def _rows(self, depth, member):
-        offsets, total = self.e.offsets(depth + 1, self.e.members)
-        ends = dict(zip(offsets, [*list(offsets.values())[1:], total]))
+        first, end = self.e.spans(depth + 1, self.e.members)[member]
         channels = self.e.layers[depth].out_channels
-        return self.buffers[depth][offsets[member] * channels : ends[member] * channels]
+        return self.buffers[depth][first * channels : end * channels]
 
 
 def _shares(ensemble, active, dtype):

@@ -21,6 +21,7 @@ DESCRIPTION = (
     "int[] layers, float[] slopes, int[] periods, bool folded, int[] levels, int[] weight_sets, int sides, "
     "ScalarType dtype, str backend, str save, str version"
 )
+SIDES = 6  # its place among the numbers of a description
 LIBRARY = torch.library.Library("hifigan_fast", "DEF")
 LIBRARY.define(
     f"ensemble_forward(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {DESCRIPTION}) "
@@ -100,7 +101,7 @@ def _check(call, waves, parameters, maps=()):
 
 def sizes(waves, numbers):
     """Samples of a side, and the lengths of its waveforms."""
-    return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // numbers[6]]]
+    return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // numbers[SIDES]]]
 
 
 def _forward(waves, parameters, states, *numbers):

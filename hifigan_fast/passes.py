@@ -217,11 +217,11 @@ class MapGrads:
     """The caller's gradients of the maps, {member: [depth]}, None where there are none."""
 
     def __init__(self, maps):
-        self.maps = {member: [_in_memory(grad) for grad in grads] for member, grads in maps.items()}
+        self.maps = maps
         self.given = [member for member, grads in maps.items() if any(grad is not None for grad in grads)]
 
     def of_heads(self, active):
-        return [self.maps[member][-1] for member in active]
+        return [_in_memory(self.maps[member][-1]) for member in active]
 
     def of_maps(self, depth, active):
         """What `Backend.input_grad` adds to the gradients of layer `depth`'s outputs."""
@@ -263,11 +263,9 @@ class Backward:
         return self.outputs[depth - 1] if depth else self.waves
 
     def _head_grad(self):
-        depth, grads = len(self.e.layers), self.source.of_heads(self.active)
-        offsets, total = self.e.offsets(depth, self.active)
-        ends = [*list(offsets.values())[1:], total]
+        grads, spans = self.source.of_heads(self.active), self.e.spans(len(self.e.layers), self.active)
         like = next((grad for grad in grads if grad is not None), self.weights[0].bias)
-        sizes = [end - start for start, end in zip(offsets.values(), ends)]
+        sizes = [end - first for first, end in spans.values()]
         parts = [like.new_zeros(n) if grad is None else grad.reshape(-1) for grad, n in zip(grads, sizes)]
         return in_a_row(parts).to(self.call.dtype)
 
@@ -281,7 +279,7 @@ class Backward:
         return grad_in
 
     def _weight_grads(self, depth, grad_out):
-        stacks = [s for s in {stack for stack, _ in self.active} if any(self.wanted.layers[s][depth])]
+        stacks = [stack for stack, own in self.wanted.jobs() if own == depth]
         if not stacks:
             return
         layer, weights = self.e.layers[depth], self.weights[depth]
@@ -306,13 +304,15 @@ class Backward:
 
 def _in_memory(grad):
     """Kernels read memory, and know nothing of lazy signs and lazy zeros."""
-    if grad is None or not grad._is_zerotensor():
-        return None if grad is None else grad.resolve_neg()
-    return torch.zeros(grad.shape, dtype=grad.dtype, device=grad.device)
+    if grad is None:
+        return None
+    lazy = grad._is_zerotensor()
+    return torch.zeros(grad.shape, dtype=grad.dtype, device=grad.device) if lazy else grad.resolve_neg()
 
 
 def _rows_of(grad):
     """In the layout of the buffers, [samples, period, rows, channels]; a copy only if it must be."""
+    grad = _in_memory(grad)
     if grad is None:
         return None
     return (grad.permute(0, 3, 2, 1) if grad.dim() == 4 else grad.transpose(1, 2)).contiguous()

@@ -157,3 +157,10 @@ def plain_maps(ensemble, waves, layers, states, sides_of=None):
                 x = torch.where(positive, x, x * layer.slope)
                 maps.append(x)
     return maps
+
+
+def assert_alike(ours, plain, tolerance=1e-4):
+    """Lists of tensors or None: each of ours is its counterpart, but for rounding."""
+    for a, b in zip(ours, plain, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or (a - b).norm() <= tolerance * b.norm() + 1e-9

@@ -15,7 +15,7 @@ from hifigan_fast.discriminators import convs_of
 from hifigan_fast.dispatch import BACKENDS
 from hifigan_fast.passes import Call
 
-from .small import SmallEnsemble
+from .small import SmallEnsemble, assert_alike
 
 pytestmark = pytest.mark.filterwarnings("error:.*custom operator:UserWarning")  # aliased outputs
 needs_extension = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
@@ -43,13 +43,6 @@ def step(half, module, y, y_hat):
     loss = half(module, y, y_hat)
     loss.backward()
     return [loss.detach(), y_hat.grad, *(p.grad for p in module.parameters()), *(b.clone() for b in module.buffers())]
-
-
-def assert_alike(ours, plain, tolerance=1e-4):
-    assert len(ours) == len(plain)
-    for a, b in zip(ours, plain):
-        assert (a is None) == (b is None)
-        assert a is None or (a - b).norm() <= tolerance * b.norm() + 1e-9
 
 
 @pytest.mark.parametrize("half", [discriminator_half, generator_half])
