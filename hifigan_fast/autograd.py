@@ -36,8 +36,13 @@ def run_ensemble(call, waves, parameters):
         parameters: [stack][depth] of `norms.Parameters`.
     """
     tensors, e = _arguments(call, waves, parameters), call.ensemble
-    maps = iter(OPERATORS.ensemble.default(*tensors, *operators.description(call)))
-    return [[list(itertools.islice(maps, len(e.layers))) for _ in e.stacks] for _ in range(e.sides)]
+    maps = OPERATORS.ensemble.default(*tensors, *operators.description(call))
+    # Slices, not an iterator: PyTorch 2.6 compiles each use of one as if it began anew, and repeats the first maps.
+    return [_chunks(side, len(e.layers)) for side in _chunks(maps, len(maps) // e.sides)]
+
+
+def _chunks(values, size):
+    return [values[at : at + size] for at in range(0, len(values), size)]
 
 
 def run_step(call, kind, waves, parameters):

@@ -62,9 +62,10 @@ def _why_not_together(discriminators):
     for index, discriminator in enumerate(discriminators):
         if has_hooks(discriminator):
             return f"discriminators.{index} has a hook"
-        if type(discriminator) not in (DiscriminatorP, DiscriminatorS) or "forward" in vars(discriminator):
+        if type(discriminator) not in (DiscriminatorP, DiscriminatorS) or "forward" in discriminator.__dict__:
             return f"discriminators.{index} is a {type(discriminator).__name__}"
-    if len({stack_of(d).layers for d in discriminators}) != 1:
+    layers = [stack_of(d).layers for d in discriminators]
+    if not layers or any(own != layers[0] for own in layers):
         return "the discriminators differ in their layers"
     return None
 

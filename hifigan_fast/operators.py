@@ -7,7 +7,6 @@ flat buffers, and are made outside.
 
 import functools
 import itertools
-from dataclasses import astuple
 
 import torch
 
@@ -46,10 +45,20 @@ LIBRARY.define(
 def description(call):
     """What an operator is told of a `passes.Call`, beside its tensors."""
     e = call.ensemble
-    layers = [astuple(layer) for layer in e.layers]
     return (
-        [number for layer in layers for number in layer[:-1]],
-        [layer[-1] for layer in layers],
+        [
+            number
+            for layer in e.layers
+            for number in (
+                layer.in_channels,
+                layer.out_channels,
+                layer.taps,
+                layer.stride,
+                layer.padding,
+                layer.groups,
+            )
+        ],
+        [layer.slope for layer in e.layers],
         [stack.period for stack in e.stacks],
         e.stacks[0].folded,
         list(e.waves),

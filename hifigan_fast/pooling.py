@@ -20,7 +20,7 @@ def poolable(meanpools, sides):
 
 
 def _is_original(pool):
-    if type(pool) is not nn.AvgPool1d or pool._forward_hooks or pool._forward_pre_hooks or "forward" in vars(pool):
+    if type(pool) is not nn.AvgPool1d or pool._forward_hooks or pool._forward_pre_hooks or "forward" in pool.__dict__:
         return False
     numbers = [n[0] if isinstance(n, tuple) else n for n in (pool.kernel_size, pool.stride, pool.padding)]
     return numbers == [4, 2, 2] and not pool.ceil_mode and pool.count_include_pad

@@ -32,7 +32,9 @@ def poisoned(monkeypatch):
     def poison(allocate):
         def allocated(*args, **kwargs):
             tensor = allocate(*args, **kwargs)
-            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+            if tensor.is_floating_point():
+                tensor.detach().fill_(float("nan"))
+            return tensor
 
         return allocated
 

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-import torch._dynamo
+import torch._dynamo.testing
+import torch.nn.functional as F
 from torch.library import opcheck
 
 import hifigan_fast as hf
@@ -74,14 +75,18 @@ def test_the_graph_holds_the_fused_pass():
 def test_another_length_is_not_compiled_again(name):
     module = ENSEMBLES[name]()
     eager = copy.deepcopy(module)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter, pool_counter = (torch._dynamo.testing.CompileCounterWithBackend("aot_eager") for _ in range(2))
     compiled = torch.compile(generator_half, fullgraph=True, backend=counter, dynamic=True)
-    counts = []
+    pool = torch.compile(lambda x: F.avg_pool1d(x, 4, 2, 2), backend=pool_counter, dynamic=True)
+    counts, pool_counts = set(), set()
     for length, batch in ((500, 2), (733, 3), (1024, 2), (901, 4)):
         y, y_hat = parity.waveforms(batch, length)
         assert_alike(step(compiled, module, y, y_hat), step(generator_half, eager, y, y_hat))
-        counts.append(counter.frame_count)
-    assert len(set(counts)) == 1
+        pool(y)
+        counts.add(counter.frame_count)
+        pool_counts.add(pool_counter.frame_count)
+    # PyTorch 2.6 and 2.7 compile the pooling alone once for even and once for odd lengths.
+    assert len(counts) == (len(pool_counts) if name == "msd" else 1)
 
 
 def test_compiled_maps_are_the_references_in_layout_and_gradient():
