@@ -1,6 +1,7 @@
 """Training steps on a GPU: the original loop, PyTorch's own fast ways and ours, with and without CUDA graphs.
 
 python -m benchmarks.gpu --out benchmarks/results/gpu.json
+python -m benchmarks.gpu --table benchmarks/results/gpu.json    # README's, of a run that was made
 
 The parity gate comes first. Some minutes; with --compile, many more: compilers set their own pace. The file is written
 after every figure. Memory of a graph's rows is what a replay adds, not what its pool holds.
@@ -8,9 +9,12 @@ after every figure. Memory of a graph's rows is what a replay adds, not what its
 
 import contextlib
 import itertools
+import json
+import math
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
 from tabulate import tabulate
@@ -56,9 +60,9 @@ def contenders(periods, everything, compiled):
         found["eager, channels_last"] = (channels_last(build(periods, plain=True)), reference, contextlib.nullcontext)
     if compiled:
         for mode in ("default", "max-autotune-no-cudagraphs"):
-            compiled = [torch.compile(module, mode=mode) for module in build(periods, plain=True)]
-            found[f"torch.compile {mode}"] = (compiled, reference, contextlib.nullcontext)
-            found[f"torch.compile {mode}, autocast bfloat16"] = (compiled, reference, _bfloat16)
+            modules = [torch.compile(module, mode=mode) for module in build(periods, plain=True)]
+            found[f"torch.compile {mode}"] = (modules, reference, contextlib.nullcontext)
+            found[f"torch.compile {mode}, autocast bfloat16"] = (modules, reference, _bfloat16)
     found["hifigan_fast"] = (fast, bench.FastLosses, contextlib.nullcontext)
     found["hifigan_fast, autocast bfloat16"] = (fast, bench.FastLosses, _bfloat16)
     return found
@@ -181,7 +185,30 @@ def shown(rows):
     return tabulate(lines, headers=(*keys, "ms", "90%", "MiB", "error"), floatfmt=".2f")
 
 
+def compared(result):
+    """README's table of a run: the original loop, the fastest of PyTorch's other ways, and ours."""
+
+    def fastest(times):
+        return min(times.items(), key=lambda item: item[1], default=(None, math.nan))
+
+    lines = []
+    for case, rows in itertools.groupby(result["rows"], lambda row: (row["workload"], row["step"])):
+        times = {row["contender"] + ", graph" * row["graph"]: row["ms"] for row in rows if "ms" in row}
+        ours = {name: ms for name, ms in times.items() if name.startswith("hifigan_fast")}
+        rivals = {name: ms for name, ms in times.items() if name not in ours}
+        (our_name, our_ms), (rival_name, rival_ms) = fastest(ours), fastest(rivals)
+        original = rivals.get("eager", math.nan)
+        both = original / our_ms, rival_ms / our_ms
+        lines.append((*case, original, rival_name, rival_ms, our_name, our_ms, *(f"{by:.2f} ×" for by in both)))
+    headers = ("workload", "step", "original loop, ms", "fastest rival", "ms", "fastest of ours", "ms")
+    headers += ("speed-up", "over the rival")
+    return f"{result['device']}\n\n" + tabulate(lines, headers=headers, floatfmt=".2f", tablefmt="github")
+
+
 def command(args):
+    if args.table:
+        print(compared(json.loads(Path(args.table).read_text())))
+        return
     if not torch.cuda.is_available():
         raise ValueError("device: no GPU is available to torch")
     torch.backends.cudnn.benchmark = True
@@ -206,6 +233,7 @@ def command(args):
 def main(argv=None):
     parser = report.parser("gpu", "Time training steps on a GPU against PyTorch's own ways.", repeats=1)
     parser.add_argument("--workloads", metavar="NAME,…", help=f"default: {', '.join(WORKLOADS)}")
+    parser.add_argument("--table", metavar="FILE", help="measure nothing: print README's table of such a file")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which may take many minutes")
     return report.run(command, parser.parse_args(argv))
 
