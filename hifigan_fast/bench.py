@@ -12,7 +12,7 @@ import torch
 from tabulate import tabulate
 
 from . import discriminators as fast
-from . import parity, reference
+from . import extras, parity, reference
 from .discriminators import frozen
 from .info import versions
 from .losses import discriminator_loss, feature_loss, generator_loss
@@ -196,6 +196,7 @@ def _read_clips(folder, count):
 
 def run(data=None, out="bench-out", batch=4, length=8192, repeats=5):
     """The main job: parity, then speed; prints tables, writes `bench.json` and `bench.png` to `out` -> exit status."""
+    extras.require("the benchmark", "bench", "matplotlib", *([] if data is None else ["soundfile"]))
     clips = None if data is None else _read_clips(data, batch)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,20 @@ def check_pair(y, y_hat):
             raise ValueError(f"y_hat: expected the {what} of y, {shown[0]}, got {shown[1]}")
 
 
+def check_module(name, module):
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
+
+
+def check_scores(name, scores):
+    """Logits as the discriminators return them: one tensor each."""
+    for score in scores:
+        if not isinstance(score, torch.Tensor):
+            raise TypeError(
+                f"{name}: expected one tensor for each discriminator, got a {type(score).__name__} among them"
+            )
+
+
 def check_reflect_pad(name, length, period):
     """The reflect pad that makes `length` a multiple of `period` must be shorter than the waveform."""
     padding = -length % period

@@ -4,13 +4,8 @@ import argparse
 import sys
 
 from .training import command as train_command
-
-
-def positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
+from .training.command import positive
+from .version import __version__
 
 
 def _bench(args):
@@ -29,6 +24,14 @@ def _check(args):
 
 
 def _tune(args):
+    import torch
+
+    from .dispatch import BACKENDS
+
+    device = torch.device("cuda")
+    reason = BACKENDS["triton"].cannot_run(device, torch.float32) if torch.cuda.is_available() else "no GPU"
+    if reason:
+        raise ValueError(f"device: cannot tune here: {reason}")
     from .backends.triton import tune
 
     return tune.run(args.out)
@@ -46,6 +49,7 @@ def _parser():
         prog="hifigan-fast",
         description="HiFi-GAN's discriminators, several times faster; and the training around them.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="train | bench | check | tune | info")
 
     train = commands.add_parser("train", help="train a HiFi-GAN vocoder")

@@ -152,7 +152,7 @@ def fused_pair(ensemble, y, y_hat):
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
     _check_parameters("y", y, discriminators)
-    if _falls_back(y, discriminators) or _why_not_together(discriminators):
+    if _why_not_together(discriminators) or _falls_back(y, discriminators):
         return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
         return _fused(discriminators, _pooled(ensemble, y, y_hat), range(len(discriminators)))
@@ -179,15 +179,26 @@ def _pooled(ensemble, y, y_hat):
 def explain(module):
     """Which backend runs each layer of the discriminators in `module`, and why: a table as a string.
 
-    Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes.
+    Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes. ValueError
+    where there is no discriminator of this package.
     """
+    checks.check_module("module", module)
     rows = []
     for name, child in module.named_modules():
         if isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
             members = list(child.discriminators)
-            reason = _why_module_by_module(members) or _why_not_together(members)
+            reason = _why_not_together(members) or _why_module_by_module(members)
             if reason:
                 rows.append((name or type(child).__name__, "one discriminator at a time", reason))
+            rows += [
+                (
+                    f"{name}.discriminators.{i}".lstrip("."),
+                    "its own forward",
+                    f"a {type(member).__name__} from elsewhere",
+                )
+                for i, member in enumerate(members)
+                if not isinstance(member, (DiscriminatorP, DiscriminatorS))
+            ]
         if isinstance(child, (DiscriminatorP, DiscriminatorS)):
             rows += _explain_discriminator(name, child)
     if not rows:
@@ -244,7 +255,8 @@ class MultiPeriodDiscriminator(reference.MultiPeriodDiscriminator):
     """Period discriminators over the same waveforms, real and generated in one pass.
 
     `forward(y, y_hat)`: both [B, 1, T], of one dtype and device -> real logits, generated logits, real maps,
-    generated maps: lists with an entry a discriminator, as each returns them (jik876/hifi-gan `models.py`).
+    generated maps: lists with an entry a discriminator, as each returns them (jik876/hifi-gan `models.py`). Errors as
+    `DiscriminatorP`, and ValueError where y and y_hat differ in shape, dtype or device.
 
     Args:
         periods: any periods, each at least 1.
@@ -275,8 +287,10 @@ def frozen(*modules):
     """Within the block no parameter of `modules` requires a gradient; afterwards each flag is as it was.
 
     The generator's half of a HiFi-GAN step needs gradients through the discriminators, not of their parameters: the
-    original computes the latter too and throws them away.
+    original computes the latter too and throws them away. TypeError for what is no module.
     """
+    for module in modules:
+        checks.check_module("modules", module)
     flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
     try:
         for parameter, _ in flags:

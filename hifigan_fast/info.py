@@ -49,8 +49,13 @@ def rows():
             refusal = dispatch.refusal(backend, device, dtype)
             what = f"backend {name}, {str(dtype).removeprefix('torch.')} on {device.type}"
             lines.append((what, f"no: {refusal}" if refusal else "yes"))
-    for variable in (dispatch.VARIABLE, cpu.ISA_VARIABLE):
-        lines.append((variable, os.environ.get(variable, "not set")))
+    for variable, known in (
+        (dispatch.VARIABLE, (*dispatch.BACKENDS, dispatch.MODULES)),
+        (dispatch.SAVE_VARIABLE, dispatch.SAVED),
+        (cpu.ISA_VARIABLE, cpu.extension()[0].instruction_sets() if cpu.extension()[0] else ()),
+    ):
+        value = os.environ.get(variable)
+        lines.append((variable, f"{value or 'not set'} (one of {', '.join(known)})"))
     return lines
 
 

@@ -7,7 +7,7 @@ torch.compile gets the reference's, which it fuses itself.
 
 import torch
 
-from . import dispatch, reference
+from . import checks, dispatch, reference
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
 
@@ -120,6 +120,8 @@ def discriminator_loss(disc_real_outputs, disc_generated_outputs):
     Returns the loss and, per discriminator, its real and its generated part as detached scalars (the original
     returns Python floats, at the price of a host sync each).
     """
+    checks.check_scores("disc_real_outputs", disc_real_outputs)
+    checks.check_scores("disc_generated_outputs", disc_generated_outputs)
     pairs = list(zip(disc_real_outputs, disc_generated_outputs))
     found = _squared_means([*(r for r, _ in pairs), *(g for _, g in pairs)], (1,) * len(pairs) + (0,) * len(pairs))
     if found is None:
@@ -130,5 +132,6 @@ def discriminator_loss(disc_real_outputs, disc_generated_outputs):
 
 def generator_loss(disc_outputs):
     """Least-squares loss of the generator: the sum of mean (1 - D(ŷ))², and the list of its terms."""
+    checks.check_scores("disc_outputs", disc_outputs)
     found = _squared_means(list(disc_outputs), (1,) * len(disc_outputs))
     return reference.generator_loss(disc_outputs) if found is None else (found[0], list(found[1].unbind()))

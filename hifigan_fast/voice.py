@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .extras import require
+
 # Formant frequencies in Hz of five vowels (a, e, i, o, u), after Peterson and Barney 1952.
 _VOWELS = np.array([[730, 1090, 2440], [530, 1840, 2480], [270, 2290, 3010], [570, 840, 2410], [300, 870, 2240]])
 _BANDWIDTHS = np.array([90.0, 110.0, 160.0])
@@ -56,6 +58,7 @@ def _pulses(pitch, formants, sampling_rate):
 
 def write_clips(folder, count, seconds, sampling_rate=22050):
     """Write `count` clips of synthetic voice to `folder` as 16-bit wavs; clip i has seed i. Returns their paths."""
+    require("writing wavs", "train", "soundfile")
     import soundfile
 
     folder = Path(folder)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import reference
+from hifigan_fast import parity, reference
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +109,40 @@ def test_other_constructor_arguments(module):
     for periods in ((), 3, None):
         with pytest.raises(ValueError, match="periods: expected at least one period, got"):
             module.MultiPeriodDiscriminator(periods)
+
+
+MPD, Y = hf.MultiPeriodDiscriminator((2,)), torch.zeros(1, 1, 300)
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda: hf.frozen([MPD]).__enter__(), "modules: expected a torch.nn.Module, got list"),
+        (lambda: hf.explain(None), "module: expected a torch.nn.Module, got NoneType"),
+        (lambda: hf.generator_loss(MPD(Y, Y)), "disc_outputs: expected one tensor for each .*, got a list"),
+        (lambda: hf.discriminator_loss([Y], [[Y]]), "disc_generated_outputs: expected one tensor"),
+        (lambda: hf.generator_step_loss(MPD.discriminators[0], Y, Y), "discriminators: .* got DiscriminatorP, which"),
+        (lambda: hf.discriminator_step_loss(Y, Y, MPD), "discriminators: .* got Tensor"),
+        (lambda: hf.discriminator_step_loss([], Y, Y), "discriminators: .* got none"),
+    ],
+)
+def test_things_of_the_wrong_kind(call, said):
+    with pytest.raises(TypeError, match=said):
+        call()
+
+
+class Foreign(torch.nn.Module):
+    """A discriminator of somebody else's, without `convs`."""
+
+    def forward(self, x):
+        return x.flatten(1), [x]
+
+
+def test_a_discriminator_from_elsewhere_runs_as_it_is():
+    ensemble = hf.MultiPeriodDiscriminator((2,))
+    ensemble.discriminators.insert(0, Foreign())
+    y, y_hat = parity.waveforms(1, 300)
+    logits, _, maps, _ = ensemble(y, y_hat)
+    assert torch.equal(logits[0], y[:, 0]) and len(maps[1]) == 6
+    assert hf.generator_step_loss(ensemble, y, y_hat).terms.shape == (2,)
+    assert "a Foreign from elsewhere" in hf.explain(ensemble)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from hifigan_fast import bench, parity
+from hifigan_fast.cli import main
 
 from .conftest import SPEECH
 
@@ -81,3 +82,9 @@ def test_help_has_examples(command):
 def test_user_errors_exit_2_with_one_message(args, expected):
     done = cli(*args)
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
+
+
+def test_bench_says_what_to_install_before_it_works(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "--data", "nowhere"]) == 2
+    assert "needs matplotlib: pip install 'hifigan-fast[bench]'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from pathlib import Path
 
 import torch
 
@@ -18,6 +19,12 @@ def extension():
     try:
         from .. import _cpu
     except ImportError as error:
+        source = Path(__file__).resolve().parents[2]
+        if (source / "CMakeLists.txt").exists():
+            return None, (
+                f"the C++ extension is not installed in the source folder {source}: run `pip install -e .` there, or "
+                "start Python elsewhere if the package is installed"
+            )
         return None, (
             f"the C++ extension is not installed ({error}); build it with a C++17 compiler: "
             "pip install --force-reinstall --no-deps . without HIFIGAN_FAST_BUILD=0"

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from . import losses
+from .discriminators import DiscriminatorP, DiscriminatorS
 
 
 class DiscriminatorStepLoss(NamedTuple):
@@ -54,8 +55,14 @@ def ensembles_of(discriminators):
     """One module, or a sequence of them, as a list."""
     several = isinstance(discriminators, (list, tuple, nn.ModuleList))
     found = list(discriminators) if several else [discriminators]
-    if not found or not all(isinstance(ensemble, nn.Module) for ensemble in found):
-        raise TypeError(f"discriminators: expected a module or a sequence of modules, got {discriminators!r}")
+    for ensemble in found or [None]:
+        single = isinstance(ensemble, (DiscriminatorP, DiscriminatorS))
+        if single or not isinstance(ensemble, nn.Module):
+            got = type(ensemble).__name__ + (", which takes one waveform" if single else "") if found else "none"
+            raise TypeError(
+                "discriminators: expected modules that take y and y_hat, as MultiPeriodDiscriminator does, or one of "
+                f"them, got {got}"
+            )
     return found
 
 

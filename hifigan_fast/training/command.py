@@ -15,6 +15,14 @@ The same command again resumes after the newest complete checkpoint in --out.
 """
 
 
+def positive(text):
+    """The type of a flag that counts."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
 def add_arguments(parser):
     """Add the flags of `hifigan-fast train` to an argparse parser."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -28,7 +36,12 @@ def add_arguments(parser):
     )
     add("--out", metavar="DIR", required=True, help="folder for checkpoints, metrics and TensorBoard logs")
     add("--config", metavar="NAME", default="v1", help="v1, v2, v3 or a JSON file with the original's keys; default v1")
-    add("--batch-size", metavar="N", type=int, help="segments a step over all processes; default: the configuration's")
+    add(
+        "--batch-size",
+        metavar="N",
+        type=positive,
+        help="segments a step over all processes; default: the configuration's",
+    )
     add(
         "--steps",
         metavar="N",

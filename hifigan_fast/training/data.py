@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..extras import require
+
 VALIDATION_SHARE = 150 / 13100  # of LJSpeech's clips, in the original's lists
 
 
@@ -55,10 +57,9 @@ def _listed(folder, name):
 @contextlib.contextmanager
 def _opened_wav(path, sampling_rate):
     """An open, readable, mono wav of the expected rate with at least one sample."""
-    try:
-        import soundfile
-    except ImportError as error:
-        raise ImportError("training needs soundfile: pip install hifigan-fast[train]") from error
+    require("training", "train", "soundfile")
+    import soundfile
+
     try:
         wav = soundfile.SoundFile(path)
     except (OSError, soundfile.SoundFileError) as error:

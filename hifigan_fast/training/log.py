@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+from ..extras import require
+
 
 class Log:
     """Reports of one run into `folder`: `logs/` for TensorBoard (names as in the original) and `metrics.jsonl`.
@@ -17,11 +19,10 @@ class Log:
     """
 
     def __init__(self, folder, step, steps, sampling_rate):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-            from tqdm import tqdm
-        except ImportError as error:
-            raise ImportError("training needs tensorboard and tqdm: pip install hifigan-fast[train]") from error
+        require("training", "train", "tensorboard", "tqdm", "matplotlib")
+        from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
+
         self.sampling_rate = sampling_rate
         self._path = Path(folder) / "metrics.jsonl"
         _keep_rows(self._path, step)

@@ -5,6 +5,8 @@ import functools
 import torch
 import torch.nn.functional as F
 
+from ..extras import require
+
 
 def mel_spectrogram(y, config, fmax):
     """Log-mel magnitudes of waveforms.
@@ -42,9 +44,8 @@ def _window(size, dtype, device):
 
 @functools.lru_cache(maxsize=32)
 def _filterbank(sampling_rate, n_fft, num_mels, fmin, fmax, *, dtype, device):
-    try:
-        from librosa.filters import mel
-    except ImportError as error:
-        raise ImportError("training needs librosa: pip install hifigan-fast[train]") from error
+    require("training", "train", "librosa")
+    from librosa.filters import mel
+
     bank = mel(sr=sampling_rate, n_fft=n_fft, n_mels=num_mels, fmin=fmin, fmax=fmax)
     return torch.from_numpy(bank).to(device, dtype)
