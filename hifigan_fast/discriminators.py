@@ -57,13 +57,18 @@ def _why_module_by_module(discriminators):
     return None
 
 
-def _why_not_together(discriminators):
-    """Why discriminators of an ensemble must be called one by one, in words; None if they need not."""
+def _why_each_is_called(discriminators):
+    """Why an ensemble must call its discriminators, whatever their convolutions, in words; None if it need not."""
     for index, discriminator in enumerate(discriminators):
         if has_hooks(discriminator):
             return f"discriminators.{index} has a hook"
         if type(discriminator) not in (DiscriminatorP, DiscriminatorS) or "forward" in discriminator.__dict__:
             return f"discriminators.{index} is a {type(discriminator).__name__}"
+    return None
+
+
+def _why_not_together(discriminators):
+    """Why no pass can run these discriminators together, in words; None if one can."""
     layers = [stack_of(d).layers for d in discriminators]
     if not layers or any(own != layers[0] for own in layers):
         return "the discriminators differ in their layers"
@@ -152,7 +157,7 @@ def fused_pair(ensemble, y, y_hat):
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
     _check_parameters("y", y, discriminators)
-    if _why_not_together(discriminators) or _falls_back(y, discriminators):
+    if _why_each_is_called(discriminators) or _falls_back(y, discriminators) or _why_not_together(discriminators):
         return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
         return _fused(discriminators, _pooled(ensemble, y, y_hat), range(len(discriminators)))
@@ -187,7 +192,7 @@ def explain(module):
     for name, child in module.named_modules():
         if isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
             members = list(child.discriminators)
-            reason = _why_not_together(members) or _why_module_by_module(members)
+            reason = _why_each_is_called(members) or _why_module_by_module(members) or _why_not_together(members)
             if reason:
                 rows.append((name or type(child).__name__, "one discriminator at a time", reason))
             rows += [

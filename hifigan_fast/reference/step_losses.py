@@ -60,8 +60,8 @@ def ensembles_of(discriminators):
         if single or not isinstance(ensemble, nn.Module):
             got = type(ensemble).__name__ + (", which takes one waveform" if single else "") if found else "none"
             raise TypeError(
-                "discriminators: expected modules that take y and y_hat, as MultiPeriodDiscriminator does, or one of "
-                f"them, got {got}"
+                "discriminators: expected a module or a sequence of modules, each called with y and y_hat as "
+                f"MultiPeriodDiscriminator is, got {got}"
             )
     return found
 
