@@ -46,7 +46,7 @@ def description(call):
     """What an operator is told of a `passes.Call`, beside its tensors."""
     e = call.ensemble
     return (
-        [
+        [  # not by astuple, which PyTorch 2.6 cannot compile
             number
             for layer in e.layers
             for number in (

@@ -55,14 +55,17 @@ def ensembles_of(discriminators):
     """One module, or a sequence of them, as a list."""
     several = isinstance(discriminators, (list, tuple, nn.ModuleList))
     found = list(discriminators) if several else [discriminators]
-    for ensemble in found or [None]:
-        single = isinstance(ensemble, (DiscriminatorP, DiscriminatorS))
-        if single or not isinstance(ensemble, nn.Module):
-            got = type(ensemble).__name__ + (", which takes one waveform" if single else "") if found else "none"
-            raise TypeError(
-                "discriminators: expected a module or a sequence of modules, each called with y and y_hat as "
-                f"MultiPeriodDiscriminator is, got {got}"
-            )
+    wrong = [type(e).__name__ for e in found if not isinstance(e, nn.Module)]
+    wrong += [
+        f"{type(e).__name__}, which takes one waveform"
+        for e in found
+        if isinstance(e, (DiscriminatorP, DiscriminatorS))
+    ]
+    if wrong or not found:
+        raise TypeError(
+            "discriminators: expected a module or a sequence of modules, each called with y and y_hat as "
+            f"MultiPeriodDiscriminator is, got {' and '.join(wrong) or 'none'}"
+        )
     return found
 
 
