@@ -207,7 +207,10 @@ def compared(result):
 
 def command(args):
     if args.table:
-        print(compared(json.loads(Path(args.table).read_text())))
+        result = json.loads(Path(args.table).read_text())
+        if "parity" not in result or "rows" not in result:
+            raise ValueError(f"--table: expected a file that this command wrote, got {args.table}")
+        print(compared(result))
         return
     if not torch.cuda.is_available():
         raise ValueError("device: no GPU is available to torch")
