@@ -18,7 +18,7 @@ import torch
 from tabulate import tabulate
 
 from hifigan_fast import dispatch
-from hifigan_fast.autograd import run_ensemble
+from hifigan_fast.autograd import run_ensemble, run_step
 from hifigan_fast.backends.triton import TritonBackend, configs
 from hifigan_fast.geometry import Ensemble, Layer, Stack
 from hifigan_fast.losses import feature_loss
@@ -29,6 +29,7 @@ from . import report
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 DTYPES = ("float32", "tf32", "bfloat16", "float16")  # of the maps; tf32: float32 maps, multiplied so
+MULTIPROCESSORS = 132  # of the device that is not there: an H200's
 # Instructions of matrix units by the assembly that shows them: NVIDIA's PTX, AMD's.
 MATRIX_INSTRUCTIONS = ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "v_mfma")
 
@@ -50,6 +51,8 @@ class Launch:
         layer_class: of a convolution's configuration; "-" for other kernels.
         shared, spills: bytes of a program, of a thread.
         matrix: the instruction of the matrix units that it has, if any.
+        singles: its instructions that load one element of less than 8 bytes, in NVIDIA's assembly: operands shall come
+            by 16 bytes, and tables have 8.
         flops: multiplications and additions of a convolution, without padding; 0 for other kernels.
         bytes: of all its tensors, each once.
     """
@@ -62,6 +65,7 @@ class Launch:
     registers: int
     spills: int
     matrix: str | None
+    singles: int
     flops: int
     bytes: int
 
@@ -164,14 +168,16 @@ def compiling(name, tf32=False):
         text = made.asm.get("ptx") or made.asm["amdgcn"]
         matrix = next((i for i in MATRIX_INSTRUCTIONS if i in text), None)
         place = (kernel.__name__, grid, _class_of(meta), made.metadata.num_warps, made.metadata.shared)
+        singles = len(re.findall(r"ld\.global(?:\.\w+)*(?<!\.v[248])\.b(?:8|16|32)\b", text))
         work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in _tensors(args))
-        launches.append(Launch(*place, *_resources(made.asm), matrix, *work))
+        launches.append(Launch(*place, *_resources(made.asm), matrix, singles, *work))
 
     capability = name if name.startswith("gfx") else divmod(int(name[3:]), 10)
     changes = [
         (operations, "launch", compile_only),
         (operations, "capability", lambda device: capability),
         (operations, "tf32", lambda device: tf32),
+        (operations, "multiprocessors", lambda device: MULTIPROCESSORS),
         (TritonBackend, "cannot_run", lambda self, device, dtype: None),
     ]
     before = [getattr(owner, attribute) for owner, attribute, _ in changes]
@@ -188,7 +194,10 @@ def compiling(name, tf32=False):
 
 
 def every_configuration(name, arithmetic):
-    """A step of an ensemble that has a layer of each class, compiled -> `Launch`es."""
+    """Steps of an ensemble that has a layer of each class, compiled -> `Launch`es.
+
+    With its losses and without, for an input gradient adds what it is given, or makes it.
+    """
     backend, parameters, states, dtype = dispatch.BACKENDS["triton"], [], [], dtype_of(arithmetic)
     stacks = (Stack(LAYERS),) * 2
     own = torch.float16 if dtype == torch.float16 else torch.float32
@@ -202,9 +211,15 @@ def every_configuration(name, arithmetic):
     ensemble = Ensemble(stacks, (0, 0), (8192,), 2, 2, ((0, 0), (1, 1)))
     waves = [[torch.zeros(2, 1, 8192, dtype=own).requires_grad_()] for _ in range(2)]
     with compiling(name, arithmetic == "tf32") as launches, dispatch.use_backend("triton"):
-        maps = run_ensemble(Call(backend, ensemble, dtype, states), waves, parameters)
+        call = Call(backend, ensemble, dtype, states)
+        for iterations in (0, 1):
+            matrices = [(p.raw.detach().flatten(1), state.u, state.v) for p, state in zip(parameters[0], states[0])]
+            backend.power_iterations(matrices, 1e-12, iterations, ensemble.sides)
+        maps = run_ensemble(call, waves, parameters)
         loss = feature_loss(*maps) + sum(own[-1].float().sum() for side in maps for own in side)
         loss.backward()
+        adversarial, _, features = run_step(call, "generator", waves, parameters)
+        (adversarial + features).backward()
     return launches
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ahead import DTYPES, TARGETS
+from benchmarks.ahead import DTYPES, MULTIPROCESSORS, TARGETS
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.discriminators import MultiPeriodDiscriminator, stack_of
 
 pytest.importorskip("triton", minversion="3.6", reason="Triton 3.6 compiles the kernels")
+
+from hifigan_fast.backends.triton.operations import SPECTRAL_PROGRAMS
 
 ROOT = Path(__file__).resolve().parent.parent
 # KiB that one block may have; 8.6 and 8.9, which take sm_80's configurations, have less than 8.0's 163.
@@ -50,6 +52,27 @@ def test_every_configuration_fits(launches, target, dtype):
         assert launch["shared"] <= 1024 * SHARED[target], what
         assert launch["registers"] <= (REGISTERS if target.startswith("sm_") else 512), what
         assert launch["spills"] <= (0 if target == "sm_90" else 64), what
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if target.startswith("sm_")])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_operands_come_by_many_elements_a_load(launches, target, dtype):
+    """Triton can lose sight of what lies side by side: it then loads element by element, and does not pipeline."""
+    for launch in launches[target, dtype]:
+        if launch["kernel"] in CONVOLUTIONS and launch["layer_class"] in ("narrow", "grouped", "dense"):
+            assert launch["singles"] <= 1, f"{launch['kernel']}, {launch['layer_class']}"  # matching's number
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_programs_that_wait_for_one_another_all_run_at_once(launches, target, dtype):
+    for launch in launches.get((target, dtype), []):
+        if launch["kernel"] == "iterate":
+            lanes = 32 if target.startswith("sm_") else 64
+            assert launch["grid"] == [SPECTRAL_PROGRAMS * MULTIPROCESSORS]
+            assert SPECTRAL_PROGRAMS * launch["warps"] * lanes <= 1024
+            assert SPECTRAL_PROGRAMS * launch["warps"] * lanes * launch["registers"] <= 65536
+            assert SPECTRAL_PROGRAMS * launch["shared"] <= 1024 * SHARED[target]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -22,7 +22,7 @@ def _split(k0, size: tl.constexpr, COUNT: tl.constexpr):
     """k0 … k0 + COUNT - 1 as (quotients, remainders) by `size`, without a division where a block does not straddle."""
     k = tl.arange(0, COUNT)
     if size % COUNT == 0:
-        return tl.zeros([COUNT], tl.int32) + k0 // size, k0 % size + k
+        return tl.zeros([COUNT], tl.int32) + k0 // size, tl.max_contiguous(tl.multiple_of(k0 % size + k, COUNT), COUNT)
     else:
         return (k0 + k) // size, (k0 + k) % size
 
@@ -133,6 +133,25 @@ def forward(
 
 
 @triton.jit
+def _mask(sums, start, columns, saved, map_grads, matching, scale, to, index, above, own, live, slope, COUNT, RUNS):
+    """to = (sums + map_grad) · leaky'(saved), COUNT columns from `start` on; see `input_grad`."""
+    n = start + tl.arange(0, COUNT)
+    at, wanted = own[:, None] + n[None, :], live[:, None] & (n < columns)[None, :]
+    if matching is not None:
+        mask = tl.load(saved + at, wanted, other=0.0)
+        given = tl.load(pick(map_grads, index) + above + at, wanted, other=0.0)
+        sums += tl.where(mask > given, scale, tl.where(mask < given, -scale, (mask - given).to(tl.float32)))  # 0 or NaN
+    else:
+        for i in tl.static_range(RUNS):  # len() of a tuple with None does not compile on Triton 3.6
+            if map_grads[i] is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
+                if index == i:
+                    sums += tl.load(map_grads[i] + above + at, wanted, other=0.0).to(tl.float32)
+        mask = tl.load(saved + at, wanted, other=0.0)
+    sums = tl.where(mask > 0, sums, sums * slope)
+    tl.store(to + at, sums.to(to.dtype.element_ty), wanted)
+
+
+@triton.jit
 def input_grad(
     grad_out,
     weight,
@@ -171,7 +190,8 @@ def input_grad(
     in_rows, out_rows = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + OUT_ROWS).to(tl.int32)
     first = (phase + (STRIDE * PADDING - PADDING)) % STRIDE  # the phase's first row
     rows = tl.cdiv(in_rows - first, STRIDE)
-    m = tl.load(tiles + 3 * tile + 2).to(tl.int32) + tl.arange(0, BM)
+    begin = tl.load(tiles + 3 * tile + 2).to(tl.int32)
+    m = begin + tl.arange(0, BM)
     live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * rows
     sequence, step = m // rows, m % rows
     nearest = step + (first + PADDING - phase) // STRIDE  # the output row that the first tap leads to
@@ -190,24 +210,22 @@ def input_grad(
         filters = (channel * TAPS + back * STRIDE) * IG
         b = tl.load(column[None, :] + filters[:, None], k_live[:, None] & (n < IG)[None, :], other=0.0)
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
-    channel = group * IG + n
-    wanted = live[:, None] & (n < IG)[None, :]
-    row = sequence.to(tl.int64) * in_rows + first + step * STRIDE
-    own = row[:, None] * IN + channel[None, :]
-    stored = saved + tl.load(run + IN_OFFSET) * IN
+    nearby = begin // rows * in_rows + first + begin % rows * STRIDE
+    above = nearby.to(tl.int64) * IN + group * IG + first_column
+    # 32 bits from the tile's first row on, and half of the columns at a time: an epilogue has few registers to spare.
+    own = (sequence * in_rows + first + step * STRIDE - nearby) * IN
+    stored, to = saved + tl.load(run + IN_OFFSET) * IN + above, grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + above
+    scale = 0.0
     if matching is not None:
-        mask = tl.load(stored + own, wanted, other=0.0)
-        given = tl.load(pick(map_grads, index) + own, wanted, other=0.0)
         scale = tl.load(matching + index)
-        sums += tl.where(mask > given, scale, tl.where(mask < given, -scale, (mask - given).to(tl.float32)))  # 0 or NaN
+    HALF: tl.constexpr = BN // 2
+    columns = IG - first_column
+    if BN >= 64:
+        left, right = tl.split(tl.permute(tl.reshape(sums, (BM, 2, HALF)), (0, 2, 1)))
+        _mask(left, 0, columns, stored, map_grads, matching, scale, to, index, above, own, live, slope, HALF, RUNS)
+        _mask(right, HALF, columns, stored, map_grads, matching, scale, to, index, above, own, live, slope, HALF, RUNS)
     else:
-        for i in tl.static_range(RUNS):  # len() of a tuple with None does not compile on Triton 3.6
-            if map_grads[i] is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
-                if index == i:
-                    sums += tl.load(map_grads[i] + own, wanted, other=0.0).to(tl.float32)
-        mask = tl.load(stored + own, wanted, other=0.0)
-    sums = tl.where(mask > 0, sums, sums * slope)
-    tl.store(grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + own, sums.to(grad_in.dtype.element_ty), wanted)
+        _mask(sums, 0, columns, stored, map_grads, matching, scale, to, index, above, own, live, slope, BN, RUNS)
 
 
 @triton.jit

@@ -3,36 +3,72 @@
 import triton
 import triton.language as tl
 
+from . import together
 from .pointers import pick
 
-# Fields of a chunk: its pair, its first element and its end.
-CHUNK_FIELDS = tl.constexpr(3)
+# Fields of a chunk: its pair, its first element and its end; of a pair: its first chunk, the end, and its elements.
+CHUNK_FIELDS, PAIR_FIELDS = tl.constexpr(3), tl.constexpr(3)
 
 
 @triton.jit
-def partial_sums(real, generated, partial, chunks, BLOCK: tl.constexpr):
-    """partial[chunk] = the sum of |real - generated|."""
+def _chunk(real, generated, chunks, BLOCK: tl.constexpr):
+    """This program's pair and its maps, its first element and the end, and where blocks end that `_whole` can read."""
     chunk = chunks + tl.program_id(0) * CHUNK_FIELDS
-    pair, end = tl.load(chunk), tl.load(chunk + 2)
-    real, generated = pick(real, pair), pick(generated, pair)
-    total = tl.zeros([BLOCK], tl.float32)
-    for first in range(tl.load(chunk + 1), end, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        r = tl.load(real + at, at < end, other=0.0).to(tl.float32)
-        total += tl.abs(r - tl.load(generated + at, at < end, other=0.0).to(tl.float32))
-    tl.store(partial + tl.program_id(0), tl.sum(total))
+    pair, begin, end = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
+    r, g = pick(real, pair), pick(generated, pair)
+    aligned = (r.to(tl.int64) | g.to(tl.int64)) % 16 == 0
+    return pair, r, g, begin, tl.where(aligned, begin + (end - begin) // BLOCK * BLOCK, begin), end
 
 
 @triton.jit
-def means(partial, out, pairs, BLOCK: tl.constexpr):
-    """out[pair] = the mean of its chunks first … end - 1; pairs: [pair] of (first chunk, end, elements)."""
-    pair = pairs + 3 * tl.program_id(0)
-    end = tl.load(pair + 1)
+def _aligned(map, first, BLOCK: tl.constexpr):
+    """Addresses of a block of an aligned map, all of which is there: 16 bytes a load or store."""
+    return tl.max_contiguous(tl.multiple_of(map + first + tl.arange(0, BLOCK), 16), BLOCK)
+
+
+@triton.jit
+def _whole(map, first, BLOCK: tl.constexpr):
+    return tl.load(_aligned(map, first, BLOCK)).to(tl.float32)
+
+
+@triton.jit
+def _some(map, first, end, BLOCK: tl.constexpr):
+    at = first + tl.arange(0, BLOCK)
+    return tl.load(map + at, at < end, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def means(
+    real,
+    generated,
+    partial,  # [chunk], of |real - generated|
+    out,
+    chunks,
+    pairs,
+    counters,  # one a pair, after the first
+    BLOCK: tl.constexpr,
+):
+    """out[pair] = the mean |real - generated|. A program has a chunk; a pair's last one adds all, in their order."""
+    pair, r, g, begin, whole, end = _chunk(real, generated, chunks, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
-    for first in range(tl.load(pair), end, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        total += tl.load(partial + at, at < end, other=0.0)
-    tl.store(out + tl.program_id(0), tl.sum(total) / tl.load(pair + 2).to(tl.float32))
+    for first in range(begin, whole, BLOCK):
+        total += tl.abs(_whole(r, first, BLOCK) - _whole(g, first, BLOCK))
+    for first in range(whole, end, BLOCK):
+        total += tl.abs(_some(r, first, end, BLOCK) - _some(g, first, end, BLOCK))
+    tl.store(partial + tl.program_id(0), tl.sum(total))
+    own = pairs + PAIR_FIELDS * pair
+    begin, end = tl.load(own), tl.load(own + 1)
+    if together.last(counters + 1 + pair, end - begin):
+        total = tl.zeros([BLOCK], tl.float32)
+        for first in range(begin, end, BLOCK):
+            total += _some(partial, first, end, BLOCK)
+        tl.store(out + pair, tl.sum(total) / tl.load(own + 2).to(tl.float32))
+
+
+@triton.jit
+def _signed(r, g, by):
+    """by · sign(g - r); a NaN stays one, as by PyTorch's sign."""
+    return tl.where(g > r, by, tl.where(g < r, -by, (g - r) * by))
 
 
 @triton.jit
@@ -40,28 +76,34 @@ def gradients(
     real,
     generated,
     grads,  # of the means, [pairs]
-    grad_real,  # a tensor or None for each pair
+    grad_real,  # None if none is wanted
     grad_generated,
+    wanted,  # [pair] of (whether real's is, whether generated's is); of others nothing is written
     chunks,
     pairs,
-    PAIRS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Of |generated - real|: its sign · grad / elements; 0 where the two are equal."""
-    chunk = chunks + tl.program_id(0) * CHUNK_FIELDS
-    pair, begin, end = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
-    by = tl.load(grads + pair).to(tl.float32) / tl.load(pairs + 3 * pair + 2).to(tl.float32)
-    real, generated = pick(real, pair), pick(generated, pair)
-    for first in range(begin, end, BLOCK):
+    pair, r, g, begin, whole, end = _chunk(real, generated, chunks, BLOCK)
+    by = tl.load(grads + pair).to(tl.float32) / tl.load(pairs + PAIR_FIELDS * pair + 2).to(tl.float32)
+    for first in range(begin, whole, BLOCK):
+        sign = _signed(_whole(r, first, BLOCK), _whole(g, first, BLOCK), by)
+        if grad_real is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
+            if tl.load(wanted + 2 * pair):
+                to = pick(grad_real, pair)
+                tl.store(_aligned(to, first, BLOCK), (-sign).to(to.dtype.element_ty))
+        if grad_generated is not None:  # noqa: SIM102
+            if tl.load(wanted + 2 * pair + 1):
+                to = pick(grad_generated, pair)
+                tl.store(_aligned(to, first, BLOCK), sign.to(to.dtype.element_ty))
+    for first in range(whole, end, BLOCK):
         at = first + tl.arange(0, BLOCK)
-        r = tl.load(real + at, at < end, other=0.0).to(tl.float32)
-        g = tl.load(generated + at, at < end, other=0.0).to(tl.float32)
-        # A NaN stays one, as by PyTorch's sign.
-        sign = tl.where(g > r, by, tl.where(g < r, -by, (g - r) * by))
-        for i in tl.static_range(PAIRS):
-            if grad_real[i] is not None:  # noqa: SIM102 - known when compiled
-                if pair == i:
-                    tl.store(grad_real[i] + at, (-sign).to(grad_real[i].dtype.element_ty), at < end)
-            if grad_generated[i] is not None:  # noqa: SIM102 - known when compiled
-                if pair == i:
-                    tl.store(grad_generated[i] + at, sign.to(grad_generated[i].dtype.element_ty), at < end)
+        sign = _signed(_some(r, first, end, BLOCK), _some(g, first, end, BLOCK), by)
+        if grad_real is not None:  # noqa: SIM102
+            if tl.load(wanted + 2 * pair):
+                to = pick(grad_real, pair)
+                tl.store(to + at, (-sign).to(to.dtype.element_ty), at < end)
+        if grad_generated is not None:  # noqa: SIM102
+            if tl.load(wanted + 2 * pair + 1):
+                to = pick(grad_generated, pair)
+                tl.store(to + at, sign.to(to.dtype.element_ty), at < end)

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from . import adversarial, configs, convolution, pooling, spectral, stem, tables
+from . import adversarial, configs, convolution, pooling, spectral, stem, tables, together
 from . import feature_l1 as l1
 from . import weights as kernels
-from .launch import launch
+from .launch import COOPERATIVE, launch
 
 ROWS = {"ROWS": 4, "BLOCK": 256}  # of weights a program, and elements of each at a time
 ROWS_INTERPRETED = {"ROWS": 128, "BLOCK": 1024}
-COLUMNS = {"ROWS": 64, "COLUMNS": 64}  # of a matrix: rows at a time, and columns a program
-COLUMNS_INTERPRETED = {"ROWS": 256, "COLUMNS": 1024}
+# Of W v rows a tile and columns at a time, of Wᵀ u rows at a time and columns a tile.
+SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
+SPECTRAL_INTERPRETED = {"ROWS": 128, "BLOCK": 1024, "HEIGHT": 256, "COLUMNS": 1024}
+SPECTRAL_PROGRAMS = 2  # of each multiprocessor: all must run at once
 STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a time
 MAP_BLOCK, MAP_CHUNK = 1024, 16384  # elements of a pair of maps: at a time, and a program
 SCORES_AT_ONCE = 4096  # by the one program that sums all logits
@@ -66,44 +68,51 @@ def _rows(device):
     return ROWS_INTERPRETED if capability(device) is None else ROWS
 
 
+def multiprocessors(device):
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
 def power_iterations(matrices, eps, iterations, calls):
-    """As the contract says: two launches an iteration, and one for the states."""
+    """As the contract says, in one launch."""
     weights, us, vs = zip(*matrices)
-    like, blocks = weights[0], _rows(weights[0].device)
-    block, columns = {"BLOCK": blocks["BLOCK"]}, COLUMNS_INTERPRETED if blocks is ROWS_INTERPRETED else COLUMNS
+    like = weights[0]
+    blocks = SPECTRAL_INTERPRETED if capability(like.device) is None else SPECTRAL
     jobs, by_row, by_column, outs, sizes = tables.spectral_jobs(
-        tuple(tuple(w.shape) for w in weights), blocks["ROWS"], columns["COLUMNS"], like.device
+        tuple(tuple(w.shape) for w in weights), blocks["ROWS"], blocks["COLUMNS"], like.device
     )
     apart = calls if iterations else 1
     s, t = (torch.empty(apart, size, dtype=torch.float32, device=like.device) for size in (outs, sizes))
     u, v = (torch.empty(apart, size, dtype=like.dtype, device=like.device) for size in (outs, sizes))
     sigmas = torch.empty(apart, len(jobs), dtype=torch.float32, device=like.device)
-    before = None
-    for call in range(apart):
-        for _ in range(iterations):
-            launch(
-                like.device,
-                spectral.columns,
-                (len(by_column),),
-                weights,
-                us,
-                before,
-                t[call],
-                by_column,
-                jobs,
-                eps,
-                **columns,
-                **block,
-            )
-            launch(
-                like.device, spectral.rows, (len(by_row),), weights, vs, t[call], s[call], by_row, jobs, eps, **blocks
-            )
-            before = s[call]
-    if not iterations:
-        launch(like.device, spectral.rows, (len(by_row),), weights, vs, None, s, by_row, jobs, eps, **blocks)
-    moving = t if iterations else None
-    grid = len(jobs), apart
-    launch(like.device, spectral.states, grid, us, vs, s, moving, u, v, sigmas, jobs, eps, outs, sizes, **block)
+    launch(
+        like.device,
+        spectral.iterate,
+        (SPECTRAL_PROGRAMS * multiprocessors(like.device),),
+        weights,
+        us,
+        vs,
+        s,
+        t if iterations else None,
+        u,
+        v,
+        sigmas,
+        jobs,
+        by_column,
+        by_row,
+        together.counters(like.device, 1),
+        eps,
+        len(jobs),
+        outs,
+        sizes,
+        len(by_column),
+        len(by_row),
+        apart,
+        iterations,
+        first_stage=0,
+        stages=2 * apart * iterations + 1 if iterations else 2,
+        **COOPERATIVE,
+        **blocks,
+    )
     if not iterations:
         return u.new_empty(1, 0), v.new_empty(1, 0), sigmas
     for moved in (*us, *vs):  # written behind autograd's back
@@ -372,22 +381,31 @@ def feature_l1(real, generated):
     means = partial.new_empty(len(real))
     launch(
         chunks.device,
-        l1.partial_sums,
+        l1.means,
         (len(chunks),),
         tuple(real),
         tuple(generated),
         partial,
+        means,
         chunks,
+        pairs,
+        together.counters(chunks.device, len(real)),
         BLOCK=MAP_BLOCK,
     )
-    launch(chunks.device, l1.means, (len(real),), partial, means, pairs, BLOCK=MAP_BLOCK)
     return means
 
 
 def feature_l1_backward(real, generated, grads, want_real, want_generated):
     chunks, pairs = _chunks(real)
-    wanted_real = [torch.empty_like(r) if want else None for r, want in zip(real, want_real)]
-    wanted_generated = [torch.empty_like(g) if want else None for g, want in zip(generated, want_generated)]
+    sides = [
+        [torch.empty_like(m) if want else None for m, want in zip(maps, wanted)]
+        for maps, wanted in ((real, want_real), (generated, want_generated))
+    ]
+    # Where no gradient is wanted nothing is written, whatever stands there.
+    places = [
+        tuple(m if g is None else g for m, g in zip(real, own)) if any(w) else None
+        for own, w in zip(sides, (want_real, want_generated))
+    ]
     launch(
         chunks.device,
         l1.gradients,
@@ -395,11 +413,10 @@ def feature_l1_backward(real, generated, grads, want_real, want_generated):
         tuple(real),
         tuple(generated),
         grads.contiguous(),
-        tuple(wanted_real),
-        tuple(wanted_generated),
+        *places,
+        tables.wanted(tuple(zip(want_real, want_generated)), chunks.device),
         chunks,
         pairs,
-        PAIRS=len(real),
         BLOCK=MAP_BLOCK,
     )
-    return wanted_real, wanted_generated
+    return tuple(sides)

@@ -7,7 +7,7 @@ import triton.language as tl
 @triton.jit
 def pick(pointers, index):
     """pointers[index] of a tuple of pointers of one type."""
-    address = pointers[0].to(tl.int64)
+    picked = pointers[0]
     for i in tl.static_range(1, len(pointers)):
-        address = tl.where(index == i, pointers[i].to(tl.int64), address)
-    return address.to(pointers[0].dtype)
+        picked = tl.where(index == i, pointers[i], picked)
+    return picked

@@ -200,3 +200,9 @@ def map_chunks(counts, size, device):
         chunks += [(pair, first, min(first + size, count)) for first in range(0, count, size)]
         pairs.append((begin, len(chunks), count))
     return _table(chunks, 3, device), _table(pairs, 3, device)
+
+
+@functools.cache
+def wanted(flags, device):
+    """[pair] of (whether real's gradient is, whether generated's is)."""
+    return _table(flags, 2, device)

@@ -153,13 +153,14 @@ def finish(
         k = start + tl.arange(0, BLOCK)
         inside = live[:, None] & (k < size)[None, :]
         place = _raw_place(k, channels, taps)[None, :]
-        total = -(scale * along)[:, None] * tl.load(raw + place, inside, other=0.0).to(tl.float32)
+        total = tl.zeros([ROWS, BLOCK], tl.float32)
         for s in tl.static_range(MOST_SETS):
             own = job + SETS + s * SET_FIELDS
             begin, end = _splits(own)
             if begin < end:
                 by = tl.load(pick(scales, tl.load(own + SLOT)) + out, live, other=0.0)
                 total += by[:, None] * _total(partial, split_size, begin, end, row + k[None, :], inside)
+        total -= (scale * along)[:, None] * tl.load(raw + place, inside, other=0.0).to(tl.float32)
         tl.store(to + place, total.to(grads.dtype.element_ty), inside)
 
 

@@ -1,0 +1,53 @@
+"""Programs of one grid that wait for one another, or learn which of them is the last.
+
+They count in memory that no other launch uses meanwhile.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+_kept = {}  # {(device, stream): counters}: launches of one stream follow one another
+
+
+def counters(device, count):
+    """A number of meetings, and `count` counters that are 0 before and after each launch.
+
+    Those of the current stream, but a CUDA graph has its own: it may be replayed on any.
+    """
+    gpu = device.type == "cuda"
+    if gpu and torch.cuda.is_current_stream_capturing():
+        return torch.zeros(1 + count, dtype=torch.int32, device=device)
+    key = device, torch.cuda.current_stream(device).cuda_stream if gpu else None
+    if key not in _kept or len(_kept[key]) <= count:
+        _kept[key] = torch.zeros(1 + count, dtype=torch.int32, device=device)
+    return _kept[key]
+
+
+@triton.jit
+def last(counter, programs):
+    """Whether this is the last of so many programs to come here: then it sees what all have written before.
+
+    Leaves 0 in the counter.
+    """
+    tl.debug_barrier()
+    is_last = tl.atomic_add(counter, 1, sem="acq_rel") == programs - 1
+    if is_last:
+        tl.store(counter, 0)
+    tl.debug_barrier()
+    return is_last
+
+
+@triton.jit
+def meet(counters):
+    """All programs of a grid of one axis wait here for one another, and see what all have written before.
+
+    All must run at once: a cooperative launch.
+    """
+    meetings = tl.atomic_add(counters, 0, sem="acquire")  # before this one is counted: the next cannot have begun
+    if last(counters + 1, tl.num_programs(0)):
+        tl.atomic_add(counters, 1, sem="acq_rel")
+    else:
+        while tl.atomic_add(counters, 0, sem="acquire") == meetings:
+            pass
+    tl.debug_barrier()
