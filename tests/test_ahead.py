@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from itertools import product
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from benchmarks.ahead import DTYPES, MULTIPROCESSORS, TARGETS
 from hifigan_fast.backends.triton import configs
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # KiB that one block may have; 8.6 and 8.9, which take sm_80's configurations, have less than 8.0's 163.
 SHARED = {"sm_80": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
 MATRIX = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05", "sm_120": "mma.sync", "gfx942": "v_mfma"}
+EARLY = Version(metadata.version("triton")) < Version("3.9")  # spills up to 40 bytes on sm_90 too
 REGISTERS = 255  # of a thread, at most; AMD's vector registers of one wave: 512
 CONVOLUTIONS = ("forward", "input_grad", "weight_grad")
 
@@ -51,7 +54,7 @@ def test_every_configuration_fits(launches, target, dtype):
         what = f"{launch['kernel']}, {launch['layer_class']}"
         assert launch["shared"] <= 1024 * SHARED[target], what
         assert launch["registers"] <= (REGISTERS if target.startswith("sm_") else 512), what
-        assert launch["spills"] <= (0 if target == "sm_90" else 64), what
+        assert launch["spills"] <= (0 if target == "sm_90" and not EARLY else 64), what
 
 
 @pytest.mark.parametrize("target", [target for target in TARGETS if target.startswith("sm_")])
@@ -68,10 +71,10 @@ def test_operands_come_by_many_elements_a_load(launches, target, dtype):
 def test_programs_that_wait_for_one_another_all_run_at_once(launches, target, dtype):
     for launch in launches.get((target, dtype), []):
         if launch["kernel"] == "iterate":
-            lanes = 32 if target.startswith("sm_") else 64
+            lanes, registers = (32, 65536) if target.startswith("sm_") else (64, 131072)
             assert launch["grid"] == [SPECTRAL_PROGRAMS * MULTIPROCESSORS]
             assert SPECTRAL_PROGRAMS * launch["warps"] * lanes <= 1024
-            assert SPECTRAL_PROGRAMS * launch["warps"] * lanes * launch["registers"] <= 65536
+            assert SPECTRAL_PROGRAMS * launch["warps"] * lanes * launch["registers"] <= registers
             assert SPECTRAL_PROGRAMS * launch["shared"] <= 1024 * SHARED[target]
 
 

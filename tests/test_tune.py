@@ -28,6 +28,20 @@ def case_of(monkeypatch):
     return lambda name, direction: tune.Case(name, direction, torch.float32, CPU, batch=1, length=200)
 
 
+@pytest.mark.parametrize("name, by_library", [("narrow", True), ("narrow", False), ("stem", False)])
+def test_the_library_is_kept_where_it_is_faster(name, by_library, case_of):
+    from hifigan_fast.backends.triton import tune
+
+    before = configs.Config(64, 64, 64, 4, 2)
+
+    def clock(call):
+        library = configs.config("interpreter", "forward", "float32", name).library
+        return 1.0 if library and by_library else 2.0
+
+    found = tune.best(BACKEND, case_of(name, "forward"), before, clock, say=lambda text: None)
+    assert found == replace(before, library=by_library)
+
+
 @pytest.mark.parametrize("direction, name", [("forward", "stem"), ("input_grad", "narrow"), ("weight_grad", "narrow")])
 def test_the_fastest_neighbour_is_kept(direction, name, case_of):
     from hifigan_fast.backends.triton import tune
@@ -61,11 +75,17 @@ def test_a_wrong_configuration_is_never_kept(monkeypatch, case_of):
     assert tune.best(BACKEND, case_of("stem", "forward"), before, clock, say=lambda text: None) == before
 
 
-def test_the_table_is_written_as_it_is_read(tmp_path):
+def test_the_table_is_written_as_it_is_read(tmp_path, monkeypatch):
     from hifigan_fast.backends.triton import tune
 
     tune.write(tmp_path / "configs.json", configs.table())
     assert (tmp_path / "configs.json").read_text() == configs.TABLE.read_text()
+    changed = {g: {d: dict(kinds) for d, kinds in of.items()} for g, of in configs.table().items()}
+    dense = replace(configs.table()["sm_90"]["forward"]["half"]["dense"], library=True)
+    changed["sm_90"]["forward"]["half"] = {**changed["sm_90"]["forward"]["half"], "dense": dense}
+    monkeypatch.setattr(configs, "TABLE", tmp_path / "configs.json")
+    tune.write(configs.TABLE, changed)
+    assert configs.table.__wrapped__() == changed
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to tune for")

@@ -87,7 +87,7 @@ class TritonBackend(Backend):
         _operations().stem_input_grad(layer, runs, grad_out, weights, grad_waves)
 
     def weight_grad(self, role, layer, runs, x, grad_out, weights):
-        return _operations().weight_grad(role, layer, runs, x, grad_out)
+        return _operations().weight_grad(role, layer, runs, x, grad_out, weights)
 
     def parameter_grads(self, jobs):
         return _operations().parameter_grads(jobs)

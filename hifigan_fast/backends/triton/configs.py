@@ -14,20 +14,26 @@ TABLE = Path(__file__).with_name("configs.json")
 INTERPRETER = "interpreter"
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
 CLASSES = ("stem", "narrow", "grouped", "dense", "head")
+LIBRARY_CLASSES = ("narrow", "grouped", "dense")  # where PyTorch's own convolution may run
 
 
 @dataclass(frozen=True)
 class Config:
-    """BM × BN results a program, BK of the sum at a time. A weight gradient's rows are out channels, its sum rows."""
+    """BM × BN results a program, BK of the sum at a time. A weight gradient's rows are out channels, its sum rows.
+
+    Attributes:
+        library: PyTorch's own convolution is faster, and runs in the place of our kernel.
+    """
 
     BM: int
     BN: int
     BK: int
     num_warps: int
     num_stages: int
+    library: bool = False
 
     def arguments(self):
-        return asdict(self)
+        return {name: number for name, number in asdict(self).items() if name != "library"}
 
 
 def layer_class(role, layer):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from . import adversarial, configs, convolution, pooling, spectral, stem, tables, together
+from . import adversarial, configs, convolution, library, pooling, spectral, stem, tables, together
 from . import feature_l1 as l1
 from . import weights as kernels
 from .launch import COOPERATIVE, launch
@@ -159,6 +159,8 @@ def prepare(layers, sets, dtype):
 
 def forward(role, layer, runs, x, weights, out):
     config = _config("forward", role, layer, out)
+    if config.library:
+        return library.forward(layer, runs, x, weights, out)
     tiles = tables.tiles(runs, config.BM, out.device)
     launch(
         out.device,
@@ -181,6 +183,8 @@ def forward(role, layer, runs, x, weights, out):
 
 def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
     config = _config("input_grad", role, layer, grad_in)
+    if config.library:
+        return library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
     tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
     launch(
         grad_in.device,
@@ -230,8 +234,11 @@ class Sums:
     of_set: dict  # {weight set: (first split, end)}
 
 
-def weight_grad(role, layer, runs, x, grad_out):
+def weight_grad(role, layer, runs, x, grad_out, weights):
     config = _config("weight_grad", role, layer, grad_out)
+    if config.library:
+        sums, bias, own = library.weight_grad(layer, runs, x, grad_out, weights)
+        return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
     out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
     blocks = layer.groups * triton.cdiv(out_group, config.BM), triton.cdiv(layer.taps * in_group, config.BN)
     sets = len({run.weights for run in runs})
