@@ -32,6 +32,11 @@ DTYPES = ("float32", "tf32", "bfloat16", "float16")  # of the maps; tf32: float3
 MULTIPROCESSORS = 132  # of the device that is not there: an H200's
 # Instructions of matrix units by the assembly that shows them: NVIDIA's PTX, AMD's.
 MATRIX_INSTRUCTIONS = ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "v_mfma")
+# Instructions that bring one element of a float: in NVIDIA's assembly, to registers or to shared memory.
+SINGLE = (
+    r"ld\.global(?:\.\w+)*(?<!\.v[248])\.b(?:8|16|32)\b"
+    r"|cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (?:0x)?4\b"
+)
 
 # One layer of each class, so that every configuration of the table is met.
 LAYERS = (
@@ -51,8 +56,7 @@ class Launch:
         layer_class: of a convolution's configuration; "-" for other kernels.
         shared, spills: bytes of a program, of a thread.
         matrix: the instruction of the matrix units that it has, if any.
-        singles: its instructions that load one element of less than 8 bytes, in NVIDIA's assembly: operands shall come
-            by 16 bytes, and tables have 8.
+        singles: how many of `SINGLE` it has: operands shall come by 16 bytes.
         flops: multiplications and additions of a convolution, without padding; 0 for other kernels.
         bytes: of all its tensors, each once.
     """
@@ -168,7 +172,7 @@ def compiling(name, tf32=False):
         text = made.asm.get("ptx") or made.asm["amdgcn"]
         matrix = next((i for i in MATRIX_INSTRUCTIONS if i in text), None)
         place = (kernel.__name__, grid, _class_of(meta), made.metadata.num_warps, made.metadata.shared)
-        singles = len(re.findall(r"ld\.global(?:\.\w+)*(?<!\.v[248])\.b(?:8|16|32)\b", text))
+        singles = len(re.findall(SINGLE, text))
         work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in _tensors(args))
         launches.append(Launch(*place, *_resources(made.asm), matrix, singles, *work))
 

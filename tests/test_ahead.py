@@ -61,8 +61,10 @@ def test_every_configuration_fits(launches, target, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_operands_come_by_many_elements_a_load(launches, target, dtype):
     """Triton can lose sight of what lies side by side: it then loads element by element, and does not pipeline."""
+    # Matrix units take float32 with the sum's dimension side by side: gradients' operands are turned as they come.
+    kernels = CONVOLUTIONS if dtype in ("bfloat16", "float16") else ("forward",)
     for launch in launches[target, dtype]:
-        if launch["kernel"] in CONVOLUTIONS and launch["layer_class"] in ("narrow", "grouped", "dense"):
+        if launch["kernel"] in kernels and launch["layer_class"] in ("narrow", "grouped", "dense"):
             assert launch["singles"] <= 1, f"{launch['kernel']}, {launch['layer_class']}"  # matching's number
 
 

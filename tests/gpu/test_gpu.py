@@ -1,5 +1,7 @@
 """The Triton backend on a GPU: parity at real shapes, every configuration, graphs, streams, memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -107,6 +109,64 @@ def test_the_same_bits_every_run(dtype):
     for kind, named in results[0].tensors.items():
         for name, tensor in named.items():
             assert torch.equal(tensor, results[1].tensors[kind][name]), (kind, name)
+
+
+def spectral(random):
+    shapes = [(128, 15), (1024, 5120), (1, 3072), (512, 1312)]
+    return [tuple(torch.randn(n, generator=random, device="cuda") for n in (s, s[0], s[1])) for s in shapes]
+
+
+def test_power_iterations():
+    """Programs that wait for one another: again and again, under load from another stream, and in a CUDA graph."""
+    matrices, side = spectral(torch.Generator("cuda").manual_seed(0)), torch.cuda.Stream()
+    expected = [tuple(t.double() for t in own) for own in matrices]
+    for _ in range(100):
+        with torch.cuda.stream(side):
+            spectral(torch.Generator("cuda").manual_seed(1))[1][0].square_()
+        found = BACKEND.power_iterations(matrices, 1e-12, 1, 2)
+        right = dispatch.BACKENDS["reference"].power_iterations(expected, 1e-12, 1, 2)
+        for ours, other in zip(found, right):
+            torch.testing.assert_close(ours.double(), other, rtol=1e-4, atol=1e-5)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = BACKEND.power_iterations(matrices, 1e-12, 1, 2)
+    for _ in range(3):
+        graph.replay()
+        right = dispatch.BACKENDS["reference"].power_iterations(expected, 1e-12, 1, 2)
+    for ours, other in zip(found, right):
+        torch.testing.assert_close(ours.double(), other, rtol=1e-4, atol=1e-5)
+
+
+def test_power_iterations_on_two_streams():
+    random = torch.Generator("cuda").manual_seed(0)
+    jobs = [(spectral(random), torch.cuda.Stream()) for _ in range(2)]
+    expected = [[tuple(t.double() for t in own) for own in matrices] for matrices, _ in jobs]
+    torch.cuda.synchronize()
+    for _ in range(50):
+        for matrices, stream in jobs:
+            with torch.cuda.stream(stream):
+                BACKEND.power_iterations(matrices, 1e-12, 1, 2)
+    torch.cuda.synchronize()
+    for (matrices, _), own in zip(jobs, expected):
+        for _ in range(50):
+            dispatch.BACKENDS["reference"].power_iterations(own, 1e-12, 1, 2)
+        for moved, right in zip(matrices, own):
+            for ours, other in zip(moved[1:], right[1:]):
+                torch.testing.assert_close(ours.double(), other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_the_library_in_the_place_of_our_kernels(name, dtype, monkeypatch):
+    ours = configs.config
+
+    def config(*where):
+        return replace(ours(*where), library=where[-1] in configs.LIBRARY_CLASSES)
+
+    monkeypatch.setattr(configs, "config", config)
+    verdict = judged(name, 2, 8192, dtype)
+    assert verdict.passed, verdict.worst
 
 
 def step(nets, y, y_hat):
