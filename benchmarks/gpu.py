@@ -4,7 +4,8 @@ python -m benchmarks.gpu --out benchmarks/results/gpu.json
 python -m benchmarks.gpu --table benchmarks/results/gpu.json    # README's, of a run that was made
 
 The parity gate comes first. Some minutes; with --compile, many more: compilers set their own pace. The file is written
-after every figure. Memory of a graph's rows is what a replay adds, not what its pool holds.
+after every figure. A floor is the convolutions' arithmetic at the rate of this device's own matrix products. Memory of a
+graph's rows is what a replay adds, not what its pool holds.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 from tabulate import tabulate
+from torch.utils.flop_counter import FlopCounterMode
 
 from hifigan_fast import bench, dispatch, parity, reference
 
@@ -37,6 +39,7 @@ STEPS = {
     "generator step": bench.generator_step,
     "generator step, frozen": bench.frozen_generator_step,
 }
+WORK = {"forward": 1, "discriminator step": 3, "generator step": 3, "generator step, frozen": 1.5}  # in forward passes
 SECONDS = 0.6  # of timed runs, a case
 
 
@@ -127,6 +130,19 @@ def ceilings():
     return found
 
 
+def forward_flops(modules, y, y_hat):
+    """Multiplications and additions of the convolutions of both sides."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for module in modules:
+            module(y, y_hat)
+    return counter.get_total_flops()
+
+
+def rates(row, flops, ceiling):
+    """What a row's time makes of its step's work: TFLOP/s, and the time that the device's ceiling would take by it."""
+    return {"tflops": 1e-9 * flops / row["ms"], "of_floor": 1e3 * flops / ceiling / row["ms"]} if "ms" in row else {}
+
+
 def case(name, modules, losses, context, run_step, y, y_hat, captured):
     """One contender's row, or the first line of what it raised."""
 
@@ -160,20 +176,22 @@ def gate():
     return found
 
 
-def measure(workloads, compiled=False, say=print):
-    """Yield rows of {workload, step, contender, graph, ms, …} over all workloads."""
+def measure(workloads, ceiling, compiled=False, say=print):
+    """Yield rows of {workload, step, contender, graph, ms, …} over all workloads; `ceiling` as of `ceilings`."""
     for workload in workloads:
         batch, length, periods = WORKLOADS[workload]
         y, y_hat = (x.cuda() for x in parity.waveforms(batch, length))
         usual = workload == "HiFi-GAN"
         others = contenders(periods, usual, usual and compiled)
+        forward = forward_flops(others["eager"][0], y, y_hat)
         for (step, run_step), (name, contender) in itertools.product(STEPS.items(), others.items()):
             if step.endswith("frozen") and name.startswith("torch.compile"):
                 continue  # it would compile once more
             for captured in (False, True):
                 row = case(name, *contender, run_step, y, y_hat, captured)
                 say(f"  {workload}, {step}, {name}{', graph' if captured else ''}: {row.get('ms', row.get('error'))}")
-                yield {"workload": workload, "step": step, **row}
+                reached = ceiling["bfloat16" if "bfloat16" in name else "tf32"]
+                yield {"workload": workload, "step": step, **row, **rates(row, WORK[step] * forward, reached)}
                 if "error" in row:
                     break
 
@@ -181,8 +199,10 @@ def measure(workloads, compiled=False, say=print):
 def shown(rows):
     """The rows as a table."""
     keys = ("workload", "step", "contender", "graph")
-    lines = [(*(r[key] for key in keys), r.get("ms"), r.get("ms_90"), r.get("peak_mib"), r.get("error")) for r in rows]
-    return tabulate(lines, headers=(*keys, "ms", "90%", "MiB", "error"), floatfmt=".2f")
+    figures = ("ms", "ms_10", "ms_90", "tflops", "of_floor", "peak_mib", "error")
+    lines = [(*(r[key] for key in keys), *map(r.get, figures)) for r in rows]
+    headers = (*keys, "ms", "10%", "90%", "TFLOP/s", "of the floor", "MiB", "error")
+    return tabulate(lines, headers=headers, floatfmt=".2f")
 
 
 def compared(result):
@@ -226,7 +246,8 @@ def command(args):
     }
     print(f"{result['device']}: parity {ratios}, ceilings {result['ceilings']}")
     result["rows"] = []
-    for row in measure(args.workloads.split(",") if args.workloads else WORKLOADS, args.compile):
+    workloads = args.workloads.split(",") if args.workloads else WORKLOADS
+    for row in measure(workloads, result["ceilings"], args.compile):
         result["rows"].append(row)
         if args.out:  # again and again: whatever comes, this much is kept
             report.save(args.out, result)

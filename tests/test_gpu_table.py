@@ -2,7 +2,12 @@
 
 import json
 
+import pytest
+import torch
+
 from benchmarks import gpu
+from hifigan_fast import bench
+from hifigan_fast.discriminators import stack_of
 
 
 def row(contender, ms=None, graph=False, **others):
@@ -36,6 +41,20 @@ def test_a_contender_that_failed_everywhere_leaves_a_gap(tmp_path, capsys):
     )
     assert gpu.main(["--table", str(file)]) == 0
     assert "nan" in capsys.readouterr().out
+
+
+def test_rates_are_of_the_layers_own_work():
+    modules = [module.eval() for module in bench.build(["mpd", "msd"], plain=True)]
+    y = torch.zeros(1, 1, 4096)
+    expected = 0
+    for module, lengths in zip(modules, ((4096,) * 5, (4096, 2049, 1025))):
+        for discriminator, length in zip(module.discriminators, lengths):
+            stack = stack_of(discriminator)
+            rows = stack.rows(length)[1:]
+            expected += 2 * stack.period * sum(layer.flops(n) for layer, n in zip(stack.layers, rows))
+    assert gpu.forward_flops(modules, y, y) == expected
+    assert gpu.rates({"ms": 2.0}, 1e12, 1e15) == pytest.approx({"tflops": 500.0, "of_floor": 0.5})
+    assert gpu.rates({"error": "no"}, 1e12, 1e15) == {}
 
 
 def test_another_file_is_refused(tmp_path, capsys):
