@@ -38,9 +38,10 @@ SINGLE = (
     r"|cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (?:0x)?4\b"
 )
 
-# One layer of each class, so that every configuration of the table is met.
+# Every configuration of the table is met; of a scale discriminator's layers, each width of a group.
 LAYERS = (
     Layer(1, 128, 15, 1, 7),
+    Layer(128, 128, 41, 2, 20, 4),
     Layer(128, 256, 41, 2, 20, 16),
     Layer(256, 1024, 41, 4, 20, 16),
     Layer(1024, 1024, 5, 1, 2),

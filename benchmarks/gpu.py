@@ -4,7 +4,7 @@ python -m benchmarks.gpu --out benchmarks/results/gpu.json
 python -m benchmarks.gpu --table benchmarks/results/gpu.json    # README's, of a run that was made
 
 The parity gate comes first. Some minutes; with --compile, many more: compilers set their own pace. The file is written
-after every figure. A floor is the convolutions' arithmetic at the rate of this device's own matrix products. Memory of a
+after every figure. A floor is the convolutions' arithmetic at the rate of the device's own matrix products. Memory of a
 graph's rows is what a replay adds, not what its pool holds.
 """
 

@@ -15,6 +15,8 @@ WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFS
     tl.constexpr(field) for field in range(9)
 )
 FIELDS = tl.constexpr(9)
+# Matrix units want 64 rows: fewer out channels are a weight gradient's columns, where it has as many positions.
+TURNED_FROM = tl.constexpr(128)
 
 
 @triton.jit
@@ -260,7 +262,8 @@ def weight_grad(
     o, k = first_channel + tl.arange(0, BM), k0 + tl.arange(0, BN)
     channel = group * OG + o
     tap, part = _split(k0, IG, BN)
-    sums = tl.zeros([BM, BN], tl.float32)
+    TURNED: tl.constexpr = BM < 64 and BN >= TURNED_FROM
+    sums = tl.zeros([BN, BM] if TURNED else [BM, BN], tl.float32)
     bias = tl.zeros([BM], tl.float32)
     for tile in range(tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)):
         run, live, sequence, row = _rows(runs, tiles, tile, BK)
@@ -277,9 +280,16 @@ def weight_grad(
             IN,
             STEM,
         )
-        sums = tl.dot(tl.trans(grad), inputs.to(grad.dtype), sums, input_precision=PRECISION)
+        inputs = inputs.to(grad.dtype)
+        if TURNED:
+            sums = tl.dot(tl.trans(inputs), grad, sums, input_precision=PRECISION)
+        else:
+            sums = tl.dot(tl.trans(grad), inputs, sums, input_precision=PRECISION)
         bias += tl.sum(grad.to(tl.float32), 0)
     at = split.to(tl.int64) * OUT + channel
-    tl.store(partial + at[:, None] * K + k[None, :], sums, (o < OG)[:, None] & (k < K)[None, :])
+    if TURNED:
+        tl.store(partial + at[None, :] * K + k[:, None], sums, (o < OG)[None, :] & (k < K)[:, None])
+    else:
+        tl.store(partial + at[:, None] * K + k[None, :], sums, (o < OG)[:, None] & (k < K)[None, :])
     if tl.program_id(2) == 0:
         tl.store(partial_bias + at, bias, o < OG)

@@ -1,6 +1,6 @@
 """The contract's operations as launches: grids, tables and buffers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -45,7 +45,13 @@ def _arithmetic(like):
 
 def _config(direction, role, layer, like):
     generation = configs.generation_of(capability(like.device))
-    return configs.config(generation, direction, _arithmetic(like), configs.layer_class(role, layer))
+    found = configs.config(generation, direction, _arithmetic(like), configs.layer_class(role, layer))
+    # No block is wider than its group, but for rows of a product that cannot be turned.
+    channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
+    widest = max(16, triton.next_power_of_2(channels))
+    if direction != "weight_grad":
+        return replace(found, BN=min(found.BN, widest))
+    return replace(found, BM=min(found.BM, widest)) if convolution.TURNED_FROM.value <= found.BN else found
 
 
 def _precision(like):
