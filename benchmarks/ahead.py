@@ -34,7 +34,7 @@ MULTIPROCESSORS = 132  # of the device that is not there: an H200's
 MATRIX_INSTRUCTIONS = ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "v_mfma")
 # Instructions that bring one element of a float: in NVIDIA's assembly, to registers or to shared memory.
 SINGLE = (
-    r"ld\.global(?:\.\w+)*(?<!\.v[248])\.b(?:8|16|32)\b"
+    r"ld\.global(?:[.:\w]+)*(?<!\.v[248])\.b(?:8|16|32)\b"
     r"|cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (?:0x)?4\b"
 )
 
@@ -217,9 +217,9 @@ def every_configuration(name, arithmetic):
     waves = [[torch.zeros(2, 1, 8192, dtype=own).requires_grad_()] for _ in range(2)]
     with compiling(name, arithmetic == "tf32") as launches, dispatch.use_backend("triton"):
         call = Call(backend, ensemble, dtype, states)
-        for iterations in (0, 1):
+        for iterations, calls in ((0, 2), (1, 2), (1, 1), (2, 2)):
             matrices = [(p.raw.detach().flatten(1), state.u, state.v) for p, state in zip(parameters[0], states[0])]
-            backend.power_iterations(matrices, 1e-12, iterations, ensemble.sides)
+            backend.power_iterations(matrices, 1e-12, iterations, calls)
         maps = run_ensemble(call, waves, parameters)
         loss = feature_loss(*maps) + sum(own[-1].float().sum() for side in maps for own in side)
         loss.backward()

@@ -108,11 +108,27 @@ def _check(call, waves, parameters, maps=()):
             raise ValueError(f"maps: the graph is for {call.dtype}, got {t.dtype}")
 
 
+def _without_autocast(kernel):
+    """A call knows its dtypes: the region that a backward pass happens to run in changes nothing."""
+
+    @functools.wraps(kernel)
+    def run(*args):
+        given = itertools.chain.from_iterable(a if isinstance(a, (list, tuple)) else [a] for a in args)
+        device = next(t.device for t in given if isinstance(t, torch.Tensor))
+        if not torch.amp.is_autocast_available(device.type):
+            return kernel(*args)
+        with torch.autocast(device.type, enabled=False):
+            return kernel(*args)
+
+    return run
+
+
 def sizes(waves, numbers):
     """Samples of a side, and the lengths of its waveforms."""
     return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // numbers[SIDES]]]
 
 
+@_without_autocast
 def _forward(waves, parameters, states, *numbers):
     call = call_of(*sizes(waves, numbers), *numbers)
     _check(call, waves, parameters)
@@ -161,6 +177,7 @@ def wanted_of(call, needs, source):
     return passes.Wanted.of(call.ensemble, *call.split(needs), source.given)
 
 
+@_without_autocast
 def _backward(
     map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *numbers
 ):

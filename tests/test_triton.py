@@ -82,6 +82,13 @@ def test_a_feature_loss_of_maps_of_any_kind(poisoned):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_the_mean_of_no_elements_is_not_a_number(poisoned):
+    maps = [torch.ones(3), torch.ones(0)]
+    assert BACKEND.feature_l1(maps, [torch.zeros(3), torch.ones(0)]).tolist() == pytest.approx(
+        [1, float("nan")], nan_ok=True
+    )
+
+
 @pytest.fixture
 def launches(monkeypatch):
     """Counts launches by kernel, and runs none: results are not written."""

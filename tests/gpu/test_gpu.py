@@ -67,6 +67,18 @@ def test_autocast(name):
     assert verdict.passed, verdict.worst
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_a_recomputation_is_not_cast_by_the_region_of_the_backward_pass(backend):
+    (ours, _), (y, y_hat) = modules("mpd"), waves(1, 8192)
+    grads = []
+    for enabled in (False, True):
+        with hf.use_backend(backend), hf.save("recompute"):
+            real, _, _, _ = ours(y, y_hat)
+            with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
+                grads.append(torch.autograd.grad(sum(r.sum() for r in real), list(ours.parameters())))
+    assert all(torch.equal(*pair) for pair in zip(*grads))
+
+
 def test_the_default_is_triton():
     ours, _ = modules("mpd")
     assert "triton" in hf.explain(ours) and "reference" not in hf.explain(ours)
@@ -147,6 +159,7 @@ def test_power_iterations_on_two_streams():
         for matrices, stream in jobs:
             with torch.cuda.stream(stream):
                 BACKEND.power_iterations(matrices, 1e-12, 1, 2)
+                BACKEND.power_iterations(matrices, 1e-12, 0, 1)  # fewer registers: of both streams at once
     torch.cuda.synchronize()
     for (matrices, _), own in zip(jobs, expected):
         for _ in range(50):
@@ -156,15 +169,58 @@ def test_power_iterations_on_two_streams():
                 torch.testing.assert_close(ours.double(), other, rtol=1e-4, atol=1e-5)
 
 
+def test_a_feature_loss_on_two_streams():
+    random, streams = torch.Generator("cuda").manual_seed(0), [torch.cuda.Stream() for _ in range(2)]
+    sizes = 2**22, 2**20 + 7, 5
+    maps = [[[torch.randn(n, generator=random, device="cuda") for n in sizes] for _ in range(2)] for _ in streams]
+    expected = [torch.stack([(r - g).double().abs().mean() for r, g in zip(*pair)]) for pair in maps]
+    torch.cuda.synchronize()
+    found = []
+    for _ in range(50):
+        for pair, stream in zip(maps, streams):
+            with torch.cuda.stream(stream):
+                found.append(BACKEND.feature_l1(*pair))
+    torch.cuda.synchronize()
+    for index, means in enumerate(found):
+        torch.testing.assert_close(means.double(), expected[index % 2], rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-@pytest.mark.parametrize("name", ["mpd", "msd"])
-def test_the_library_in_the_place_of_our_kernels(name, dtype, monkeypatch):
+def test_a_feature_loss_of_maps_that_are_not_aligned(dtype):
+    """What is not aligned is read otherwise: by 16 bytes it would be a fault of the device."""
+    random, sizes = torch.Generator("cuda").manual_seed(0), (4096, 3000, 70000)
+    losses = []
+    for kind in (hf, reference):
+        random.manual_seed(0)
+        sides = [[torch.randn(n + 3, generator=random, device="cuda").to(dtype)[3:] for n in sizes] for _ in range(2)]
+        for m in sides[1]:
+            m.requires_grad_()
+        loss = kind.feature_loss([sides[0]], [sides[1]])
+        losses.append([loss.float(), *(g.float() for g in torch.autograd.grad(loss, sides[1]))])
+    for ours, plain in zip(*losses):
+        torch.testing.assert_close(ours, plain, rtol=2e-2, atol=1e-8)
+
+
+def by_library(monkeypatch):
     ours = configs.config
 
     def config(*where):
         return replace(ours(*where), library=where[-1] in configs.LIBRARY_CLASSES)
 
     monkeypatch.setattr(configs, "config", config)
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_the_library_with_step_losses_and_the_same_bits(name, monkeypatch):
+    by_library(monkeypatch)
+    test_step_losses(name)
+    test_the_same_bits_every_run(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_the_library_in_the_place_of_our_kernels(name, dtype, monkeypatch):
+    by_library(monkeypatch)
     verdict = judged(name, 2, 8192, dtype)
     assert verdict.passed, verdict.worst
 

@@ -30,42 +30,67 @@ def _split(k0, size: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _load_input(x, run, sequence, start, live, tap, channel, IN: tl.constexpr, STEM: tl.constexpr):
-    """[rows, columns]: of `sequence`, row start + tap, at a channel; zero outside. A stem reads the waveform's fold."""
+def _load_input(
+    x,
+    run,
+    begin,
+    sequence,
+    row,
+    live,
+    tap,
+    channel,
+    IN: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    STEM: tl.constexpr,
+):
+    """[rows, columns]: what a tap of output row `row` reads; zero outside. Stems read the waveform's fold.
+
+    Offsets have 32 bits, from what the tile's first row `begin` reads on: fewer registers, so that more programs fit.
+    """
     in_rows, offset = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + IN_OFFSET)
-    row = start[:, None] + tap[None, :]
+    place = (row * STRIDE - PADDING)[:, None] + tap[None, :]
     if STEM:
         period = tl.load(run + PERIOD).to(tl.int32)
-        inside = row < tl.cdiv(in_rows, period)
-        at = row * period + (sequence % period)[:, None]
+        inside = place < tl.cdiv(in_rows, period)
+        at = place * period + (sequence % period)[:, None]
         at = tl.where(at < in_rows, at, 2 * (in_rows - 1) - at)  # the reflect pad
         at += offset + (sequence // period).to(tl.int64)[:, None] * in_rows
     else:
-        inside = row < in_rows
-        at = (offset + sequence.to(tl.int64)[:, None] * in_rows + row) * IN + channel[None, :]
-    return tl.load(x + at, live & inside & (row >= 0), other=0.0)
+        inside = place < in_rows
+        out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
+        nearby = begin // out_rows * in_rows + begin % out_rows * STRIDE - PADDING
+        near = sequence * in_rows + row * STRIDE - PADDING - nearby
+        at = (near[:, None] + tap[None, :]) * IN + channel[None, :]
+        x += (offset + nearby) * IN
+    return tl.load(x + at, live & inside & (place >= 0), other=0.0)
 
 
 @triton.jit
-def _output_row(run, offset, sequence, row, HEAD: tl.constexpr):
-    """The number of a row of a map, [...] int64; heads are H-major."""
-    out_rows = tl.load(run + OUT_ROWS)
+def _head_row(run, sequence, row):
+    """The number of a head's row, [...] int64; they are H-major."""
+    period = tl.load(run + PERIOD).to(tl.int32)
+    return ((sequence // period).to(tl.int64) * tl.load(run + OUT_ROWS) + row) * period + sequence % period
+
+
+@triton.jit
+def _outputs(map, run, offset, begin, sequence, row, OUT: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr):
+    """Addresses of a tile's output rows, [BLOCK]: but for a head's they lie one behind the other."""
     if HEAD:
-        period = tl.load(run + PERIOD).to(tl.int32)
-        at = ((sequence // period).to(tl.int64) * out_rows + row) * period + sequence % period
+        return map + (offset + _head_row(run, sequence, row)) * OUT
     else:
-        at = sequence.to(tl.int64) * out_rows + row
-    return offset + at
+        return map + (offset + begin) * OUT + tl.arange(0, BLOCK) * OUT
 
 
 @triton.jit
 def _rows(runs, tiles, tile, BLOCK: tl.constexpr):
-    """The output rows of a tile: its run, and of each row whether it is there, its sequence and its number."""
+    """A tile's run, its first output row, and of each whether it is there, its sequence and its number in that."""
     run = runs + tl.load(tiles + 2 * tile) * FIELDS
     out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
-    m = tl.load(tiles + 2 * tile + 1).to(tl.int32) + tl.arange(0, BLOCK)
+    begin = tl.load(tiles + 2 * tile + 1).to(tl.int32)
+    m = begin + tl.arange(0, BLOCK)
     live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * out_rows
-    return run, live, m // out_rows, m % out_rows
+    return run, begin, live, m // out_rows, m % out_rows
 
 
 @triton.jit
@@ -102,7 +127,7 @@ def forward(
     OG: tl.constexpr = OUT // GROUPS
     K: tl.constexpr = TAPS * IG
     group, first_column = _block(OG, BN)
-    run, live, sequence, row = _rows(runs, tiles, tl.program_id(0), BM)
+    run, begin, live, sequence, row = _rows(runs, tiles, tl.program_id(0), BM)
     n = first_column + tl.arange(0, BN)
     channel = group * OG + n
     weights = tl.load(run + WEIGHTS)
@@ -114,21 +139,24 @@ def forward(
         a = _load_input(
             x,
             run,
+            begin,
             sequence,
-            row * STRIDE - PADDING,
+            row,
             live[:, None] & k_live[None, :],
             tap,
             group * IG + part,
             IN,
+            STRIDE,
+            PADDING,
             STEM,
         )
         b = tl.load(column[None, :] + (k0 + tl.arange(0, BK))[:, None], k_live[:, None] & (n < OG)[None, :], other=0.0)
         sums = tl.dot(a.to(b.dtype), b, sums, input_precision=PRECISION)
     sums += tl.load(bias + weights * OUT + channel, n < OG, other=0.0).to(tl.float32)[None, :]
     sums = tl.where(sums > 0, sums, sums * slope)
-    at = _output_row(run, tl.load(run + OUT_OFFSET), sequence, row, HEAD)
+    rows = _outputs(out, run, tl.load(run + OUT_OFFSET), begin, sequence, row, OUT, HEAD, BM)
     tl.store(
-        out + at[:, None] * OUT + channel[None, :],
+        rows[:, None] + channel[None, :],
         sums.to(out.dtype.element_ty),
         live[:, None] & (n < OG)[None, :],
     )
@@ -196,10 +224,13 @@ def input_grad(
     m = begin + tl.arange(0, BM)
     live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * rows
     sequence, step = m // rows, m % rows
-    nearest = step + (first + PADDING - phase) // STRIDE  # the output row that the first tap leads to
+    shift = (first + PADDING - phase) // STRIDE
+    nearest = step + shift  # the output row that the first tap leads to
     n = first_column + tl.arange(0, BN)
     column = weight + tl.load(run + WEIGHTS) * (OUT * TAPS * IG) + phase * IG + n
     offset = tl.load(run + GRAD_OUT_OFFSET)
+    reached = begin // rows * out_rows + begin % rows + shift
+    near = sequence * out_rows + nearest - reached
     sums = tl.zeros([BM, BN], tl.float32)
     depth = tl.cdiv(TAPS - phase, STRIDE) * OG
     for k0 in range(0, depth, BK):
@@ -207,14 +238,18 @@ def input_grad(
         k_live = k0 + tl.arange(0, BK) < depth
         row = nearest[:, None] - back[None, :]
         channel = group * OG + part
-        at = _output_row(run, offset, sequence[:, None], row, HEAD) * OUT + channel[None, :]
-        a = tl.load(grad_out + at, live[:, None] & k_live[None, :] & (row >= 0) & (row < out_rows), other=0.0)
+        if HEAD:
+            grads = grad_out + (offset + _head_row(run, sequence[:, None], row)) * OUT
+        else:
+            grads = grad_out + (offset + reached) * OUT + (near[:, None] - back[None, :]) * OUT
+        inside = live[:, None] & k_live[None, :] & (row >= 0) & (row < out_rows)
+        a = tl.load(grads + channel[None, :], inside, other=0.0)
         filters = (channel * TAPS + back * STRIDE) * IG
         b = tl.load(column[None, :] + filters[:, None], k_live[:, None] & (n < IG)[None, :], other=0.0)
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
     nearby = begin // rows * in_rows + first + begin % rows * STRIDE
     above = nearby.to(tl.int64) * IN + group * IG + first_column
-    # 32 bits from the tile's first row on, and half of the columns at a time: an epilogue has few registers to spare.
+    # Half of the columns at a time: with both maps an epilogue would have too few registers for two programs.
     own = (sequence * in_rows + first + step * STRIDE - nearby) * IN
     stored, to = saved + tl.load(run + IN_OFFSET) * IN + above, grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + above
     scale = 0.0
@@ -266,18 +301,21 @@ def weight_grad(
     sums = tl.zeros([BN, BM] if TURNED else [BM, BN], tl.float32)
     bias = tl.zeros([BM], tl.float32)
     for tile in range(tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)):
-        run, live, sequence, row = _rows(runs, tiles, tile, BK)
-        at = _output_row(run, tl.load(run + GRAD_OUT_OFFSET), sequence, row, HEAD)
-        grad = tl.load(grad_out + at[:, None] * OUT + channel[None, :], live[:, None] & (o < OG)[None, :], other=0.0)
+        run, begin, live, sequence, row = _rows(runs, tiles, tile, BK)
+        rows = _outputs(grad_out, run, tl.load(run + GRAD_OUT_OFFSET), begin, sequence, row, OUT, HEAD, BK)
+        grad = tl.load(rows[:, None] + channel[None, :], live[:, None] & (o < OG)[None, :], other=0.0)
         inputs = _load_input(
             x,
             run,
+            begin,
             sequence,
-            row * STRIDE - PADDING,
+            row,
             live[:, None] & (k < K)[None, :],
             tap,
             group * IG + part,
             IN,
+            STRIDE,
+            PADDING,
             STEM,
         )
         inputs = inputs.to(grad.dtype)

@@ -22,7 +22,7 @@ def _chunk(real, generated, chunks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _aligned(map, first, BLOCK: tl.constexpr):
-    """Addresses of a block of an aligned map, all of which is there: 16 bytes a load or store."""
+    """Addresses of a block of an aligned map, all of which is there: 16 bytes a load or store. Chunks begin so."""
     return tl.max_contiguous(tl.multiple_of(map + first + tl.arange(0, BLOCK), 16), BLOCK)
 
 
@@ -86,24 +86,25 @@ def gradients(
     """Of |generated - real|: its sign · grad / elements; 0 where the two are equal."""
     pair, r, g, begin, whole, end = _chunk(real, generated, chunks, BLOCK)
     by = tl.load(grads + pair).to(tl.float32) / tl.load(pairs + PAIR_FIELDS * pair + 2).to(tl.float32)
+    want_real, want_generated = tl.load(wanted + 2 * pair), tl.load(wanted + 2 * pair + 1)
     for first in range(begin, whole, BLOCK):
         sign = _signed(_whole(r, first, BLOCK), _whole(g, first, BLOCK), by)
         if grad_real is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
-            if tl.load(wanted + 2 * pair):
+            if want_real:
                 to = pick(grad_real, pair)
                 tl.store(_aligned(to, first, BLOCK), (-sign).to(to.dtype.element_ty))
         if grad_generated is not None:  # noqa: SIM102
-            if tl.load(wanted + 2 * pair + 1):
+            if want_generated:
                 to = pick(grad_generated, pair)
                 tl.store(_aligned(to, first, BLOCK), sign.to(to.dtype.element_ty))
     for first in range(whole, end, BLOCK):
         at = first + tl.arange(0, BLOCK)
         sign = _signed(_some(r, first, end, BLOCK), _some(g, first, end, BLOCK), by)
         if grad_real is not None:  # noqa: SIM102
-            if tl.load(wanted + 2 * pair):
+            if want_real:
                 to = pick(grad_real, pair)
                 tl.store(to + at, (-sign).to(to.dtype.element_ty), at < end)
         if grad_generated is not None:  # noqa: SIM102
-            if tl.load(wanted + 2 * pair + 1):
+            if want_generated:
                 to = pick(grad_generated, pair)
                 tl.store(to + at, sign.to(to.dtype.element_ty), at < end)

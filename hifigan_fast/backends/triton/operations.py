@@ -15,11 +15,11 @@ ROWS_INTERPRETED = {"ROWS": 128, "BLOCK": 1024}
 # Of W v rows a tile and columns at a time, of Wᵀ u rows at a time and columns a tile.
 SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
 SPECTRAL_INTERPRETED = {"ROWS": 128, "BLOCK": 1024, "HEIGHT": 256, "COLUMNS": 1024}
-SPECTRAL_PROGRAMS = 2  # of each multiprocessor: all must run at once
+SPECTRAL_PROGRAMS, SPECTRAL_REGISTERS = 2, 128  # of each multiprocessor, all of which must run at once; of a thread
 STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a time
 MAP_BLOCK, MAP_CHUNK = 1024, 16384  # elements of a pair of maps: at a time, and a program
 SCORES_AT_ONCE = 4096  # by the one program that sums all logits
-PROGRAMS = 264  # of a weight gradient at least, where rows allow: two for each multiprocessor of a large device
+PROGRAMS = 1056  # of a weight gradient, where rows allow: eight for each multiprocessor of a large device
 
 
 def capability(device):
@@ -117,6 +117,7 @@ def power_iterations(matrices, eps, iterations, calls):
         first_stage=0,
         stages=2 * apart * iterations + 1 if iterations else 2,
         **COOPERATIVE,
+        **({"maxnreg": SPECTRAL_REGISTERS} if isinstance(capability(like.device), tuple) else {}),  # NVIDIA's
         **blocks,
     )
     if not iterations:
@@ -248,8 +249,10 @@ def weight_grad(role, layer, runs, x, grad_out, weights):
     out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
     blocks = layer.groups * triton.cdiv(out_group, config.BM), triton.cdiv(layer.taps * in_group, config.BN)
     sets = len({run.weights for run in runs})
-    wanted = max(1, PROGRAMS // (blocks[0] * blocks[1] * sets))
-    splits = tables.splits(runs, config.BK, wanted, grad_out.device)
+    # More splits of the rows fill the device, and all their sums are written: a fourth of what is read, at most.
+    by_programs = triton.cdiv(PROGRAMS, blocks[0] * blocks[1] * sets)
+    by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * layer.weights)
+    splits = tables.splits(runs, config.BK, max(1, min(by_programs, by_memory)), grad_out.device)
     sums = torch.empty(
         len(splits.table), layer.out_channels, layer.taps, in_group, dtype=torch.float32, device=grad_out.device
     )

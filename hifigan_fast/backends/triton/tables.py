@@ -197,7 +197,8 @@ def map_chunks(counts, size, device):
     chunks, pairs = [], []
     for pair, count in enumerate(counts):
         begin = len(chunks)
-        chunks += [(pair, first, min(first + size, count)) for first in range(0, count, size)]
+        # A pair without elements has a chunk too: its mean is not a number, as PyTorch's.
+        chunks += [(pair, first, min(first + size, count)) for first in range(0, max(count, 1), size)]
         pairs.append((begin, len(chunks), count))
     return _table(chunks, 3, device), _table(pairs, 3, device)
 

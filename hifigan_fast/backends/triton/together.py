@@ -3,25 +3,37 @@
 They count in memory that no other launch uses meanwhile.
 """
 
+import functools
+import threading
+
 import torch
 import triton
 import triton.language as tl
 
-_kept = {}  # {(device, stream): counters}: launches of one stream follow one another
+STREAMS, COUNTERS = 64, 512
+_lock = threading.Lock()
+
+
+@functools.cache
+def _kept(device):
+    """Counters of a device by row, for ever, and which row a stream has: launches of one stream follow one another."""
+    return torch.zeros(STREAMS, 1 + COUNTERS, dtype=torch.int32).to(device), {}
 
 
 def counters(device, count):
-    """A number of meetings, and `count` counters that are 0 before and after each launch.
+    """A number of meetings, and `count` counters or more that are 0 before and after each launch.
 
     Those of the current stream, but a CUDA graph has its own: it may be replayed on any.
     """
     gpu = device.type == "cuda"
-    if gpu and torch.cuda.is_current_stream_capturing():
-        return torch.zeros(1 + count, dtype=torch.int32, device=device)
-    key = device, torch.cuda.current_stream(device).cuda_stream if gpu else None
-    if key not in _kept or len(_kept[key]) <= count:
-        _kept[key] = torch.zeros(1 + count, dtype=torch.int32, device=device)
-    return _kept[key]
+    if count <= COUNTERS and not (gpu and torch.cuda.is_current_stream_capturing()):
+        stream = torch.cuda.current_stream(device).cuda_stream if gpu else None
+        with _lock:
+            rows, of_stream = _kept(device)
+            row = of_stream.setdefault(stream, len(of_stream))
+        if row < STREAMS:
+            return rows[row]
+    return torch.zeros(1 + count, dtype=torch.int32, device=device)
 
 
 @triton.jit

@@ -70,6 +70,8 @@ class Case:
 
         wave_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
         self.x = randn(ensemble.wave_offsets[1], dtype=wave_dtype) if stem else randn(ins * self.layer.in_channels)
+        self.others = [randn(run.sequences * run.in_rows * self.layer.in_channels) for run in self.runs]
+        self.matching = torch.full((len(self.runs),), 0.5, device=device)
         self.grad = randn(outs * self.layer.out_channels)
         shape = self.layer.out_channels, self.layer.in_channels // self.layer.groups, self.layer.taps
         self.sets = [
@@ -80,16 +82,19 @@ class Case:
         """() -> the direction's result as a list of tensors; weight gradients as the reference's sums of sets."""
         layer, runs = self.layer, self.runs
         (weights,) = weights_of((layer,), [self.sets], *backend.prepare((layer,), [self.sets], self.dtype))
-        out, grad_in = torch.empty_like(self.grad), torch.empty_like(self.x)
-        no_maps = [None] * len(runs)
+        out = torch.empty_like(self.grad)
+        # As in a discriminator's step, and as in a generator's.
+        sources = ([None] * len(runs), None), (self.others, self.matching)
+        grads_in = [torch.empty_like(self.x) for _ in sources]
 
         def forward():
             backend.forward(self.role, layer, runs, self.x, weights, out)
             return [out]
 
         def input_grad():
-            backend.input_grad(self.role, layer, 0.1, runs, self.grad, weights, self.x, no_maps, None, grad_in)
-            return [grad_in]
+            for source, grad_in in zip(sources, grads_in):
+                backend.input_grad(self.role, layer, 0.1, runs, self.grad, weights, self.x, *source, grad_in)
+            return grads_in
 
         def weight_grad():
             return backend.weight_grad(self.role, layer, runs, self.x, self.grad, weights)
