@@ -128,13 +128,13 @@ def _class_of(meta):
     return configs.layer_class(role, Layer(*(meta[k] for k in ("IN", "OUT", "TAPS", "STRIDE", "PADDING", "GROUPS"))))
 
 
-def _tensors(args):
+def tensors(args):
     """All tensors among arguments and tuples of them, views of one another too."""
     for argument in args:
         if isinstance(argument, torch.Tensor):
             yield argument
         elif isinstance(argument, tuple):
-            yield from _tensors(argument)
+            yield from tensors(argument)
 
 
 RESULT = {"forward": 3, "input_grad": 0, "weight_grad": 1}  # which argument has the layer's output rows
@@ -174,7 +174,7 @@ def compiling(name, tf32=False):
         matrix = next((i for i in MATRIX_INSTRUCTIONS if i in text), None)
         place = (kernel.__name__, grid, _class_of(meta), made.metadata.num_warps, made.metadata.shared)
         singles = len(re.findall(SINGLE, text))
-        work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in _tensors(args))
+        work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in tensors(args))
         launches.append(Launch(*place, *_resources(made.asm), matrix, singles, *work))
 
     capability = name if name.startswith("gfx") else divmod(int(name[3:]), 10)
