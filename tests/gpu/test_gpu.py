@@ -76,7 +76,8 @@ def test_a_recomputation_is_not_cast_by_the_region_of_the_backward_pass(backend)
             real, _, _, _ = ours(y, y_hat)
             with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
                 grads.append(torch.autograd.grad(sum(r.sum() for r in real), list(ours.parameters())))
-    assert all(torch.equal(*pair) for pair in zip(*grads))
+    for cast, plain in zip(*grads):
+        assert (cast - plain).norm() <= 1e-4 * plain.norm() + 1e-10
 
 
 def test_the_default_is_triton():
