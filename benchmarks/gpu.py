@@ -21,6 +21,7 @@ import torch
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
+import hifigan_fast
 from hifigan_fast import bench, dispatch, parity, reference
 
 from . import report
@@ -39,6 +40,30 @@ STEPS = {
     "generator step": bench.generator_step,
     "generator step, frozen": bench.frozen_generator_step,
 }
+
+
+def _step_losses_discriminator(modules, y, y_hat, _):
+    for module in modules:
+        module.zero_grad(set_to_none=True)
+    hifigan_fast.discriminator_step_loss(modules, y, y_hat).adversarial.backward()
+
+
+def _step_losses_generator(modules, y, y_hat, _):
+    found = hifigan_fast.generator_step_loss(modules, y, y_hat.detach().requires_grad_())
+    (found.adversarial + found.features).backward()
+
+
+def _step_losses_frozen(*args):
+    with hifigan_fast.frozen(*args[0]):
+        _step_losses_generator(*args)
+
+
+# The same steps, their losses in one call.
+BY_STEP_LOSSES = {
+    "discriminator step": _step_losses_discriminator,
+    "generator step": _step_losses_generator,
+    "generator step, frozen": _step_losses_frozen,
+}
 WORK = {"forward": 1, "discriminator step": 3, "generator step": 3, "generator step, frozen": 1.5}  # in forward passes
 SECONDS = 0.6  # of timed runs, a case
 
@@ -55,7 +80,8 @@ def build(periods, plain):
 
 
 def contenders(periods, everything, compiled):
-    """{name: (modules, losses, context)}, the original loop first; PyTorch's other ways where they are wanted."""
+    """{name: (modules, losses, context)}, the original loop first; PyTorch's other ways, and step losses (None) in the
+    place of losses, where everything is wanted."""
     plain, fast = build(periods, plain=True), build(periods, plain=False)
     found = {"eager": (plain, reference, contextlib.nullcontext)}
     found["eager, autocast bfloat16"] = (plain, reference, _bfloat16)
@@ -68,6 +94,9 @@ def contenders(periods, everything, compiled):
             found[f"torch.compile {mode}, autocast bfloat16"] = (modules, reference, _bfloat16)
     found["hifigan_fast"] = (fast, bench.FastLosses, contextlib.nullcontext)
     found["hifigan_fast, autocast bfloat16"] = (fast, bench.FastLosses, _bfloat16)
+    if everything:
+        found["hifigan_fast, step losses"] = (fast, None, contextlib.nullcontext)
+        found["hifigan_fast, step losses, autocast bfloat16"] = (fast, None, _bfloat16)
     return found
 
 
@@ -187,8 +216,11 @@ def measure(workloads, ceiling, compiled=False, say=print):
         for (step, run_step), (name, contender) in itertools.product(STEPS.items(), others.items()):
             if step.endswith("frozen") and name.startswith("torch.compile"):
                 continue  # it would compile once more
+            if contender[1] is None and step not in BY_STEP_LOSSES:
+                continue
+            chosen = BY_STEP_LOSSES[step] if contender[1] is None else run_step
             for captured in (False, True):
-                row = case(name, *contender, run_step, y, y_hat, captured)
+                row = case(name, *contender, chosen, y, y_hat, captured)
                 say(f"  {workload}, {step}, {name}{', graph' if captured else ''}: {row.get('ms', row.get('error'))}")
                 reached = ceiling["bfloat16" if "bfloat16" in name else "tf32"]
                 yield {"workload": workload, "step": step, **row, **rates(row, WORK[step] * forward, reached)}

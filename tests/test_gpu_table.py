@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+import hifigan_fast
 from benchmarks import gpu
-from hifigan_fast import bench
+from hifigan_fast import bench, parity
 from hifigan_fast.discriminators import stack_of
 
 
@@ -55,6 +56,19 @@ def test_rates_are_of_the_layers_own_work():
     assert gpu.forward_flops(modules, y, y) == expected
     assert gpu.rates({"ms": 2.0}, 1e12, 1e15) == pytest.approx({"tflops": 500.0, "of_floor": 0.5})
     assert gpu.rates({"error": "no"}, 1e12, 1e15) == {}
+
+
+@pytest.mark.parametrize("step", gpu.BY_STEP_LOSSES)
+def test_a_step_by_step_losses_is_the_same_step(step):
+    module, grads = hifigan_fast.MultiPeriodDiscriminator((2,)), []
+    y, y_hat = parity.waveforms(1, 300)
+    for run in (gpu.STEPS[step], gpu.BY_STEP_LOSSES[step]):
+        module.zero_grad()
+        run([module], y, y_hat, bench.FastLosses)
+        grads.append([p.grad for p in module.parameters() if p.grad is not None])
+    assert len(grads[0]) == (0 if "frozen" in step else 18)
+    for apart, ours in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, apart, rtol=1e-4, atol=1e-7)
 
 
 def test_another_file_is_refused(tmp_path, capsys):
