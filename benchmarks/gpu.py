@@ -9,6 +9,7 @@ graph's rows is what a replay adds, not what its pool holds.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -35,27 +36,32 @@ WORKLOADS = {
     "BigVGAN": (4, 65536, (2, 3, 5, 7, 11)),
 }
 STEPS = {
-    "forward": lambda m, y, z, _: bench.forward(m, y, z),
+    "forward": lambda m, y, z, losses: bench.forward(m, y, z),
     "discriminator step": bench.discriminator_step,
     "generator step": bench.generator_step,
     "generator step, frozen": bench.frozen_generator_step,
 }
 
 
-def _step_losses_discriminator(modules, y, y_hat, _):
+def _with(losses):
+    """The steps by these losses: {name: what takes modules, y and y_hat}."""
+    return {name: functools.partial(step, losses=losses) for name, step in STEPS.items()}
+
+
+def _step_losses_discriminator(modules, y, y_hat):
     for module in modules:
         module.zero_grad(set_to_none=True)
     hifigan_fast.discriminator_step_loss(modules, y, y_hat).adversarial.backward()
 
 
-def _step_losses_generator(modules, y, y_hat, _):
+def _step_losses_generator(modules, y, y_hat):
     found = hifigan_fast.generator_step_loss(modules, y, y_hat.detach().requires_grad_())
     (found.adversarial + found.features).backward()
 
 
-def _step_losses_frozen(*args):
-    with hifigan_fast.frozen(*args[0]):
-        _step_losses_generator(*args)
+def _step_losses_frozen(modules, y, y_hat):
+    with hifigan_fast.frozen(*modules):
+        _step_losses_generator(modules, y, y_hat)
 
 
 # The same steps, their losses in one call.
@@ -80,23 +86,24 @@ def build(periods, plain):
 
 
 def contenders(periods, everything, compiled):
-    """{name: (modules, losses, context)}, the original loop first; PyTorch's other ways, and step losses (None) in the
-    place of losses, where everything is wanted."""
+    """{name: (modules, steps, context)}, the original loop first; all of PyTorch's ways and ours if `everything`."""
     plain, fast = build(periods, plain=True), build(periods, plain=False)
-    found = {"eager": (plain, reference, contextlib.nullcontext)}
-    found["eager, autocast bfloat16"] = (plain, reference, _bfloat16)
+    eager, none = _with(reference), contextlib.nullcontext
+    found = {"eager": (plain, eager, none), "eager, autocast bfloat16": (plain, eager, _bfloat16)}
     if everything:
-        found["eager, channels_last"] = (channels_last(build(periods, plain=True)), reference, contextlib.nullcontext)
+        found["eager, channels_last"] = (channels_last(build(periods, plain=True)), eager, none)
     if compiled:
+        once = {name: step for name, step in eager.items() if not name.endswith("frozen")}  # it would compile once more
         for mode in ("default", "max-autotune-no-cudagraphs"):
             modules = [torch.compile(module, mode=mode) for module in build(periods, plain=True)]
-            found[f"torch.compile {mode}"] = (modules, reference, contextlib.nullcontext)
-            found[f"torch.compile {mode}, autocast bfloat16"] = (modules, reference, _bfloat16)
-    found["hifigan_fast"] = (fast, bench.FastLosses, contextlib.nullcontext)
-    found["hifigan_fast, autocast bfloat16"] = (fast, bench.FastLosses, _bfloat16)
+            found[f"torch.compile {mode}"] = (modules, once, none)
+            found[f"torch.compile {mode}, autocast bfloat16"] = (modules, once, _bfloat16)
+    ours = {"hifigan_fast": _with(bench.FastLosses)}
     if everything:
-        found["hifigan_fast, step losses"] = (fast, None, contextlib.nullcontext)
-        found["hifigan_fast, step losses, autocast bfloat16"] = (fast, None, _bfloat16)
+        ours["hifigan_fast, step losses"] = BY_STEP_LOSSES
+    for name, steps in ours.items():
+        found[name] = (fast, steps, none)
+        found[f"{name}, autocast bfloat16"] = (fast, steps, _bfloat16)
     return found
 
 
@@ -172,12 +179,12 @@ def rates(row, flops, ceiling):
     return {"tflops": 1e-9 * flops / row["ms"], "of_floor": 1e3 * flops / ceiling / row["ms"]} if "ms" in row else {}
 
 
-def case(name, modules, losses, context, run_step, y, y_hat, captured):
+def case(name, modules, step, context, y, y_hat, captured):
     """One contender's row, or the first line of what it raised."""
 
     def run():
         with context():
-            run_step(modules, y, y_hat, losses)
+            step(modules, y, y_hat)
 
     for module in modules:
         for conv in module.modules():  # legacy weight norm's last graph would tie a capture to this stream
@@ -213,14 +220,11 @@ def measure(workloads, ceiling, compiled=False, say=print):
         usual = workload == "HiFi-GAN"
         others = contenders(periods, usual, usual and compiled)
         forward = forward_flops(others["eager"][0], y, y_hat)
-        for (step, run_step), (name, contender) in itertools.product(STEPS.items(), others.items()):
-            if step.endswith("frozen") and name.startswith("torch.compile"):
-                continue  # it would compile once more
-            if contender[1] is None and step not in BY_STEP_LOSSES:
+        for step, (name, (modules, steps, context)) in itertools.product(STEPS, others.items()):
+            if step not in steps:
                 continue
-            chosen = BY_STEP_LOSSES[step] if contender[1] is None else run_step
             for captured in (False, True):
-                row = case(name, *contender, chosen, y, y_hat, captured)
+                row = case(name, modules, steps[step], context, y, y_hat, captured)
                 say(f"  {workload}, {step}, {name}{', graph' if captured else ''}: {row.get('ms', row.get('error'))}")
                 reached = ceiling["bfloat16" if "bfloat16" in name else "tf32"]
                 yield {"workload": workload, "step": step, **row, **rates(row, WORK[step] * forward, reached)}

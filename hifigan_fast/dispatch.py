@@ -136,7 +136,7 @@ def no_kernels(device, dtype):
 
 
 @torch.compiler.assume_constant_result
-def _autocast_dtype(device):
+def autocast_dtype(device):
     """What autocast computes convolutions in on `device`; None where it is off."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
@@ -145,7 +145,7 @@ def _autocast_dtype(device):
 
 def widest_under_autocast(*waves):
     """Waveforms of one dtype, where autocast would have taken them of several: a generator's output is half."""
-    if not all(isinstance(x, torch.Tensor) and x.is_floating_point() and _autocast_dtype(x.device) for x in waves):
+    if not all(isinstance(x, torch.Tensor) and x.is_floating_point() and autocast_dtype(x.device) for x in waves):
         return waves
     widest = functools.reduce(torch.promote_types, (x.dtype for x in waves))
     return tuple(x.to(widest) for x in waves)
@@ -153,7 +153,7 @@ def widest_under_autocast(*waves):
 
 def map_dtype(x):
     """The dtype of the feature maps of a waveform `x`: its own, or autocast's (which leaves float64 alone)."""
-    dtype = _autocast_dtype(x.device)
+    dtype = autocast_dtype(x.device)
     return x.dtype if dtype is None or x.dtype == torch.float64 else dtype
 
 

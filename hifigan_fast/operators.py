@@ -12,7 +12,7 @@ import torch
 
 from . import loss_grads, passes
 from .backends.contract import weights_of, widened
-from .dispatch import BACKENDS
+from .dispatch import BACKENDS, autocast_dtype
 from .geometry import Ensemble, Layer, Stack
 from .version import __version__
 
@@ -115,7 +115,7 @@ def _without_autocast(kernel):
     def run(*args):
         given = itertools.chain.from_iterable(a if isinstance(a, (list, tuple)) else [a] for a in args)
         device = next(t.device for t in given if isinstance(t, torch.Tensor))
-        if not torch.amp.is_autocast_available(device.type):
+        if autocast_dtype(device) is None:
             return kernel(*args)
         with torch.autocast(device.type, enabled=False):
             return kernel(*args)

@@ -1,6 +1,7 @@
 """Shared by all tests: real speech where it is there, NaN-poisoned allocations; Triton's interpreter without a GPU."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # they do not 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read where Triton's kernels are first imported
 
+from hifigan_fast.backends.triton import configs
 from hifigan_fast.voice import synthetic_voice
 
 SPEECH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ljspeech"
@@ -41,3 +43,14 @@ def poisoned(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
     for name in ("empty", "empty_like", "frombuffer"):
         monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
+
+
+@pytest.fixture
+def by_library(monkeypatch):
+    """The Triton backend leaves every layer class that it may to PyTorch's own convolution."""
+    ours = configs.config
+
+    def config(*where):
+        return replace(ours(*where), library=where[-1] in configs.LIBRARY_CLASSES)
+
+    monkeypatch.setattr(configs, "config", config)

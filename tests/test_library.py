@@ -1,7 +1,5 @@
 """Where the table says so, PyTorch's own convolution runs a layer of the Triton backend: in its interpreter here."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -15,20 +13,14 @@ from .test_properties import build
 BACKEND = dispatch.BACKENDS["triton"]
 REASON = BACKEND.cannot_run(torch.device("cpu"), torch.float32)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
-OURS = configs.config
 
 
 @pytest.fixture(autouse=True)
-def used(monkeypatch):
-    """Every class that may be the library's is; the directions that it has run."""
+def used(by_library, monkeypatch):
+    """The directions that the library has run: all, by the end of a test."""
     from hifigan_fast.backends.triton import library
 
     found = set()
-
-    def config(generation, direction, arithmetic, name):
-        return replace(OURS(generation, direction, arithmetic, name), library=name in configs.LIBRARY_CLASSES)
-
-    monkeypatch.setattr(configs, "config", config)
     for direction in configs.DIRECTIONS:
         run = getattr(library, direction)
         monkeypatch.setattr(library, direction, lambda *args, run=run: (found.add(run.__name__), run(*args))[1])

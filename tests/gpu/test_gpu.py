@@ -1,7 +1,5 @@
 """The Triton backend on a GPU: parity at real shapes, every configuration, graphs, streams, memory."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -202,26 +200,15 @@ def test_a_feature_loss_of_maps_that_are_not_aligned(dtype):
         torch.testing.assert_close(ours, plain, rtol=2e-2, atol=1e-8)
 
 
-def by_library(monkeypatch):
-    ours = configs.config
-
-    def config(*where):
-        return replace(ours(*where), library=where[-1] in configs.LIBRARY_CLASSES)
-
-    monkeypatch.setattr(configs, "config", config)
-
-
 @pytest.mark.parametrize("name", ["mpd", "msd"])
-def test_the_library_with_step_losses_and_the_same_bits(name, monkeypatch):
-    by_library(monkeypatch)
+def test_the_library_with_step_losses_and_the_same_bits(name, by_library):
     test_step_losses(name)
     test_the_same_bits_every_run(torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("name", ["mpd", "msd"])
-def test_the_library_in_the_place_of_our_kernels(name, dtype, monkeypatch):
-    by_library(monkeypatch)
+def test_the_library_in_the_place_of_our_kernels(name, dtype, by_library):
     verdict = judged(name, 2, 8192, dtype)
     assert verdict.passed, verdict.worst
 

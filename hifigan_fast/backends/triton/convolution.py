@@ -30,6 +30,17 @@ def _split(k0, size: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
+def _beside(begin, sequence, step, rows, pitch, STRIDE: tl.constexpr):
+    """Rows step · STRIDE in a buffer of `pitch` rows a sequence: a tile's first one, and how far all are behind it.
+
+    A tile's rows are counted through from `begin`, `rows` a sequence. So offsets have 32 bits: fewer registers, so that
+    more programs fit.
+    """
+    first = begin // rows * pitch + begin % rows * STRIDE
+    return first, sequence * pitch + step * STRIDE - first
+
+
+@triton.jit
 def _load_input(
     x,
     run,
@@ -44,10 +55,7 @@ def _load_input(
     PADDING: tl.constexpr,
     STEM: tl.constexpr,
 ):
-    """[rows, columns]: what a tap of output row `row` reads; zero outside. Stems read the waveform's fold.
-
-    Offsets have 32 bits, from what the tile's first row `begin` reads on: fewer registers, so that more programs fit.
-    """
+    """[rows, columns]: what a tap of output row `row` reads; zero outside. Stems read the waveform's fold."""
     in_rows, offset = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + IN_OFFSET)
     place = (row * STRIDE - PADDING)[:, None] + tap[None, :]
     if STEM:
@@ -58,11 +66,9 @@ def _load_input(
         at += offset + (sequence // period).to(tl.int64)[:, None] * in_rows
     else:
         inside = place < in_rows
-        out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
-        nearby = begin // out_rows * in_rows + begin % out_rows * STRIDE - PADDING
-        near = sequence * in_rows + row * STRIDE - PADDING - nearby
+        first, near = _beside(begin, sequence, row, tl.load(run + OUT_ROWS).to(tl.int32), in_rows, STRIDE)
         at = (near[:, None] + tap[None, :]) * IN + channel[None, :]
-        x += (offset + nearby) * IN
+        x += (offset + first - PADDING) * IN
     return tl.load(x + at, live & inside & (place >= 0), other=0.0)
 
 
@@ -163,10 +169,8 @@ def forward(
 
 
 @triton.jit
-def _mask(sums, start, columns, saved, map_grads, matching, scale, to, index, above, own, live, slope, COUNT, RUNS):
-    """to = (sums + map_grad) · leaky'(saved), COUNT columns from `start` on; see `input_grad`."""
-    n = start + tl.arange(0, COUNT)
-    at, wanted = own[:, None] + n[None, :], live[:, None] & (n < columns)[None, :]
+def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS):
+    """to = (sums + map_grad) · leaky'(saved), at places that are wanted; see `input_grad`."""
     if matching is not None:
         mask = tl.load(saved + at, wanted, other=0.0)
         given = tl.load(pick(map_grads, index) + above + at, wanted, other=0.0)
@@ -229,8 +233,7 @@ def input_grad(
     n = first_column + tl.arange(0, BN)
     column = weight + tl.load(run + WEIGHTS) * (OUT * TAPS * IG) + phase * IG + n
     offset = tl.load(run + GRAD_OUT_OFFSET)
-    reached = begin // rows * out_rows + begin % rows + shift
-    near = sequence * out_rows + nearest - reached
+    reached, near = _beside(begin, sequence, step, rows, out_rows, 1)
     sums = tl.zeros([BM, BN], tl.float32)
     depth = tl.cdiv(TAPS - phase, STRIDE) * OG
     for k0 in range(0, depth, BK):
@@ -241,28 +244,27 @@ def input_grad(
         if HEAD:
             grads = grad_out + (offset + _head_row(run, sequence[:, None], row)) * OUT
         else:
-            grads = grad_out + (offset + reached) * OUT + (near[:, None] - back[None, :]) * OUT
+            grads = grad_out + (offset + reached + shift) * OUT + (near[:, None] - back[None, :]) * OUT
         inside = live[:, None] & k_live[None, :] & (row >= 0) & (row < out_rows)
         a = tl.load(grads + channel[None, :], inside, other=0.0)
         filters = (channel * TAPS + back * STRIDE) * IG
         b = tl.load(column[None, :] + filters[:, None], k_live[:, None] & (n < IG)[None, :], other=0.0)
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
-    nearby = begin // rows * in_rows + first + begin % rows * STRIDE
-    above = nearby.to(tl.int64) * IN + group * IG + first_column
-    # Half of the columns at a time: with both maps an epilogue would have too few registers for two programs.
-    own = (sequence * in_rows + first + step * STRIDE - nearby) * IN
+    nearby, own = _beside(begin, sequence, step, rows, in_rows, STRIDE)
+    above = (nearby + first).to(tl.int64) * IN + group * IG + first_column
     stored, to = saved + tl.load(run + IN_OFFSET) * IN + above, grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + above
     scale = 0.0
     if matching is not None:
         scale = tl.load(matching + index)
-    HALF: tl.constexpr = BN // 2
-    columns = IG - first_column
-    if BN >= 64:
-        left, right = tl.split(tl.permute(tl.reshape(sums, (BM, 2, HALF)), (0, 2, 1)))
-        _mask(left, 0, columns, stored, map_grads, matching, scale, to, index, above, own, live, slope, HALF, RUNS)
-        _mask(right, HALF, columns, stored, map_grads, matching, scale, to, index, above, own, live, slope, HALF, RUNS)
-    else:
-        _mask(sums, 0, columns, stored, map_grads, matching, scale, to, index, above, own, live, slope, BN, RUNS)
+    # Half of the columns at a time: with both maps an epilogue would have too few registers for two programs.
+    PARTS: tl.constexpr = 2 if BN >= 64 else 1
+    parts = (sums,)
+    if PARTS == 2:
+        parts = tl.split(tl.permute(tl.reshape(sums, (BM, 2, BN // 2)), (0, 2, 1)))
+    for i in tl.static_range(PARTS):
+        n = i * (BN // PARTS) + tl.arange(0, BN // PARTS)
+        at, wanted = own[:, None] * IN + n[None, :], live[:, None] & (n < IG - first_column)[None, :]
+        _mask(parts[i], stored, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ CHUNK_FIELDS, PAIR_FIELDS = tl.constexpr(3), tl.constexpr(3)
 
 @triton.jit
 def _chunk(real, generated, chunks, BLOCK: tl.constexpr):
-    """This program's pair and its maps, its first element and the end, and where blocks end that `_whole` can read."""
+    """This program's pair and its maps, its first element, where whole aligned blocks end, and the end."""
     chunk = chunks + tl.program_id(0) * CHUNK_FIELDS
     pair, begin, end = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
     r, g = pick(real, pair), pick(generated, pair)
@@ -27,14 +27,12 @@ def _aligned(map, first, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _whole(map, first, BLOCK: tl.constexpr):
-    return tl.load(_aligned(map, first, BLOCK)).to(tl.float32)
-
-
-@triton.jit
-def _some(map, first, end, BLOCK: tl.constexpr):
-    at = first + tl.arange(0, BLOCK)
-    return tl.load(map + at, at < end, other=0.0).to(tl.float32)
+def _read(map, first, end, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
+    if WHOLE:
+        return tl.load(_aligned(map, first, BLOCK)).to(tl.float32)
+    else:
+        at = first + tl.arange(0, BLOCK)
+        return tl.load(map + at, at < end, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -52,23 +50,51 @@ def means(
     pair, r, g, begin, whole, end = _chunk(real, generated, chunks, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for first in range(begin, whole, BLOCK):
-        total += tl.abs(_whole(r, first, BLOCK) - _whole(g, first, BLOCK))
+        total += tl.abs(_read(r, first, end, True, BLOCK) - _read(g, first, end, True, BLOCK))
     for first in range(whole, end, BLOCK):
-        total += tl.abs(_some(r, first, end, BLOCK) - _some(g, first, end, BLOCK))
+        total += tl.abs(_read(r, first, end, False, BLOCK) - _read(g, first, end, False, BLOCK))
     tl.store(partial + tl.program_id(0), tl.sum(total))
     own = pairs + PAIR_FIELDS * pair
     begin, end = tl.load(own), tl.load(own + 1)
     if together.last(counters + 1 + pair, end - begin):
         total = tl.zeros([BLOCK], tl.float32)
         for first in range(begin, end, BLOCK):
-            total += _some(partial, first, end, BLOCK)
+            total += _read(partial, first, end, False, BLOCK)
         tl.store(out + pair, tl.sum(total) / tl.load(own + 2).to(tl.float32))
 
 
 @triton.jit
-def _signed(r, g, by):
-    """by · sign(g - r); a NaN stays one, as by PyTorch's sign."""
-    return tl.where(g > r, by, tl.where(g < r, -by, (g - r) * by))
+def _write(grads, want, pair, value, first, end, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
+    if grads is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
+        if want:
+            to = pick(grads, pair)
+            if WHOLE:
+                tl.store(_aligned(to, first, BLOCK), value.to(to.dtype.element_ty))
+            else:
+                at = first + tl.arange(0, BLOCK)
+                tl.store(to + at, value.to(to.dtype.element_ty), at < end)
+
+
+@triton.jit
+def _signs(
+    r,
+    g,
+    by,
+    grad_real,
+    grad_generated,
+    want_real,
+    want_generated,
+    pair,
+    first,
+    end,
+    WHOLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A block of both gradients: by · sign(g - r), and the opposite; a NaN stays one, as by PyTorch's sign."""
+    r, g = _read(r, first, end, WHOLE, BLOCK), _read(g, first, end, WHOLE, BLOCK)
+    sign = tl.where(g > r, by, tl.where(g < r, -by, (g - r) * by))
+    _write(grad_real, want_real, pair, -sign, first, end, WHOLE, BLOCK)
+    _write(grad_generated, want_generated, pair, sign, first, end, WHOLE, BLOCK)
 
 
 @triton.jit
@@ -88,23 +114,6 @@ def gradients(
     by = tl.load(grads + pair).to(tl.float32) / tl.load(pairs + PAIR_FIELDS * pair + 2).to(tl.float32)
     want_real, want_generated = tl.load(wanted + 2 * pair), tl.load(wanted + 2 * pair + 1)
     for first in range(begin, whole, BLOCK):
-        sign = _signed(_whole(r, first, BLOCK), _whole(g, first, BLOCK), by)
-        if grad_real is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
-            if want_real:
-                to = pick(grad_real, pair)
-                tl.store(_aligned(to, first, BLOCK), (-sign).to(to.dtype.element_ty))
-        if grad_generated is not None:  # noqa: SIM102
-            if want_generated:
-                to = pick(grad_generated, pair)
-                tl.store(_aligned(to, first, BLOCK), sign.to(to.dtype.element_ty))
+        _signs(r, g, by, grad_real, grad_generated, want_real, want_generated, pair, first, end, True, BLOCK)
     for first in range(whole, end, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        sign = _signed(_some(r, first, end, BLOCK), _some(g, first, end, BLOCK), by)
-        if grad_real is not None:  # noqa: SIM102
-            if want_real:
-                to = pick(grad_real, pair)
-                tl.store(to + at, (-sign).to(to.dtype.element_ty), at < end)
-        if grad_generated is not None:  # noqa: SIM102
-            if want_generated:
-                to = pick(grad_generated, pair)
-                tl.store(to + at, sign.to(to.dtype.element_ty), at < end)
+        _signs(r, g, by, grad_real, grad_generated, want_real, want_generated, pair, first, end, False, BLOCK)

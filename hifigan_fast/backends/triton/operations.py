@@ -8,7 +8,7 @@ import triton
 from . import adversarial, configs, convolution, library, pooling, spectral, stem, tables, together
 from . import feature_l1 as l1
 from . import weights as kernels
-from .launch import COOPERATIVE, launch
+from .launch import launch
 
 ROWS = {"ROWS": 4, "BLOCK": 256}  # of weights a program, and elements of each at a time
 ROWS_INTERPRETED = {"ROWS": 128, "BLOCK": 1024}
@@ -116,7 +116,7 @@ def power_iterations(matrices, eps, iterations, calls):
         iterations,
         first_stage=0,
         stages=2 * apart * iterations + 1 if iterations else 2,
-        **COOPERATIVE,
+        launch_cooperative_grid=True,
         **({"maxnreg": SPECTRAL_REGISTERS} if isinstance(capability(like.device), tuple) else {}),  # NVIDIA's
         **blocks,
     )

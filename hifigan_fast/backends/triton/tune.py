@@ -70,29 +70,31 @@ class Case:
 
         wave_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
         self.x = randn(ensemble.wave_offsets[1], dtype=wave_dtype) if stem else randn(ins * self.layer.in_channels)
-        self.others = [randn(run.sequences * run.in_rows * self.layer.in_channels) for run in self.runs]
-        self.matching = torch.full((len(self.runs),), 0.5, device=device)
         self.grad = randn(outs * self.layer.out_channels)
         shape = self.layer.out_channels, self.layer.in_channels // self.layer.groups, self.layer.taps
         self.sets = [
             WeightSet(randn(*shape, dtype=wave_dtype), None, None, randn(shape[0], dtype=wave_dtype)) for _ in stacks
         ]
+        # As in a discriminator's step, and as in a generator's: what `input_grad` takes from outside.
+        self.sources = []
+        if direction == "input_grad":
+            others = [randn(run.sequences * run.in_rows * self.layer.in_channels) for run in self.runs]
+            matching = torch.full((len(others),), 0.5, device=device)
+            self.sources = [([None] * len(others), None), (others, matching)]
 
     def call(self, backend):
         """() -> the direction's result as a list of tensors; weight gradients as the reference's sums of sets."""
         layer, runs = self.layer, self.runs
         (weights,) = weights_of((layer,), [self.sets], *backend.prepare((layer,), [self.sets], self.dtype))
         out = torch.empty_like(self.grad)
-        # As in a discriminator's step, and as in a generator's.
-        sources = ([None] * len(runs), None), (self.others, self.matching)
-        grads_in = [torch.empty_like(self.x) for _ in sources]
+        grads_in = [torch.empty_like(self.x) for _ in self.sources]
 
         def forward():
             backend.forward(self.role, layer, runs, self.x, weights, out)
             return [out]
 
         def input_grad():
-            for source, grad_in in zip(sources, grads_in):
+            for source, grad_in in zip(self.sources, grads_in):
                 backend.input_grad(self.role, layer, 0.1, runs, self.grad, weights, self.x, *source, grad_in)
             return grads_in
 
