@@ -131,7 +131,7 @@ def validate(trainer, clips):
     Returns: a float.
     """
     fmax = trainer.config.fmax_for_loss
-    total = torch.zeros((), device=trainer.device)
+    total = torch.zeros((), dtype=torch.float32, device=trainer.device)
     for index in range(len(clips)):
         y, x = _whole(trainer, clips, index)
         real, generated = trainer.mel(y, fmax), trainer.mel(trainer.generator(x).squeeze(1), fmax)
