@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from ..voice import write_clips
-from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from .checkpoint import newest_checkpoint, save_checkpoint
 from .config import save_config
 from .data import Order, endless_batches, open_clips
 from .log import Log
 from .processes import check_same_step, joined, pick_device
+from .resume import resume
 from .step import Trainer
 
 SAMPLES = 5  # held-out clips to hear and see, as in the original
@@ -94,9 +95,11 @@ def _resume(trainer, out, order, first):
     """Load the newest checkpoint, if any, and set `order` to where it left off."""
     found = newest_checkpoint(out)
     if found:
-        load_checkpoint(trainer, *found)
-        _say(first, f"resuming after step {trainer.step} from {found[0].name} and {found[1].name}")
-    if trainer.batch >= order.batches_per_epoch:  # the batch size grew since
+        changes = resume(trainer, *found)
+        _say(
+            first, "\n".join([f"resuming after step {trainer.step} from {found[0].name} and {found[1].name}", *changes])
+        )
+    if trainer.batch >= order.batches_per_epoch:  # the batch size changed since
         trainer.end_epoch()
     order.begin(trainer.epoch, trainer.batch)
 
