@@ -80,7 +80,7 @@ def load_config(name_or_path, **changes):
 
 def save_config(config, path):
     """Write `config` as JSON that the original and `load_config` read; whole or not at all."""
-    temporary = Path(path).with_suffix(".tmp")
+    temporary = Path(f"{path}.tmp")
     temporary.write_text(json.dumps(dataclasses.asdict(config), indent=4) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
