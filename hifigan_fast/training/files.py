@@ -135,8 +135,8 @@ def _grouped(values):
 def _refuse_rivals(mel, clips):
     if len(clips) > 1:
         raise ValueError(
-            f"fine-tune: {mel} could belong to {len(clips)} clips, {clips[0]} and {clips[1]}; expected a mel for each, "
-            "in the clips' folders"
+            f"fine-tune: {mel} could belong to {len(clips)} clips, {clips[0]} and {clips[1]}; expected each clip's "
+            "mel at its path in the data folder"
         )
 
 
