@@ -128,7 +128,9 @@ class MultiScaleDiscriminator(nn.Module):
 
     def __init__(self, use_spectral_norm=False):
         super().__init__()
-        self.discriminators = nn.ModuleList([self.member(spectral) for spectral in (True, *2 * [use_spectral_norm])])
+        self.discriminators = nn.ModuleList(
+            [self.member(spectral) for spectral in (True, use_spectral_norm, use_spectral_norm)]
+        )
         self.meanpools = nn.ModuleList([nn.AvgPool1d(4, 2, padding=2), nn.AvgPool1d(4, 2, padding=2)])
 
     def forward(self, y, y_hat):
