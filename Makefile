@@ -35,8 +35,8 @@ $(VENV)/.lint: $(VENV)/.base
 	$(PIP) install -q ruff clang-format
 	touch $@
 
-bench: $(VENV)/.bench  ## parity, then speed against plain PyTorch; DATA=dir takes wavs
-	$(BIN)/hifigan-fast bench $(if $(DATA),--data '$(DATA)')
+bench: $(VENV)/.bench  ## parity, then speed against plain PyTorch; DATA=dir takes wavs, ARGS=--full measures more
+	$(BIN)/hifigan-fast bench $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 bench-layers: $(VENV)/.bench  ## layers, a whole step against PyTorch's own fast ways, other shapes, memory
 	$(BIN)/python -m benchmarks.layers --out bench-out/layers.json

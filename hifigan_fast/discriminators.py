@@ -8,7 +8,6 @@ convolution, a parametrized spectral norm), they run module by module in plain P
 import contextlib
 
 import torch
-from tabulate import tabulate
 from torch import nn
 
 from . import checks, dispatch, norms, pooling, reference
@@ -187,6 +186,8 @@ def explain(module):
     Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes. ValueError
     where there is no discriminator of this package.
     """
+    from tabulate import tabulate
+
     checks.check_module("module", module)
     rows = []
     for name, child in module.named_modules():

@@ -29,6 +29,15 @@ _chosen = contextvars.ContextVar("hifigan_fast_backend", default=None)
 _saved = contextvars.ContextVar("hifigan_fast_save", default=None)
 
 
+def _constant(function):
+    """Have torch.compile ask `function` once, when it traces, and keep the answer.
+
+    As `torch.compiler.assume_constant_result`, which would import all of torch._dynamo with this package.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
 def _checked(name, source, known=(*BACKENDS, MODULES)):
     if name not in known:
         raise ValueError(f"{source}: got {name!r}, expected one of {', '.join(known)}")
@@ -68,7 +77,7 @@ def save(what):
         _saved.reset(token)
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def to_save():
     """What `save` says, else the environment, else "maps"."""
     if _saved.get() is not None:
@@ -77,7 +86,7 @@ def to_save():
     return _checked(name, SAVE_VARIABLE, SAVED) if name else "maps"
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def requested():
     """The backend asked for by `use_backend`, else by the environment; None if neither.
 
@@ -109,7 +118,7 @@ def choose(device, dtype):
     return Choice(BACKENDS[name], why)
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _chosen_name(device, dtype):
     name = requested()
     if name is not None:
@@ -121,7 +130,7 @@ def _chosen_name(device, dtype):
     return able, "the fastest that can run here"
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def no_kernels(device, dtype):
     """Why no backend has kernels for these tensors, in words; None if one has, or if one was requested.
 
@@ -135,7 +144,7 @@ def no_kernels(device, dtype):
     return "; ".join(f"{name}: {why}" for name, why in refusals.items()) if all(refusals.values()) else None
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def autocast_dtype(device):
     """What autocast computes convolutions in on `device`; None where it is off."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
@@ -172,7 +181,7 @@ def not_fusible(device):
     return None
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _transform():
     """What must see each convolution, also of what is compiled."""
     if torch._C._functorch.peek_interpreter_stack() is not None:

@@ -54,6 +54,10 @@ class Verdict:
     def passed(self):
         return self.ratio <= LIMIT
 
+    def __str__(self):
+        kind, (ratio, name) = max(self.worst.items(), key=lambda found: found[1][0])
+        return f"{'ok' if self.passed else 'FAIL'}, worst ratio {ratio:.2f} ({kind}: {name})"
+
 
 def trained_like(module, seed=0):
     """Bring random discriminators nearer to trained ones: uneven magnitudes, biases, settled singular vectors."""
@@ -255,12 +259,23 @@ def waveforms(batch, length, dtype=torch.float32, clips=None, seed=0):
     return torch.tensor(y, dtype=dtype), torch.tensor(y_hat, dtype=dtype)
 
 
-def check(batch=1, length=8192, clips=None, autocast=False):
-    """Every backend that can run here, on both ensembles, trained-like, in float32 or under autocast to bfloat16
-    -> {ensemble: {backend: Verdict}}.
+def able(autocast=False):
+    """The names of the backends that run on this CPU unasked, in float32 or under autocast to bfloat16."""
+    device, dtype = torch.device("cpu"), torch.bfloat16 if autocast else torch.float32
+    return [name for name, backend in dispatch.BACKENDS.items() if not dispatch.refusal(backend, device, dtype)]
+
+
+def check(batch=1, length=8192, clips=None, autocast=False, backends=None, report=None):
+    """`backends`, or every one that can run here, on both ensembles, trained-like, in float32 or under autocast to
+    bfloat16 -> {ensemble: {backend: Verdict}}.
+
+    `report(ensemble, {backend: Verdict})` is called as soon as an ensemble is judged.
     """
-    dtype = torch.bfloat16 if autocast else torch.float32
-    device = torch.device("cpu")
-    backends = [name for name, backend in dispatch.BACKENDS.items() if not dispatch.refusal(backend, device, dtype)]
     y, y_hat = waveforms(batch, length, clips=clips)
-    return {name: compare(*build_pair(name, trained=True), y, y_hat, backends, autocast=autocast) for name in ENSEMBLES}
+    verdicts = {}
+    for name in ENSEMBLES:
+        pair = build_pair(name, trained=True)
+        verdicts[name] = compare(*pair, y, y_hat, backends or able(autocast), autocast=autocast)
+        if report:
+            report(name, verdicts[name])
+    return verdicts
