@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-.PHONY: bench bench-layers test sanitize dist lint format clean
+.PHONY: bench bench-layers test sanitize dist types lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -32,7 +32,7 @@ $(VENV)/.dist: $(VENV)/.test
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.base
-	$(PIP) install -q ruff clang-format
+	$(PIP) install -q clang-format mypy ruff
 	touch $@
 
 bench: $(VENV)/.bench  ## parity, then speed against plain PyTorch; DATA=dir takes wavs, ARGS=--full measures more
@@ -58,7 +58,10 @@ dist: $(VENV)/.dist  ## a source distribution, a wheel made of it, and the parit
 	cd build/installed && $(abspath $(BIN))/python -c 'import hifigan_fast._cpu'
 	cd build/installed && $(abspath $(BIN))/python -m hifigan_fast.cli check --segment 256
 
-lint: $(VENV)/.lint
+types: $(VENV)/.lint  ## the annotations of the public surface, and a user's code against them
+	$(BIN)/mypy
+
+lint: $(VENV)/.lint types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*/*
