@@ -6,6 +6,7 @@ convolution, a parametrized spectral norm), they run module by module in plain P
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from . import checks, dispatch, norms, pooling, reference
 from .autograd import run_ensemble, spectral_states
 from .geometry import LRELU_SLOPE, Ensemble, Layer, Stack
 from .passes import Call
+from .reference.discriminators import Scored, ScoredPair
 
 
 def convs_of(discriminator):
@@ -180,7 +182,7 @@ def _pooled(ensemble, y, y_hat):
     return [ensemble.pooled(y), ensemble.pooled(y_hat)]
 
 
-def explain(module):
+def explain(module: nn.Module) -> str:
     """Which backend runs each layer of the discriminators in `module`, and why: a table as a string.
 
     Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes. ValueError
@@ -232,11 +234,11 @@ class DiscriminatorP(reference.DiscriminatorP):
     waveform on another device than the parameters, and for one too short for its reflect pad.
     """
 
-    def __init__(self, period, kernel_size=5, stride=3, use_spectral_norm=False):
+    def __init__(self, period: int, kernel_size: int = 5, stride: int = 3, use_spectral_norm: bool = False) -> None:
         super().__init__(period, kernel_size, stride, use_spectral_norm)
         _drop_stale_weights(self)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Scored:
         result = _run_single(self, x)
         return super().forward(x) if result is None else result
 
@@ -248,11 +250,11 @@ class DiscriminatorS(reference.DiscriminatorS):
     ReLU, and the raw head's [B, 1, H]. Errors as `DiscriminatorP`.
     """
 
-    def __init__(self, use_spectral_norm=False):
+    def __init__(self, use_spectral_norm: bool = False) -> None:
         super().__init__(use_spectral_norm)
         _drop_stale_weights(self)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Scored:
         result = _run_single(self, x)
         return super().forward(x) if result is None else result
 
@@ -271,7 +273,7 @@ class MultiPeriodDiscriminator(reference.MultiPeriodDiscriminator):
 
     member = DiscriminatorP
 
-    def forward(self, y, y_hat):
+    def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:
         result = _run_pair(self, y, y_hat)
         return super().forward(y, y_hat) if result is None else result
 
@@ -287,13 +289,13 @@ class MultiScaleDiscriminator(reference.MultiScaleDiscriminator):
 
     member = DiscriminatorS
 
-    def forward(self, y, y_hat):
+    def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:
         result = _run_pair(self, y, y_hat)
         return super().forward(y, y_hat) if result is None else result
 
 
 @contextlib.contextmanager
-def frozen(*modules):
+def frozen(*modules: nn.Module) -> Iterator[None]:
     """Within the block no parameter of `modules` requires a gradient; afterwards each flag is as it was.
 
     The generator's half of a HiFi-GAN step needs gradients through the discriminators, not of their parameters: the

@@ -5,9 +5,12 @@ few thousand logits: on a GPU, where a launch costs more than they do, they are 
 torch.compile gets the reference's, which it fuses itself.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from . import checks, dispatch, reference
+from .reference.losses import Maps
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
 
@@ -60,7 +63,7 @@ def _why_not_fused(pairs):
     return dispatch.not_fusible(first.device)
 
 
-def feature_loss(fmap_r, fmap_g):
+def feature_loss(fmap_r: Maps, fmap_g: Maps) -> torch.Tensor:
     """Feature-matching loss: 2 · the sum over all maps of the mean |real - generated|; the raw head maps count too.
 
     Args:
@@ -114,7 +117,9 @@ def _squared_means(scores, targets):
     return _SquaredMeans.apply(backend, targets, *scores) if backend.fuses_small_work else None
 
 
-def discriminator_loss(disc_real_outputs, disc_generated_outputs):
+def discriminator_loss(
+    disc_real_outputs: Sequence[torch.Tensor], disc_generated_outputs: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Least-squares loss of the discriminators: the sum of mean (1 - D(y))² + mean D(ŷ)².
 
     Returns the loss and, per discriminator, its real and its generated part as detached scalars (the original
@@ -130,7 +135,7 @@ def discriminator_loss(disc_real_outputs, disc_generated_outputs):
     return found[0], terms[: len(pairs)], terms[len(pairs) :]
 
 
-def generator_loss(disc_outputs):
+def generator_loss(disc_outputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Least-squares loss of the generator: the sum of mean (1 - D(ŷ))², and the list of its terms."""
     checks.check_scores("disc_outputs", disc_outputs)
     found = _squared_means(list(disc_outputs), (1,) * len(disc_outputs))

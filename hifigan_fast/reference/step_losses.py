@@ -1,12 +1,16 @@
 """A step's losses in plain PyTorch: the discriminators, then the losses of `losses.py`."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from . import losses
 from .discriminators import DiscriminatorP, DiscriminatorS
+
+Discriminators = nn.Module | Sequence[nn.Module]
+Loss = TypeVar("Loss")
 
 
 class DiscriminatorStepLoss(NamedTuple):
@@ -35,26 +39,28 @@ class GeneratorStepLoss(NamedTuple):
     terms: torch.Tensor
 
 
-def discriminator_step_loss(discriminators, y, y_hat):
+def discriminator_step_loss(
+    discriminators: Discriminators, y: torch.Tensor, y_hat: torch.Tensor
+) -> DiscriminatorStepLoss:
     """As `hifigan_fast.discriminator_step_loss`."""
     return summed(DiscriminatorStepLoss, [discriminator_half(e, y, y_hat) for e in ensembles_of(discriminators)])
 
 
-def generator_step_loss(discriminators, y, y_hat):
+def generator_step_loss(discriminators: Discriminators, y: torch.Tensor, y_hat: torch.Tensor) -> GeneratorStepLoss:
     """As `hifigan_fast.generator_step_loss`."""
     return summed(GeneratorStepLoss, [generator_half(e, y, y_hat) for e in ensembles_of(discriminators)])
 
 
-def summed(kind, parts):
+def summed(kind: Callable[..., Loss], parts: Sequence[Any]) -> Loss:
     """The losses of several ensembles together: sums of scalars, and all terms."""
     *scalars, terms = zip(*parts)
     return kind(*(sum(own[1:], own[0]) for own in scalars), torch.cat(terms))
 
 
-def ensembles_of(discriminators):
+def ensembles_of(discriminators: Discriminators) -> list[nn.Module]:
     """One module, or a sequence of them, as a list."""
     several = isinstance(discriminators, (list, tuple, nn.ModuleList))
-    found = list(discriminators) if several else [discriminators]
+    found: list[Any] = list(discriminators) if several else [discriminators]  # type: ignore[arg-type]
     wrong = [type(e).__name__ for e in found if not isinstance(e, nn.Module)]
     wrong += [
         f"{type(e).__name__}, which takes one waveform"
@@ -69,14 +75,18 @@ def ensembles_of(discriminators):
     return found
 
 
-def discriminator_half(ensemble, y, y_hat, losses=losses):
+def discriminator_half(
+    ensemble: nn.Module, y: torch.Tensor, y_hat: torch.Tensor, losses: Any = losses
+) -> DiscriminatorStepLoss:
     """A `DiscriminatorStepLoss` of one ensemble, by the functions of `losses`."""
     real, generated, _, _ = ensemble(y, y_hat)
     adversarial, *terms = losses.discriminator_loss(_widened(real), _widened(generated))
     return DiscriminatorStepLoss(adversarial, torch.stack([torch.stack(list(part)) for part in terms], 1))
 
 
-def generator_half(ensemble, y, y_hat, losses=losses):
+def generator_half(
+    ensemble: nn.Module, y: torch.Tensor, y_hat: torch.Tensor, losses: Any = losses
+) -> GeneratorStepLoss:
     """A `GeneratorStepLoss` of one ensemble, by the functions of `losses`."""
     _, generated, real_maps, fake_maps = ensemble(y, y_hat)
     adversarial, terms = losses.generator_loss(_widened(generated))

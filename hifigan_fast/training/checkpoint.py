@@ -9,11 +9,12 @@ import os
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
-def save_checkpoint(folder, trainer):
+def save_checkpoint(folder: str | Path, trainer: Any) -> None:
     """Write the two files of the trainer's step. Each appears whole or not at all.
 
     Raises OSError where one cannot be written (a full disk); the files of earlier steps are never touched.
@@ -49,9 +50,9 @@ def _write_whole(content, path):
         temporary.unlink(missing_ok=True)
 
 
-def newest_checkpoint(folder):
+def newest_checkpoint(folder: str | Path) -> tuple[Path, Path] | None:
     """The paths (g, do) of the newest step that has both, or None."""
-    files = {}
+    files: dict[int, dict[str, Path]] = {}
     for path in Path(folder).glob("*"):
         match = re.fullmatch(r"(g|do)_(\d{8,})", path.name)
         if match:
@@ -60,7 +61,7 @@ def newest_checkpoint(folder):
     return (files[max(complete)]["g"], files[max(complete)]["do"]) if complete else None
 
 
-def load_checkpoint(trainer, generator_path, rest_path):
+def load_checkpoint(trainer: Any, generator_path: str | Path, rest_path: str | Path) -> None:
     """Put `trainer` where the two files left off; files of the original, without our keys, begin their epoch anew.
 
     Raises ValueError, naming the file, what came and what was expected, for a file that is unreadable or of another

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from ..extras import require
+from .config import Config
 
 
-def mel_spectrogram(y, config, fmax):
+def mel_spectrogram(y: torch.Tensor, config: Config, fmax: float | None) -> torch.Tensor:
     """Log-mel magnitudes of waveforms.
 
     Reflect pad of (n_fft - hop_size)/2 a side, Hann window, sqrt(re² + im² + 1e-9), librosa's slaney filterbank,
