@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import spectral_norm, weight_norm
 
+from .norm_keys import translate_norm_keys
+
 LRELU_SLOPE = 0.1
 PERIODS = (2, 3, 5, 7, 11)
 
@@ -53,6 +55,7 @@ class DiscriminatorP(nn.Module):
             ]
         )
         self.conv_post = layer(1024, 1, 3, 1, 1)
+        self.register_load_state_dict_pre_hook(translate_norm_keys)
 
     def forward(self, x):
         """[B, 1, T] -> logits [B, H·period] (H-major), feature maps: five [B, C, H, period] and the raw head's."""
@@ -86,6 +89,7 @@ class DiscriminatorS(nn.Module):
             ]
         )
         self.conv_post = layer(1024, 1, 3, 1)
+        self.register_load_state_dict_pre_hook(translate_norm_keys)
 
     def forward(self, x):
         """[B, 1, T] -> logits [B, H], feature maps: seven [B, C, H] and the raw head's."""
