@@ -4,7 +4,7 @@ Parameter names, shapes, order and initialisation are the original's, so its `do
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +106,19 @@ def _run_stack(discriminator, x):
     return torch.flatten(x, 1, -1), feature_maps
 
 
+def _listed(periods):
+    """As a list; ValueError for what other projects' classes take first: a configuration, or `use_spectral_norm`."""
+    listed = isinstance(periods, Iterable) and not isinstance(periods, (str, bytes, Mapping))
+    found = list(periods) if listed else []
+    if not found:
+        got = repr(periods)
+        raise ValueError(
+            f"periods: expected at least one period, got {got if len(got) < 60 else f'a {type(periods).__name__}'}: "
+            "pass integers, periods=(2, 3, 5, 7, 11), or a configuration's, periods=h.mpd_reshapes"
+        )
+    return found
+
+
 class MultiPeriodDiscriminator(nn.Module):
     """Five period discriminators over the same waveforms."""
 
@@ -113,9 +126,7 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def __init__(self, periods=PERIODS):
         super().__init__()
-        if not isinstance(periods, Iterable) or not (periods := list(periods)):
-            raise ValueError(f"periods: expected at least one period, got {periods!r}")
-        self.discriminators = nn.ModuleList([self.member(period) for period in periods])
+        self.discriminators = nn.ModuleList([self.member(period) for period in _listed(periods)])
 
     def forward(self, y, y_hat):
         """Real and generated waveforms, each [B, 1, T] -> real logits, generated logits, real maps, generated maps.

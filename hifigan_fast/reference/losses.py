@@ -1,6 +1,14 @@
-"""The adversarial and feature-matching losses, no host syncs (HiFi-GAN, section 2.4; jik876/hifi-gan `models.py`)."""
+"""The adversarial and feature-matching losses, no host syncs (HiFi-GAN, section 2.4; jik876/hifi-gan `models.py`).
+
+Of tensors of half precision they are of that, as the original's; `in_float32` is how the package takes them.
+"""
 
 import torch
+
+
+def in_float32(tensors):
+    """A list of tensors, those of less than float32 in float32."""
+    return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]
 
 
 def feature_loss(fmap_r, fmap_g):
