@@ -100,15 +100,15 @@ def test_info_says_why_a_backend_runs_nothing(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "cpuinfo, said, expected",
     [
-        ("processor\t: 0\nmodel name\t: AMD EPYC 9654\nmodel name\t: other", "", "AMD EPYC 9654"),
-        ("processor\t: 0\nCPU part\t: 0xd0c\n", "Architecture: aarch64\nModel name:    Neoverse-N1\n", "Neoverse-N1"),
-        ("", "machdep.cpu.brand_string: Apple M2 Pro\n", "Apple M2 Pro"),
+        ("processor\t: 0\nmodel name\t: AMD EPYC 9654\nmodel name\t: other", {}, "AMD EPYC 9654"),
+        ("CPU part\t: 0xd0c\n", {"lscpu": "Architecture: aarch64\nModel name:    Neoverse-N1\n"}, "Neoverse-N1"),
+        ("", {"sysctl": "machdep.cpu.brand_string: Apple M2 Pro\n"}, "Apple M2 Pro"),
     ],
 )
 def test_the_processors_name(monkeypatch, cpuinfo, said, expected):
     monkeypatch.setattr(info.Path, "exists", lambda _: bool(cpuinfo))
     monkeypatch.setattr(info.Path, "read_text", lambda *_, **__: cpuinfo)
-    monkeypatch.setattr(info, "_said", lambda *_: said)
+    monkeypatch.setattr(info, "_said", lambda command, *_: said.get(command, ""))
     assert info.processor() == expected
 
 
