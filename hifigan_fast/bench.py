@@ -1,6 +1,7 @@
 """The speed comparison: the drop-in discriminators against plain PyTorch on this machine, after the parity gate."""
 
 import datetime
+import functools
 import json
 import statistics
 import subprocess
@@ -30,15 +31,11 @@ def build(names, plain):
     return [builders[name]() for name in names]
 
 
-def forward(modules, y, y_hat):
-    """Both halves forward, no graph."""
+def forward(modules, y, y_hat, losses=None):
+    """Both halves forward, no graph, no losses."""
     with torch.no_grad():
         for module in modules:
             module(y, y_hat)
-
-
-def _forward_only(modules, y, y_hat, losses):
-    forward(modules, y, y_hat)
 
 
 def discriminator_step(modules, y, y_hat, losses):
@@ -84,7 +81,7 @@ class Step(NamedTuple):
 
 
 STEPS = {
-    "forward": Step(_forward_only, _forward_only, 1, False),
+    "forward": Step(forward, forward, 1, False),
     "discriminator step": Step(discriminator_step, discriminator_step, 3, True),
     "generator step, original loop": Step(frozen_generator_step, generator_step, 3, True),  # which does not freeze
     "generator step, both frozen": Step(frozen_generator_step, frozen_generator_step, 2, False),
@@ -92,7 +89,8 @@ STEPS = {
 GATE_PASSES = 10  # about what the parity gate takes for an ensemble, in passes of the bar
 QUICK_GATE = 4096  # samples: a float64 reference of the usual segment takes half a minute
 REPEATS, FULL_REPEATS = 3, 5
-BAR = "{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left, {desc}"
+BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+MORE = "\n--full: every backend, every step, more repeats"
 NOISY = 0.15  # a spread above it is marked
 ADVICE = f"! spread above {NOISY:.0%}: something else used the processor; end it, and measure again with more --repeats"
 
@@ -298,7 +296,7 @@ def run(data=None, out="bench-out", batch=4, length=8192, repeats=None, full=Fal
     out.mkdir(parents=True, exist_ok=True)
     repeats = repeats or (FULL_REPEATS if full else REPEATS)
     steps = [name for name, step in STEPS.items() if full or step.quick]
-    backends = parity.able() if full else [_measured_backend()]
+    backends = list(dict.fromkeys([_measured_backend(), *(parity.able() if full else [])]))
     judged = length if full else min(length, QUICK_GATE)
     gate_passes = GATE_PASSES * len(backends)
     passes = sum(map(len, ENSEMBLES.values())) * sum(STEPS[name].passes for name in steps) * (repeats + 1)
@@ -306,8 +304,8 @@ def run(data=None, out="bench-out", batch=4, length=8192, repeats=None, full=Fal
     with tqdm(desc="parity", total=total, bar_format=BAR, smoothing=0.1, leave=False, disable=None) as bar:
         source = f"the clips of {data}" if data else "synthetic voice"
         bar.write(f"parity against float64, batch 1 × {judged} of {source} (limit {parity.LIMIT}):")
-        how = {"length": judged, "clips": clips, "backends": backends}
-        verdicts, passed = gate(bar.write, verbose, lambda: bar.update(gate_passes), **how)
+        after = functools.partial(bar.update, gate_passes)
+        verdicts, passed = gate(bar.write, verbose, after, length=judged, clips=clips, backends=backends)
         if not passed:
             bar.write("parity FAILED: no speed is reported")
             return 1
@@ -324,9 +322,8 @@ def run(data=None, out="bench-out", batch=4, length=8192, repeats=None, full=Fal
         "noise": ADVICE if any(r["noisy"] for r in rows) else None,
     }
     (out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
-    title = f"hifigan_fast {__version__} on {processor()}: median speed-ups and their ranges\n{shape}"
-    figure(rows, out / "bench.png", title)
-    print(f"\nwritten: {out / 'bench.json'}, {out / 'bench.png'}")
-    if not full:
-        print("--full: every backend, every step, more repeats")
+    figure(
+        rows, out / "bench.png", f"hifigan_fast {__version__} on {processor()}: median speed-ups and ranges\n{shape}"
+    )
+    print(f"\nwritten: {out / 'bench.json'}, {out / 'bench.png'}{'' if full else MORE}")
     return 0

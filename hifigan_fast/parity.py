@@ -64,7 +64,7 @@ def trained_like(module, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64, device="cpu").to(parameter)
             if name.endswith("weight_g"):
                 parameter.mul_(1.5 * torch.exp(0.5 * noise))
             elif name.endswith("bias"):
@@ -80,7 +80,7 @@ def trained_like(module, seed=0):
 
 def weigh(tensor, generator):
     """A random weighting of a tensor's elements, the same for every dtype."""
-    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
     return (tensor * (noise / max(tensor.numel(), 1) ** 0.5).to(tensor)).sum()
 
 
@@ -256,7 +256,7 @@ def waveforms(batch, length, dtype=torch.float32, clips=None, seed=0):
         crops.append(clip[start : start + length])
     y = np.stack(crops)[:, None] if crops else np.zeros((0, 1, length))
     y_hat = np.clip(0.9 * y + 0.02 * rng.standard_normal(y.shape), -1, 1)
-    return torch.tensor(y, dtype=dtype), torch.tensor(y_hat, dtype=dtype)
+    return tuple(torch.from_numpy(x).to(dtype) for x in (y, y_hat))
 
 
 def able(autocast=False):

@@ -4,12 +4,14 @@ Parameter names, shapes, order and initialisation are the original's, so its `do
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import spectral_norm, weight_norm
+
+from .norm_keys import translate_norm_keys
 
 LRELU_SLOPE = 0.1
 PERIODS = (2, 3, 5, 7, 11)
@@ -57,6 +59,7 @@ class DiscriminatorP(nn.Module):
             ]
         )
         self.conv_post = layer(1024, 1, 3, 1, 1)
+        self.register_load_state_dict_pre_hook(translate_norm_keys)
 
     def forward(self, x: torch.Tensor) -> Scored:
         """[B, 1, T] -> logits [B, H·period] (H-major), feature maps: five [B, C, H, period] and the raw head's."""
@@ -90,6 +93,7 @@ class DiscriminatorS(nn.Module):
             ]
         )
         self.conv_post = layer(1024, 1, 3, 1)
+        self.register_load_state_dict_pre_hook(translate_norm_keys)
 
     def forward(self, x: torch.Tensor) -> Scored:
         """[B, 1, T] -> logits [B, H], feature maps: seven [B, C, H] and the raw head's."""
@@ -106,16 +110,29 @@ def _run_stack(discriminator, x):
     return torch.flatten(x, 1, -1), feature_maps
 
 
+def _listed(periods):
+    """As a list; ValueError for what other projects' classes take first: a configuration, or `use_spectral_norm`."""
+    listed = isinstance(periods, Iterable) and not isinstance(periods, (str, bytes, Mapping))
+    found = list(periods) if listed else []
+    if not found:
+        got = repr(periods)
+        raise ValueError(
+            f"periods: expected at least one period, got {got if len(got) < 60 else f'a {type(periods).__name__}'}: "
+            "pass integers, periods=(2, 3, 5, 7, 11), or a configuration's, periods=h.mpd_reshapes"
+        )
+    return found
+
+
 class MultiPeriodDiscriminator(nn.Module):
     """Five period discriminators over the same waveforms."""
 
     member: type[nn.Module] = DiscriminatorP
 
-    def __init__(self, periods: Iterable[int] = PERIODS) -> None:
+    def __init__(self, periods: Iterable[int] = PERIODS, use_spectral_norm: bool = False) -> None:
         super().__init__()
-        if not isinstance(periods, Iterable) or not (periods := list(periods)):
-            raise ValueError(f"periods: expected at least one period, got {periods!r}")
-        self.discriminators = nn.ModuleList([self.member(period) for period in periods])
+        self.discriminators = nn.ModuleList(
+            [self.member(period, use_spectral_norm=use_spectral_norm) for period in _listed(periods)]
+        )
 
     def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:
         """Real and generated waveforms, each [B, 1, T] -> real logits, generated logits, real maps, generated maps.
@@ -130,9 +147,11 @@ class MultiScaleDiscriminator(nn.Module):
 
     member: type[nn.Module] = DiscriminatorS
 
-    def __init__(self) -> None:
+    def __init__(self, use_spectral_norm: bool = False) -> None:
         super().__init__()
-        self.discriminators = nn.ModuleList([self.member(use_spectral_norm=True), self.member(), self.member()])
+        self.discriminators = nn.ModuleList(
+            [self.member(spectral) for spectral in (True, use_spectral_norm, use_spectral_norm)]
+        )
         self.meanpools = nn.ModuleList([nn.AvgPool1d(4, 2, padding=2), nn.AvgPool1d(4, 2, padding=2)])
 
     def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:

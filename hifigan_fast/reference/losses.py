@@ -1,4 +1,7 @@
-"""The adversarial and feature-matching losses, no host syncs (HiFi-GAN, section 2.4; jik876/hifi-gan `models.py`)."""
+"""The adversarial and feature-matching losses, no host syncs (HiFi-GAN, section 2.4; jik876/hifi-gan `models.py`).
+
+Of tensors of half precision they are of that, as the original's; `in_float32` is how the package takes them.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +9,11 @@ from typing import Any
 import torch
 
 Maps = Sequence[Sequence[torch.Tensor]]
+
+
+def in_float32(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """A list of tensors, those of less than float32 in float32."""
+    return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]
 
 
 def feature_loss(fmap_r: Maps, fmap_g: Maps) -> torch.Tensor:
