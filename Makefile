@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-.PHONY: bench bench-layers test sanitize dist types lint format clean
+.PHONY: bench bench-layers test sanitize dist docs types lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -21,7 +21,7 @@ $(VENV)/.test: $(VENV)/.base $(SOURCES)
 	$(PIP) install -q -e '.[test]'
 	touch $@ $(VENV)/.bench
 
-# Without torch: what it builds is no Python module.
+# Without torch, as the docs: what it builds is no Python module.
 $(VENV)/.sanitize:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q cmake ninja
@@ -29,6 +29,11 @@ $(VENV)/.sanitize:
 
 $(VENV)/.dist: $(VENV)/.test
 	$(PIP) install -q build
+	touch $@
+
+$(VENV)/.docs:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q mkdocs mkdocs-material 'mkdocstrings[python]' ruff
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.base
@@ -57,6 +62,9 @@ dist: $(VENV)/.dist  ## a source distribution, a wheel made of it, and the parit
 	$(PIP) install -q --no-deps --target build/installed dist/*.whl
 	cd build/installed && $(abspath $(BIN))/python -c 'import hifigan_fast._cpu'
 	cd build/installed && $(abspath $(BIN))/python -m hifigan_fast.cli check --segment 256
+
+docs: $(VENV)/.docs  ## the documentation as a site, in build/site
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 types: $(VENV)/.lint  ## the annotations of the public surface, and a user's code against them
 	$(BIN)/mypy
