@@ -159,6 +159,7 @@ def prepare(layers, sets, dtype):
         *scaling.unbind(),
         jobs.programs,
         jobs.table,
+        PRECISION=_precision(packed),
         **blocks,
     )
     return scaling, packed

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .pointers import pick
+from .rounding import rounded
 
 PLAIN, WEIGHT, SPECTRAL = (tl.constexpr(kind) for kind in range(3))
 # Fields of a job of `pack`: one layer under one set.
@@ -49,6 +50,7 @@ def pack(
     packed_biases,
     programs,  # [program] of (job, first out channel)
     jobs,
+    PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -79,7 +81,8 @@ def pack(
         k = start + tl.arange(0, BLOCK)
         inside = live[:, None] & (k < size)[None, :]
         value = tl.load(raw + _raw_place(k, channels, taps)[None, :], inside, other=0.0).to(tl.float32)
-        tl.store(to + k[None, :], (value * scale[:, None]).to(packed.dtype.element_ty), inside)
+        value = (value * scale[:, None]).to(packed.dtype.element_ty)
+        tl.store(to + k[None, :], rounded(value, PRECISION), inside)
 
 
 @triton.jit
