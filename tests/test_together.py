@@ -83,6 +83,14 @@ def test_feature_l1(at_once, poisoned):
         torch.testing.assert_close(BACKEND.feature_l1(real, generated).double(), expected, rtol=1e-6, atol=0)
 
 
+def test_the_counters_of_every_stream_are_aligned():
+    """Triton compiles for the alignment of a pointer: another stream shall not compile anew, perhaps in a capture."""
+    from hifigan_fast.backends.triton import together
+
+    rows, _ = together._kept(torch.device("cpu"))
+    assert len(rows) == together.STREAMS and all(row.data_ptr() % 16 == 0 for row in rows)
+
+
 def test_programs_that_do_not_wait_are_noticed(at_once, poisoned):
     from hifigan_fast.backends.triton import together
 

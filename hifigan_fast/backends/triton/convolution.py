@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .pointers import pick
+from .rounding import rounded
 
 # Fields of a row of `runs`, as in geometry.Run.
 WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFSET, GRAD_OUT_OFFSET = (
@@ -54,6 +55,7 @@ def _load_input(
     STRIDE: tl.constexpr,
     PADDING: tl.constexpr,
     STEM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """[rows, columns]: what a tap of output row `row` reads; zero outside. Stems read the waveform's fold."""
     in_rows, offset = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + IN_OFFSET)
@@ -69,7 +71,10 @@ def _load_input(
         first, near = _beside(begin, sequence, row, tl.load(run + OUT_ROWS).to(tl.int32), in_rows, STRIDE)
         at = (near[:, None] + tap[None, :]) * IN + channel[None, :]
         x += (offset + first - PADDING) * IN
-    return tl.load(x + at, live & inside & (place >= 0), other=0.0)
+    value = tl.load(x + at, live & inside & (place >= 0), other=0.0)
+    if STEM:
+        value = rounded(value, PRECISION)
+    return value
 
 
 @triton.jit
@@ -166,6 +171,7 @@ def forward(
             STRIDE,
             PADDING,
             STEM,
+            PRECISION,
         )
         b = tl.load(column[None, :] + (k0 + tl.arange(0, BK))[:, None], k_live[:, None] & (n < OG)[None, :], other=0.0)
         sums = tl.dot(a.to(b.dtype), b, sums, input_precision=PRECISION)
@@ -180,7 +186,7 @@ def forward(
 
 
 @triton.jit
-def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS):
+def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS, PRECISION):
     """to = (sums + map_grad) · leaky'(saved), at places that are wanted; see `input_grad`."""
     if matching is not None:
         mask = tl.load(saved + at, wanted, other=0.0)
@@ -193,7 +199,7 @@ def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted,
                     sums += tl.load(map_grads[i] + above + at, wanted, other=0.0).to(tl.float32)
         mask = tl.load(saved + at, wanted, other=0.0)
     sums = tl.where(mask > 0, sums, sums * slope)
-    tl.store(to + at, sums.to(to.dtype.element_ty), wanted)
+    tl.store(to + at, rounded(sums.to(to.dtype.element_ty), PRECISION), wanted)
 
 
 @triton.jit
@@ -258,6 +264,8 @@ def input_grad(
             grads = grad_out + (offset + reached + shift) * OUT + (near[:, None] - back[None, :]) * OUT
         inside = live[:, None] & k_live[None, :] & (row >= 0) & (row < out_rows)
         a = tl.load(grads + channel[None, :], inside, other=0.0)
+        if HEAD:
+            a = rounded(a, PRECISION)  # the loss's; all others come from here, rounded
         filters = (channel * TAPS + back * STRIDE) * IG
         b = tl.load(column[None, :] + filters[:, None], k_live[:, None] & (n < IG)[None, :], other=0.0)
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
@@ -275,14 +283,14 @@ def input_grad(
     for i in tl.static_range(PARTS):
         n = i * (BN // PARTS) + tl.arange(0, BN // PARTS)
         at, wanted = own[:, None] * IN + n[None, :], live[:, None] & (n < IG - first_column)[None, :]
-        _mask(parts[i], stored, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS)
+        _mask(parts[i], stored, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS, PRECISION)
 
 
 @triton.jit
 def _column_sums(grad_out, runs, tiles, first_tile, end, channel, wanted, OUT: tl.constexpr, BLOCK: tl.constexpr):
     """Of some channels the sum over all rows of some tiles, in whichever order they lie.
 
-    In a loop of its own, though the product has the same tiles: what a product in flight reads is not for registers too.
+    In a loop of its own, though the product has the same tiles: what a product in flight reads, registers shall not.
     """
     i = tl.arange(0, BLOCK)
     sums = tl.zeros([BLOCK, channel.shape[0]], tl.float32)
@@ -347,8 +355,11 @@ def weight_grad(
             STRIDE,
             PADDING,
             STEM,
+            PRECISION,
         )
         inputs = inputs.to(grad.dtype)
+        if HEAD:
+            grad = rounded(grad, PRECISION)
         if TURNED:
             sums = tl.dot(tl.trans(inputs), grad, sums, input_precision=PRECISION)
         else:

@@ -10,8 +10,8 @@ from . import feature_l1 as l1
 from . import weights as kernels
 from .launch import launch
 
-ROWS = {"ROWS": 4, "BLOCK": 256}  # of weights a program, and elements of each at a time
-ROWS_INTERPRETED = {"ROWS": 128, "BLOCK": 1024}
+ROWS = {"ROWS": 4, "AT_ONCE": 32, "TAPS_AT_ONCE": 8}  # of weights a program; channels and taps of each at a time
+ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
 # Of W v rows a tile and columns at a time, of Wᵀ u rows at a time and columns a tile.
 SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
 SPECTRAL_INTERPRETED = {"ROWS": 128, "BLOCK": 1024, "HEIGHT": 256, "COLUMNS": 1024}
@@ -159,6 +159,7 @@ def prepare(layers, sets, dtype):
         *scaling.unbind(),
         jobs.programs,
         jobs.table,
+        PRECISION=_precision(packed),
         **blocks,
     )
     return scaling, packed

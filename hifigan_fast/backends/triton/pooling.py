@@ -16,7 +16,7 @@ def _once(x, at, live, length):
     return total * 0.25
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "length_once"])
 def pooled(
     sides,  # a waveform batch each
     out,

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .pointers import pick
+from .rounding import rounded
 
 PLAIN, WEIGHT, SPECTRAL = (tl.constexpr(kind) for kind in range(3))
 # Fields of a job of `pack`: one layer under one set.
@@ -32,9 +33,13 @@ def _job(programs, jobs, FIELDS_OF: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _raw_place(k, channels, taps):
-    """Where position k of a packed row lies in a raw one."""
-    return k % channels * taps + k // channels
+def _tile(first_channel, first_tap, channels, taps, AT_ONCE: tl.constexpr, TAPS_AT_ONCE: tl.constexpr):
+    """[tap, channel] of a row: its places in a packed row and in a raw one, and which there are.
+
+    Of both lines are read and written whole: Triton turns the tile in shared memory.
+    """
+    tap, channel = (first_tap + tl.arange(0, TAPS_AT_ONCE))[:, None], (first_channel + tl.arange(0, AT_ONCE))[None, :]
+    return tap * channels + channel, channel * taps + tap, (tap < taps) & (channel < channels)
 
 
 @triton.jit
@@ -49,11 +54,14 @@ def pack(
     packed_biases,
     programs,  # [program] of (job, first out channel)
     jobs,
+    PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    TAPS_AT_ONCE: tl.constexpr,
 ):
     """packed = raw · scale; scale = magnitude / |raw|, 1 / sigma, or 1."""
     index, job, out, live = _job(programs, jobs, PACK_FIELDS, ROWS)
+    BLOCK: tl.constexpr = AT_ONCE * TAPS_AT_ONCE
     kind, channels = tl.load(job + KIND), tl.load(job + CHANNELS).to(tl.int32)
     taps = tl.load(job + TAPS).to(tl.int32)
     size, at = channels * taps, tl.load(job + FIRST) + out
@@ -74,12 +82,14 @@ def pack(
     tl.store(scales + at, scale, live)
     tl.store(norms + at, norm, live)
     tl.store(packed_biases + at, tl.load(pick(biases, index) + out, live, other=0.0).to(tl.float32), live)
-    to = packed + tl.load(job + PACKED) + out.to(tl.int64)[:, None] * size
-    for start in range(0, size, BLOCK):
-        k = start + tl.arange(0, BLOCK)
-        inside = live[:, None] & (k < size)[None, :]
-        value = tl.load(raw + _raw_place(k, channels, taps)[None, :], inside, other=0.0).to(tl.float32)
-        tl.store(to + k[None, :], (value * scale[:, None]).to(packed.dtype.element_ty), inside)
+    raw, to = raw[:, :, None], (packed + tl.load(job + PACKED) + out.to(tl.int64) * size)[:, None, None]
+    for first in range(0, channels, AT_ONCE):
+        for tap in range(0, taps, TAPS_AT_ONCE):
+            packed_at, raw_at, there = _tile(first, tap, channels, taps, AT_ONCE, TAPS_AT_ONCE)
+            inside = live[:, None, None] & there[None, :, :]
+            value = tl.load(raw + raw_at[None, :, :], inside, other=0.0).to(tl.float32)
+            value = (value * scale[:, None, None]).to(packed.dtype.element_ty)
+            tl.store(to + packed_at[None, :, :], rounded(value, PRECISION), inside)
 
 
 @triton.jit
@@ -111,7 +121,8 @@ def finish(
     programs,
     jobs,
     ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    TAPS_AT_ONCE: tl.constexpr,
 ):
     """Rows' gradients from the sums of their splits: of raw (with sigma held fixed), magnitude and bias.
 
@@ -121,20 +132,21 @@ def finish(
     kind, outs, taps = tl.load(job + KIND), tl.load(job + OUT), tl.load(job + TAPS).to(tl.int32)
     channels, depth = tl.load(job + CHANNELS).to(tl.int32), tl.load(job + DEPTH)
     size, split_size = channels * taps, outs * channels * taps
-    row = out.to(tl.int64)[:, None] * size
+    row = out.to(tl.int64)[:, None, None] * size
     raw = pick(raws, index) + row
     partial, partial_bias = pick(partials, depth), pick(partial_biases, depth)
     inner, bias = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     for s in tl.static_range(MOST_SETS):
         own = job + SETS + s * SET_FIELDS
         begin, end = _splits(own)
-        products = tl.zeros([ROWS, BLOCK], tl.float32)
-        for start in range(0, size, BLOCK):
-            k = start + tl.arange(0, BLOCK)
-            inside = live[:, None] & (k < size)[None, :]
-            value = tl.load(raw + _raw_place(k, channels, taps)[None, :], inside, other=0.0).to(tl.float32)
-            products += _total(partial, split_size, begin, end, row + k[None, :], inside) * value
-        product = tl.sum(products, 1)
+        products = tl.zeros([ROWS, TAPS_AT_ONCE, AT_ONCE], tl.float32)
+        for first in range(0, channels, AT_ONCE):
+            for tap in range(0, taps, TAPS_AT_ONCE):
+                packed_at, raw_at, there = _tile(first, tap, channels, taps, AT_ONCE, TAPS_AT_ONCE)
+                inside = live[:, None, None] & there[None, :, :]
+                value = tl.load(raw + raw_at[None, :, :], inside, other=0.0).to(tl.float32)
+                products += _total(partial, split_size, begin, end, row + packed_at[None, :, :], inside) * value
+        product = tl.sum(tl.sum(products, 2), 1)
         if begin < end:
             tl.store(inners + tl.load(own + INNER) + out, product, live)
         inner += product
@@ -149,19 +161,20 @@ def finish(
         magnitude_grad = inner / norm
     tl.store(magnitude_grads + at, magnitude_grad.to(magnitude_grads.dtype.element_ty), live)
     to = grads + tl.load(job + GRAD) + row
-    for start in range(0, size, BLOCK):
-        k = start + tl.arange(0, BLOCK)
-        inside = live[:, None] & (k < size)[None, :]
-        place = _raw_place(k, channels, taps)[None, :]
-        total = tl.zeros([ROWS, BLOCK], tl.float32)
-        for s in tl.static_range(MOST_SETS):
-            own = job + SETS + s * SET_FIELDS
-            begin, end = _splits(own)
-            if begin < end:
-                by = tl.load(pick(scales, tl.load(own + SLOT)) + out, live, other=0.0)
-                total += by[:, None] * _total(partial, split_size, begin, end, row + k[None, :], inside)
-        total -= (scale * along)[:, None] * tl.load(raw + place, inside, other=0.0).to(tl.float32)
-        tl.store(to + place, total.to(grads.dtype.element_ty), inside)
+    for first in range(0, channels, AT_ONCE):
+        for tap in range(0, taps, TAPS_AT_ONCE):
+            packed_at, raw_at, there = _tile(first, tap, channels, taps, AT_ONCE, TAPS_AT_ONCE)
+            inside = live[:, None, None] & there[None, :, :]
+            total = tl.zeros([ROWS, TAPS_AT_ONCE, AT_ONCE], tl.float32)
+            for s in tl.static_range(MOST_SETS):
+                own = job + SETS + s * SET_FIELDS
+                begin, end = _splits(own)
+                if begin < end:
+                    by = tl.load(pick(scales, tl.load(own + SLOT)) + out, live, other=0.0)[:, None, None]
+                    total += by * _total(partial, split_size, begin, end, row + packed_at[None, :, :], inside)
+            own_part = tl.load(raw + raw_at[None, :, :], inside, other=0.0).to(tl.float32)
+            total -= (scale * along)[:, None, None] * own_part
+            tl.store(to + raw_at[None, :, :], total.to(grads.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -174,9 +187,11 @@ def finish_spectral(
     programs,
     jobs,
     ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    TAPS_AT_ONCE: tl.constexpr,
 ):
     """grads -= the part of the gradient through sigma = uᵀ W v: for each set, sum(inner) / sigma² · u vᵀ."""
+    BLOCK: tl.constexpr = AT_ONCE * TAPS_AT_ONCE
     _, job, out, live = _job(programs, jobs, FINISH_FIELDS, ROWS)
     outs = tl.load(job + OUT).to(tl.int32)
     size = (tl.load(job + CHANNELS) * tl.load(job + TAPS)).to(tl.int32)
