@@ -10,13 +10,15 @@ from .discriminators import (
 )
 from .dispatch import save, use_backend
 from .losses import discriminator_loss, feature_loss, generator_loss
-from .step_losses import discriminator_step_loss, generator_step_loss
+from .step_losses import DiscriminatorStepLoss, GeneratorStepLoss, discriminator_step_loss, generator_step_loss
 from .version import __version__
 
 __all__ = [
     "__version__",
     "DiscriminatorP",
     "DiscriminatorS",
+    "DiscriminatorStepLoss",
+    "GeneratorStepLoss",
     "MultiPeriodDiscriminator",
     "MultiScaleDiscriminator",
     "discriminator_loss",

@@ -38,10 +38,10 @@ def run_ensemble(call, waves, parameters):
     tensors, e = _arguments(call, waves, parameters), call.ensemble
     maps = OPERATORS.ensemble.default(*tensors, *operators.description(call))
     # Slices, not an iterator: PyTorch 2.6 compiles each use of one as if it began anew, and repeats the first maps.
-    return [_chunks(side, len(e.layers)) for side in _chunks(maps, len(maps) // e.sides)]
+    return [_batched(side, len(e.layers)) for side in _batched(maps, len(maps) // e.sides)]
 
 
-def _chunks(values, size):
+def _batched(values, size):
     return [values[at : at + size] for at in range(0, len(values), size)]
 
 
@@ -49,8 +49,8 @@ def run_step(call, kind, waves, parameters):
     """A step's losses, without its maps -> (adversarial, its terms [side judged · stack], feature matching).
 
     Args:
+        call, waves, parameters: as for `run_ensemble`; two sides.
         kind: "discriminator", of both sides and without feature matching, or "generator".
-        others: as for `run_ensemble`; two sides.
     """
     tensors = _arguments(call, waves, parameters)
     return OPERATORS.ensemble_step.default(*tensors, kind, *operators.description(call))
@@ -107,7 +107,7 @@ def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
         ]
     saved = waves, parameters, states, buffers, scaling, packed, ctx.needs
     grad_waves, *kinds = OPERATORS.ensemble_backward.default(*given, *saved, *ctx.numbers)
-    wanted = operators.wanted_of(call, ctx.needs, operators.source_of(call, buffers, *given))
+    _, wanted = operators.start_of(call, buffers, ctx.needs, *given)
     found = wanted.gradients([*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
     return [*found, *(None for _ in states)]
 

@@ -7,6 +7,8 @@ flat buffers, and are made outside.
 
 import functools
 import itertools
+import math
+from typing import NamedTuple
 
 import torch
 
@@ -20,7 +22,6 @@ DESCRIPTION = (
     "int[] layers, float[] slopes, int[] periods, bool folded, int[] levels, int[] weight_sets, int sides, "
     "ScalarType dtype, str backend, str save, str version"
 )
-SIDES = 6  # its place among the numbers of a description
 LIBRARY = torch.library.Library("hifigan_fast", "DEF")
 LIBRARY.define(
     f"ensemble_forward(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {DESCRIPTION}) "
@@ -71,6 +72,29 @@ def description(call):
     )
 
 
+class Description(NamedTuple):
+    """The arguments of `DESCRIPTION`, by name.
+
+    Attributes:
+        layers: in and out channels, taps, stride, padding and groups of each depth, flat.
+        slopes: of each depth; periods: of each stack.
+        levels: the waveform that each stack reads.
+        weight_sets: of each stack on each side, flat.
+    """
+
+    layers: list
+    slopes: list
+    periods: list
+    folded: bool
+    levels: list
+    weight_sets: list
+    sides: int
+    dtype: torch.dtype
+    backend: str
+    save: str
+    version: str
+
+
 @functools.lru_cache(maxsize=256)
 def _stacks(layers, slopes, periods, folded):
     numbers = iter(layers)
@@ -78,16 +102,17 @@ def _stacks(layers, slopes, periods, folded):
     return tuple(Stack(found, period, folded) for period in periods)
 
 
-def call_of(
-    samples, lengths, layers, slopes, periods, folded, levels, weight_sets, sides, dtype, backend, save, version
-):
-    """The `passes.Call` of a description, without states."""
-    if version != __version__:
-        raise ValueError(f"version: the graph was made by hifigan_fast {version}, this is {__version__}: make it again")
-    stacks = _stacks(tuple(layers), tuple(slopes), tuple(periods), folded)
-    sets = tuple(tuple(weight_sets[i : i + sides]) for i in range(0, len(weight_sets), sides))
-    ensemble = Ensemble(stacks, tuple(levels), tuple(lengths), samples, sides, sets)
-    return passes.Call(BACKENDS[backend], ensemble, dtype, [], save)
+def call_of(samples, lengths, *described):
+    """The `passes.Call` of a description, without states, for waveforms of `lengths` [level] and `samples` a side."""
+    d = Description(*described)
+    if d.version != __version__:
+        raise ValueError(
+            f"version: the graph was made by hifigan_fast {d.version}, this is {__version__}: make it again"
+        )
+    stacks = _stacks(tuple(d.layers), tuple(d.slopes), tuple(d.periods), d.folded)
+    sets = tuple(tuple(d.weight_sets[i : i + d.sides]) for i in range(0, len(d.weight_sets), d.sides))
+    ensemble = Ensemble(stacks, tuple(d.levels), tuple(lengths), samples, d.sides, sets)
+    return passes.Call(BACKENDS[d.backend], ensemble, d.dtype, [], d.save)
 
 
 def _check(call, waves, parameters, maps=()):
@@ -123,14 +148,14 @@ def _without_autocast(kernel):
     return run
 
 
-def sizes(waves, numbers):
+def sizes(waves, described):
     """Samples of a side, and the lengths of its waveforms."""
-    return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // numbers[SIDES]]]
+    return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // Description(*described).sides]]
 
 
 @_without_autocast
-def _forward(waves, parameters, states, *numbers):
-    call = call_of(*sizes(waves, numbers), *numbers)
+def _forward(waves, parameters, states, *described):
+    call = call_of(*sizes(waves, described), *described)
     _check(call, waves, parameters)
     call.states = call.split_states(states)
     waves, layers = call.split([*waves, *parameters])
@@ -138,8 +163,8 @@ def _forward(waves, parameters, states, *numbers):
     return passes.forward(call, passes.flat_waves(call, waves), weights), scaling, packed
 
 
-def _fake_forward(waves, parameters, states, *numbers):
-    call = call_of(*sizes(waves, numbers), *numbers)
+def _fake_forward(waves, parameters, states, *described):
+    call = call_of(*sizes(waves, described), *described)
     e, backend = call.ensemble, call.backend
     rows = [e.offsets(depth + 1, e.members)[1] for depth in range(len(e.layers))]
     buffers = [waves[0].new_empty(n * layer.out_channels, dtype=call.dtype) for n, layer in zip(rows, e.layers)]
@@ -151,81 +176,83 @@ def _fake_forward(waves, parameters, states, *numbers):
     return buffers, scaling, waves[0].new_empty(elements, dtype=call.dtype)
 
 
-def _losses(buffers, kind, samples, lengths, *numbers):
-    return loss_grads.losses(call_of(samples, lengths, *numbers), kind, buffers)
+def _losses(buffers, kind, *sized):
+    return loss_grads.losses(call_of(*sized), kind, buffers)
 
 
-def _fake_losses(buffers, kind, samples, lengths, *numbers):
-    call = call_of(samples, lengths, *numbers)
+def _fake_losses(buffers, kind, *sized):
+    call = call_of(*sized)
     terms = len(call.ensemble.stacks) * sum(target is not None for target in loss_grads.TARGETS[kind])
     dtype = torch.promote_types(call.dtype, torch.float32)
     return tuple(buffers[0].new_empty(shape, dtype=dtype) for shape in ((), (terms,), ()))
 
 
-def source_of(call, buffers, map_grads, kind, adversarial, features):
-    """The gradients that a backward pass begins with: those of a step's losses, or of maps where there is no `kind`."""
+def start_of(call, buffers, needs, map_grads, kind, adversarial, features):
+    """What a backward pass begins with, and what it computes: (source, `passes.Wanted`).
+
+    The source is the gradients of a step's losses, or those of maps where there is no `kind`. needs: of each waveform
+    and parameter, flat.
+    """
+    e = call.ensemble
     if kind:
-        return loss_grads.LossGrads(call, kind, buffers, adversarial, features)
-    e, grads = call.ensemble, iter(map_grads)
-    places = itertools.product(range(e.sides), range(len(e.stacks)))
-    maps = {(stack, side): list(itertools.islice(grads, len(e.layers))) for side, stack in places}
-    return passes.MapGrads({member: maps[member] for member in e.members})
-
-
-def wanted_of(call, needs, source):
-    """`passes.Wanted` by flat needs."""
-    return passes.Wanted.of(call.ensemble, *call.split(needs), source.given)
+        source = loss_grads.LossGrads(call, kind, buffers, adversarial, features)
+    else:
+        grads, places = iter(map_grads), itertools.product(range(e.sides), range(len(e.stacks)))
+        maps = {(stack, side): list(itertools.islice(grads, len(e.layers))) for side, stack in places}
+        source = passes.MapGrads({member: maps[member] for member in e.members})
+    return source, passes.Wanted.of(e, *call.split(needs), source.given)
 
 
 @_without_autocast
 def _backward(
-    map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *numbers
+    map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *sized
 ):
-    call = call_of(*numbers)
+    call = call_of(*sized)
     _check(call, waves, parameters, (*map_grads, *buffers))
     call.states = call.split_states(states)
     outputs = passes.Saved(call, buffers)
-    source = source_of(call, outputs, map_grads, kind, adversarial, features)
-    wanted = wanted_of(call, needs, source)
+    source, wanted = start_of(call, outputs, needs, map_grads, kind, adversarial, features)
     if not wanted.active:
         return [], [], [], []
-    waves_in, layers = call.split([*waves, *parameters])
+    waves, layers = call.split([*waves, *parameters])
     weights = weights_of(call.ensemble.layers, call.weight_sets(layers), scaling, packed)
     reads_waves = not buffers or any(depth == 0 for _, depth in wanted.jobs())
-    flat = passes.flat_waves(call, waves_in) if reads_waves else None
-    if not buffers:  # saved nothing
-        both = {(stack, side) for stack, _ in wanted.active for side in range(call.ensemble.sides)}
-        members = sorted(both) if features is not None else wanted.active
-        outputs.buffers = passes.forward(call, flat, weights, members)
+    flat = passes.flat_waves(call, waves) if reads_waves else None
+    if not buffers:
+        outputs.buffers = _recomputed(call, flat, weights, wanted, both_sides=features is not None)
     grad_waves, kinds = passes.Backward(call, wanted, weights, flat, outputs, source).run()
     if not call.backend.flat_grads:
-        needed = [[wanted.layers[stack][depth][index] for stack, depth in wanted.jobs()] for index in range(3)]
-        kinds = [list(itertools.compress(*pair)) for pair in zip(kinds, needed)]
+        kinds = [_asked_for(wanted, index, grads) for index, grads in enumerate(kinds)]
     return [] if grad_waves is None else [grad_waves], *kinds
 
 
+def _recomputed(call, waves, weights, wanted, both_sides):
+    """The buffers of a call that saved none: rows of the members that the backward pass reads."""
+    stacks = {stack for stack, _ in wanted.active}
+    members = [member for member in call.ensemble.members if member[0] in stacks]
+    return passes.forward(call, waves, weights, members if both_sides else wanted.active)
+
+
+def _asked_for(wanted, index, grads):
+    """Of the gradients of each job's raws, magnitudes or biases (`index`), those that are asked for."""
+    return [grad for (stack, depth), grad in zip(wanted.jobs(), grads) if wanted.layers[stack][depth][index]]
+
+
 def _fake_backward(
-    map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *numbers
+    map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *sized
 ):
-    call = call_of(*numbers)
-    wanted = wanted_of(call, needs, source_of(call, buffers, map_grads, kind, adversarial, features))
-    e, flat, dtype = call.ensemble, call.backend.flat_grads, widened(parameters[0][:0], call.dtype).dtype
+    call = call_of(*sized)
+    _, wanted = start_of(call, buffers, needs, map_grads, kind, adversarial, features)
+    e, dtype = call.ensemble, widened(parameters[0][:0], call.dtype).dtype
     grad_waves = [scaling.new_empty(e.wave_offsets[1])] if wanted.reaches_waves() else []
     kinds = []
     for index in range(3):
-        layers = [e.layers[depth] for _, depth in wanted.kind(index, flat)]
-        sizes = [layer.out_channels if index else layer.weights for layer in layers]
-        if flat:
-            kinds.append([scaling.new_empty(sum(sizes), dtype=dtype)] if sizes else [])
-        elif index:
-            kinds.append([scaling.new_empty(size, dtype=dtype) for size in sizes])
-        else:
-            kinds.append(
-                [
-                    scaling.new_empty(layer.out_channels, layer.in_channels // layer.groups, layer.taps, dtype=dtype)
-                    for layer in layers
-                ]
-            )
+        layers = [e.layers[depth] for _, depth in wanted.kind(index, call.backend.flat_grads)]
+        rank = 1 if index else 3  # of magnitudes and biases, and of raws
+        shapes = [(layer.out_channels, layer.in_channels // layer.groups, layer.taps)[:rank] for layer in layers]
+        if call.backend.flat_grads and shapes:
+            shapes = [(sum(map(math.prod, shapes)),)]
+        kinds.append([scaling.new_empty(shape, dtype=dtype) for shape in shapes])
     return grad_waves, *kinds
 
 

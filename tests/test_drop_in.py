@@ -63,6 +63,20 @@ def test_a_script_like_vits(names):
     torch.testing.assert_close(names["loss_disc"], expected)
 
 
+def test_checkpoints_of_other_projects(names):
+    """Another stride under equal keys: loads strictly, computes something else, and runs fused once it is said."""
+    (code,) = snippets("Checkpoints of other projects")
+    mpd, theirs = hifigan_fast.MultiPeriodDiscriminator((2,)), reference.MultiPeriodDiscriminator((2,))
+    theirs.discriminators[0].convs[4].stride = (3, 1)
+    mpd.load_state_dict(theirs.state_dict(), strict=True)
+    y = names["y"]
+    expected = theirs(y, y)[0][0]
+    assert mpd(y, y)[0][0].shape != expected.shape
+    run(code, {"mpd": mpd})
+    torch.testing.assert_close(mpd(y, y)[0][0], expected, rtol=1e-4, atol=1e-5)
+    assert "modules" not in explain(mpd)
+
+
 def loader():
     y, x = parity.waveforms(2, 600)
     return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=1)

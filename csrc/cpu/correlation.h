@@ -27,38 +27,33 @@ struct Part {
   int64_t offset, pitch;  // in a transformed row: floats of the parts before it, and its own
 };
 
-// How the sum over (channel, block of taps, phase) is cut into parts of about kPartDepth positions.
-struct Depth {
+// How the sum over (channel, block of taps, phase) is cut into parts of about kPartTerms positions.
+struct Parts {
   int64_t channels, phases, blocks;
   int64_t channel_step, block_step;  // of a part
   int64_t at_once, spill;            // positions in a float; floats that the last vector of a row may spill
 
-  Depth(const Correlation &c, const Piece &piece, Pairing pairing)
+  Parts(const Correlation &c, const Piece &piece, Pairing pairing)
       : channels(c.channels),
         phases(c.phases),
         blocks(piece.blocks),
         at_once(pairing == Pairing::positions ? 2 : 1),
         spill(c.channels % kWidth ? kWidth : 0) {
-    const int64_t most = greater(kWidth, kPartDepth / phases / kWidth * kWidth);
+    const int64_t most = greater(kWidth, kPartTerms / phases / kWidth * kWidth);
     channel_step = lesser(channels, lesser(kChannelsAtOnce, most));
-    block_step = lesser(blocks, greater(1, kPartDepth / (phases * channel_step)));
+    block_step = lesser(blocks, greater(1, kPartTerms / (phases * channel_step)));
   }
   int64_t blocks_of_parts() const { return ceil_div(blocks, block_step); }
-  int64_t parts() const { return ceil_div(channels, channel_step) * blocks_of_parts(); }
-  int64_t row_floats() const { return channels * phases * blocks / at_once + parts() * spill; }
+  int64_t count() const { return ceil_div(channels, channel_step) * blocks_of_parts(); }
+  int64_t row_floats() const { return channels * phases * blocks / at_once + count() * spill; }
 
-  Part part(int64_t index) const {
+  Part at(int64_t index) const {
     const int64_t channel = index / blocks_of_parts() * channel_step;
     const int64_t block = index % blocks_of_parts() * block_step;
-    const int64_t count = lesser(channel_step, channels - channel), most = lesser(block_step, blocks - block);
-    const int64_t before = phases * (channel * blocks + block * count), positions = phases * count * most;
-    return {channel,
-            count,
-            block,
-            most,
-            positions,
-            before / at_once + index * spill,
-            positions / at_once + spill};
+    const int64_t own = lesser(channel_step, channels - channel), most = lesser(block_step, blocks - block);
+    const int64_t before = phases * (channel * blocks + block * own), positions = phases * own * most;
+    return {
+        channel, own, block, most, positions, before / at_once + index * spill, positions / at_once + spill};
   }
   int64_t filter_floats(int64_t products) const {
     return products * staggered(channel_step * block_step * phases * kPanel);
@@ -99,15 +94,15 @@ struct Window {
 
 // Transforms one group of a segment, or of two into pairs (`second` may be null: zeros), to row `row`.
 template <Pairing P, class T>
-void transform_segment(const Correlation &c, const Piece &piece, const Depth &depth, const Segment &segment,
+void transform_segment(const Correlation &c, const Piece &piece, const Parts &parts, const Segment &segment,
                        const Segment *second, const T *operand, const Shared &shared, int64_t g,
                        int64_t row) {
   const int64_t products = shared.products, pitch = shared.product_floats();
   const auto left = kTransformers[piece.transform].left;
   Vec x[kLongestTransform];
   float one[kMostProducts * kWidth], other[kMostProducts * kWidth];
-  for (int64_t index = 0; index < depth.parts(); ++index) {
-    const Part part = depth.part(index);
+  for (int64_t index = 0; index < parts.count(); ++index) {
+    const Part part = parts.at(index);
     float *to = shared.group(g) + shared.rows * part.offset + row * part.pitch;
     for (int64_t tap = 0; tap < part.blocks * c.phases; ++tap) {
       const Window<T> window(c, piece, segment, operand, part.block * c.phases + tap);
@@ -148,13 +143,13 @@ struct Chunk {
   Shared shared;
 };
 
-// Calls body(chunk, depth) with the transformed operands of one chunk after another.
+// Calls body(chunk, parts) with the transformed operands of one chunk after another.
 template <Pairing P, class T, class Body>
 void for_chunks(const Correlation &c, const Piece &piece, const T *operand, int threads, const Body &body) {
-  const Depth depth(c, piece, P);
+  const Parts parts(c, piece, P);
   const int64_t most = lesser(piece.count, chunk_segments(piece.size())), padded = round_up(most, kRows);
   constexpr int64_t at_once = P == Pairing::segments ? 2 : 1;
-  const int64_t group_floats = piece.size().products * staggered(padded / at_once * depth.row_floats());
+  const int64_t group_floats = piece.size().products * staggered(padded / at_once * parts.row_floats());
   const int64_t groups_at_once =
       lesser(c.groups, greater(1, greater(1, threads) * kSharedFloats / group_floats));
   for (int64_t first = 0; first < piece.count; first += most) {
@@ -166,7 +161,7 @@ void for_chunks(const Correlation &c, const Piece &piece, const T *operand, int 
                   lesser(groups_at_once, c.groups - group),
                   first == 0,
                   first + most >= piece.count,
-                  {nullptr, padded / at_once, depth.row_floats(), piece.size().products}};
+                  {nullptr, padded / at_once, parts.row_floats(), piece.size().products}};
       chunk.shared.at =
           scratch(Scratch::shared, static_cast<std::size_t>(chunk.groups * group_floats + kRows));
       // A task is about as many rows as the longest transform has.
@@ -175,11 +170,11 @@ void for_chunks(const Correlation &c, const Piece &piece, const T *operand, int 
         const int64_t g = task % chunk.groups, begin = task / chunk.groups * batch;
         for (int64_t s = begin; s < lesser(chunk.count, begin + batch); s += at_once) {
           const Segment *second = s + 1 < chunk.count ? chunk.segments + s + 1 : nullptr;
-          transform_segment<P>(c, piece, depth, chunk.segments[s], second, operand + (group + g) * c.channels,
+          transform_segment<P>(c, piece, parts, chunk.segments[s], second, operand + (group + g) * c.channels,
                                chunk.shared, g, s / at_once);
         }
       });
-      body(chunk, depth);
+      body(chunk, parts);
     }
   }
 }
@@ -222,14 +217,14 @@ inline int64_t padded_rows(int64_t segments) { return round_up(segments, kRows);
 
 // The sums of one panel over all positions: [product][segment][column].
 template <bool Pairs, class T, class Source>
-void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, int64_t g,
+void sum_products(const Correlation &c, const Chunk &chunk, const Parts &parts, int64_t g,
                   const Source &source, const Panel &panel, float *sums, float *filters, float *turned_at) {
   const Piece &piece = chunk.piece;
   const Shared &shared = chunk.shared;
   const int64_t width = panel.width(), sum_floats = staggered(padded_rows(chunk.count) * width);
   constexpr int64_t at_once = Pairs ? 2 : 1;
-  for (int64_t index = 0; index < depth.parts(); ++index) {
-    const Part part = depth.part(index);
+  for (int64_t index = 0; index < parts.count(); ++index) {
+    const Part part = parts.at(index);
     if (part.block == 0)
       source.turn(piece.set, chunk.first_group + g, part.channel, part.channels, panel, turned_at);
     const auto turned = source.turned(panel, turned_at);
@@ -246,7 +241,7 @@ void sum_products(const Correlation &c, const Chunk &chunk, const Depth &depth, 
 
 // One chunk's sums, transformed back and stored. False if any result is not finite.
 template <bool Pairs, class T, class Source, class Store>
-bool correlate_chunk(const Correlation &c, const Chunk &chunk, const Depth &depth, const Source &source,
+bool correlate_chunk(const Correlation &c, const Chunk &chunk, const Parts &parts, const Source &source,
                      int threads, const Store &store) {
   bool finite = true;
   const Piece &piece = chunk.piece;
@@ -255,11 +250,11 @@ bool correlate_chunk(const Correlation &c, const Chunk &chunk, const Depth &dept
     const int64_t g = task / panels;
     const Panel panel = source.panel(task % panels);
     const int64_t sum_floats = staggered(padded_rows(chunk.count) * panel.width());
-    const int64_t filter_floats = depth.filter_floats(products);
+    const int64_t filter_floats = parts.filter_floats(products);
     float *sums = scratch(Scratch::own, static_cast<std::size_t>(products * sum_floats + filter_floats +
-                                                                 source.floats(depth.channel_step)));
+                                                                 source.floats(parts.channel_step)));
     float *filters = sums + products * sum_floats;
-    sum_products<Pairs, T>(c, chunk, depth, g, source, panel, sums, filters, filters + filter_floats);
+    sum_products<Pairs, T>(c, chunk, parts, g, source, panel, sums, filters, filters + filter_floats);
     Vec y[kLongestTransform], zero = {};
     for (int64_t s = 0; s < chunk.count; ++s)
       for (int64_t v = 0; v < panel.columns; v += kWidth) {
@@ -284,8 +279,8 @@ bool correlate_as(const Correlation &c, const Piece *pieces, int64_t piece_count
       continue;
     }
     for_chunks<Pairs ? Pairing::positions : Pairing::none>(
-        c, pieces[i], operand, threads, [&](const Chunk &chunk, const Depth &depth) {
-          finite &= correlate_chunk<Pairs, T>(c, chunk, depth, source, threads, store);
+        c, pieces[i], operand, threads, [&](const Chunk &chunk, const Parts &parts) {
+          finite &= correlate_chunk<Pairs, T>(c, chunk, parts, source, threads, store);
         });
   }
   return finite;

@@ -8,7 +8,7 @@
 namespace hifigan {
 namespace HIFIGAN_ISA {
 
-constexpr int64_t kPartDepth = 64;  // products that are summed apart: roundings do not pile up
+constexpr int64_t kPartTerms = 64;  // of a sum, added up apart: roundings do not pile up
 constexpr int64_t kChannelsAtOnce = 64;
 
 // Operand rows by their place in the windows of a segment: row c.phases * i + j is row j of window i.
@@ -91,9 +91,9 @@ void window_products(const Correlation &c, const Segment &segment, int64_t group
   Segment tile = segment;
   for (int64_t first = 0; first < segment.count; first += kRows, tile.first += kRows) {
     tile.count = lesser(kRows, segment.count - first);
-    for (int64_t k = begin; k < end; k += kPartDepth) {
+    for (int64_t k = begin; k < end; k += kPartTerms) {
       const Operands part{rows + first * pitch + k, pitch, 1,
-                          filters + k * width,      width, lesser(kPartDepth, end - k)};
+                          filters + k * width,      width, lesser(kPartTerms, end - k)};
       matrix_product<Pairs>(panel, part, tile.count, k == begin, sums);
     }
     for (int64_t v = 0; v < panel.columns; v += kWidth) {

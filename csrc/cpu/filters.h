@@ -15,7 +15,7 @@ inline void row_norms(const float *raw, int64_t rows, int64_t size, float *norms
   });
 }
 
-// Weights are read in short pieces of far rows, which no hardware foresees. May point anywhere.
+// Weights are read in short stretches of far rows, which no hardware foresees. May point anywhere.
 inline void prefetch(const float *p, int64_t floats) {
   for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i);
 }

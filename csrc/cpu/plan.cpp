@@ -9,23 +9,23 @@ namespace {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0
 
 // Sequences of equal length, as a correlation sees them.
-struct Lines {
-  int64_t run, sequences;
+struct Sequences {
+  int64_t run, count;
   int64_t operand, operand_rows, rows;  // offset of the first sequence's first row; rows of output
 };
 
 // Whether one circular transform covers a whole sequence: what wraps around must meet zeros, the
 // padding that is there at either end.
-bool covers(const Correlation &c, const Piece &piece, const Lines &lines) {
+bool covers(const Correlation &c, const Piece &piece, const Sequences &s) {
   const bool circular = piece.transform != kDirect && piece.transform != kToomCook;
-  if (!circular || piece.blocks > 1) return lines.rows <= piece.outputs();
+  if (!circular || piece.blocks > 1) return s.rows <= piece.outputs();
   const int64_t leading = c.origin < 0 ? -c.origin / c.phases : 0;
-  return lines.rows <= piece.outputs() + std::min(leading, piece.block_taps - 1) &&
-         c.phases * piece.size().length + c.origin >= lines.operand_rows;
+  return s.rows <= piece.outputs() + std::min(leading, piece.block_taps - 1) &&
+         c.phases * piece.size().length + c.origin >= s.operand_rows;
 }
 
-int64_t segments_of(const Correlation &c, const Piece &piece, const Lines &lines) {
-  return covers(c, piece, lines) ? 1 : ceil_div(lines.rows, piece.outputs());
+int64_t segments_of(const Correlation &c, const Piece &piece, const Sequences &s) {
+  return covers(c, piece, s) ? 1 : ceil_div(s.rows, piece.outputs());
 }
 
 // Cycles of one transform of one vector with its loads and stores, roughly, as measured. Toom and Cook's
@@ -42,20 +42,20 @@ double filter_cost(const TransformSize &size, int64_t taps) {
 }
 
 // Cycles of multiplying alone. `taps`, here and below: those that an output row meets, over its phases.
-double direct_cost(const Correlation &c, double taps, const std::vector<Lines> &lines, int64_t width) {
+double direct_cost(const Correlation &c, double taps, const std::vector<Sequences> &all, int64_t width) {
   int64_t rows = 0;
-  for (const Lines &l : lines) rows += l.sequences * l.rows;
+  for (const Sequences &s : all) rows += s.count * s.rows;
   return static_cast<double>(rows * c.channels * ceil_div(c.columns, width)) * taps * 1.2;
 }
 
-double cost(const Correlation &c, double taps, const Piece &piece, const std::vector<Lines> &lines,
+double cost(const Correlation &c, double taps, const Piece &piece, const std::vector<Sequences> &all,
             int64_t width) {
   const TransformSize &size = piece.size();
   int64_t count = 0;
-  for (const Lines &l : lines) count += l.sequences * segments_of(c, piece, l);
-  const int64_t parts = piece.blocks * c.phases;
-  const auto depth = static_cast<double>(parts * c.channels);
-  const auto vectors_in = static_cast<double>(parts * ceil_div(c.channels, width));
+  for (const Sequences &s : all) count += s.count * segments_of(c, piece, s);
+  const int64_t windows = piece.blocks * c.phases;
+  const auto positions = static_cast<double>(windows * c.channels);
+  const auto vectors_in = static_cast<double>(windows * ceil_div(c.channels, width));
   const auto vectors_out = static_cast<double>(ceil_div(c.columns, width));
   const double one = transform_cost(size.length), segments = static_cast<double>(count);
   const double chunks = std::ceil(segments / static_cast<double>(chunk_segments(size)));
@@ -63,37 +63,37 @@ double cost(const Correlation &c, double taps, const Piece &piece, const std::ve
   const double skipped =
       piece.transform == kToomCook ? static_cast<double>(c.taps) - taps / static_cast<double>(c.phases) : 0;
   const double products =
-      segments * (static_cast<double>(size.products) - skipped) * depth * vectors_out * 1.2;
+      segments * (static_cast<double>(size.products) - skipped) * positions * vectors_out * 1.2;
   return products + one * segments * (vectors_in + vectors_out) +
-         filter_cost(size, piece.block_taps) * chunks * depth * vectors_out;
+         filter_cost(size, piece.block_taps) * chunks * positions * vectors_out;
 }
 
 Piece without_transform(const Correlation &c, int64_t set) { return {set, kDirect, 1, c.taps, nullptr, 0}; }
 
-Piece choose(const Correlation &c, int64_t set, double taps, const std::vector<Lines> &lines, int64_t width) {
+Piece choose(const Correlation &c, int64_t set, double taps, const std::vector<Sequences> &all,
+             int64_t width) {
   Piece best = without_transform(c, set);
-  double least = direct_cost(c, taps, lines, width);
+  double least = direct_cost(c, taps, all, width);
   for (int64_t i = 0; i < kTransformCount; ++i) {
     if (c.taps == 1 || (i == kToomCook && c.taps > 3)) continue;
     for (int64_t blocks = 1; blocks == 1 || (i != kToomCook && 8 * blocks <= c.taps); ++blocks) {
       const Piece piece{set, i, ceil_div(c.taps, blocks), blocks, nullptr, 0};
       if (piece.outputs() < 2) continue;
-      const double here = cost(c, taps, piece, lines, width);
+      const double here = cost(c, taps, piece, all, width);
       if (here < least) least = here, best = piece;
     }
   }
   return best;
 }
 
-void cut(const Correlation &c, const Piece &piece, const Lines &lines, std::vector<Segment> &segments) {
-  const int64_t count = segments_of(c, piece, lines);
-  const int64_t step = piece.transform == kDirect ? piece.outputs() : ceil_div(lines.rows, count);
-  for (int64_t q = 0; q < lines.sequences; ++q)
+void cut(const Correlation &c, const Piece &piece, const Sequences &s, std::vector<Segment> &segments) {
+  const int64_t count = segments_of(c, piece, s);
+  const int64_t step = piece.transform == kDirect ? piece.outputs() : ceil_div(s.rows, count);
+  for (int64_t q = 0; q < s.count; ++q)
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t first = i * step, rows = std::min(step, lines.rows - first);
+      const int64_t first = i * step, rows = std::min(step, s.rows - first);
       if (rows > 0)
-        segments.push_back(
-            {lines.run, q, first, rows, lines.operand + q * lines.operand_rows, lines.operand_rows});
+        segments.push_back({s.run, q, first, rows, s.operand + q * s.operand_rows, s.operand_rows});
     }
 }
 
@@ -126,21 +126,21 @@ Plan make_plan(const Conv &conv, Pass pass, const std::vector<Run> &runs, int64_
                       static_cast<double>(pass == Pass::forward ? 1 : conv.stride);  // of an output row
   std::vector<std::size_t> ends;
   for (int64_t set = 0; set < sets; ++set) {
-    std::vector<Lines> lines;
+    std::vector<Sequences> all;
     for (std::size_t i = 0; i < runs.size(); ++i) {
       const Run &run = runs[i];
       if (run.weights != set || !run.sequences()) continue;
       const auto index = static_cast<int64_t>(i);
       if (pass == Pass::forward)
-        lines.push_back({index, run.sequences(), run.in_offset, run.in_rows, run.out_rows});
+        all.push_back({index, run.sequences(), run.in_offset, run.in_rows, run.out_rows});
       else
-        lines.push_back({index, run.sequences(), run.grad_out_offset, run.out_rows,
-                         ceil_div(run.in_rows + conv.padding, conv.stride) - conv.padding / conv.stride});
+        all.push_back({index, run.sequences(), run.grad_out_offset, run.out_rows,
+                       ceil_div(run.in_rows + conv.padding, conv.stride) - conv.padding / conv.stride});
     }
-    if (lines.empty()) continue;
+    if (all.empty()) continue;
     plan.pieces.push_back(direct ? without_transform(plan.correlation, set)
-                                 : choose(plan.correlation, set, taps, lines, width));
-    for (const Lines &l : lines) cut(plan.correlation, plan.pieces.back(), l, plan.segments);
+                                 : choose(plan.correlation, set, taps, all, width));
+    for (const Sequences &s : all) cut(plan.correlation, plan.pieces.back(), s, plan.segments);
     ends.push_back(plan.segments.size());
   }
   for (std::size_t i = 0, begin = 0; i < ends.size(); begin = ends[i++]) {

@@ -47,13 +47,13 @@ struct Tile {
   }
 };
 
-// One product of matrices: sums[r] (+)= the sum over k < depth of a[r * a_row + k * a_step] * b[k * b_step
+// One product of matrices: sums[r] (+)= the sum over k < terms of a[r * a_row + k * a_step] * b[k * b_step
 // ...].
 struct Operands {
   const float *a;
   int64_t a_row, a_step;
   const float *b;
-  int64_t b_step, depth;
+  int64_t b_step, terms;
 };
 
 template <int R, int NV, bool Pairs = false>
@@ -62,7 +62,7 @@ inline void tile_product(const Operands &o, int64_t row, bool fresh, float *sums
   tile.zero();
   if (o.a_step == 1)  // the next tile's rows lie behind this one's
     for (int64_t i = 0; i < R * o.a_row; i += 16) __builtin_prefetch(o.a + (row + R) * o.a_row + i);
-  tile.template multiply_add<Pairs>(o.a + row * o.a_row, o.a_row, o.a_step, o.b, o.b_step, o.depth);
+  tile.template multiply_add<Pairs>(o.a + row * o.a_row, o.a_row, o.a_step, o.b, o.b_step, o.terms);
   if (!fresh) tile.add(sums + row * NV * kWidth);
   tile.write(sums + row * NV * kWidth);
 }
@@ -88,7 +88,7 @@ inline Panel panel_at(int64_t columns, int64_t index) {
   return {index * kPanel, lesser(kPanel, columns - index * kPanel)};
 }
 
-// Pairs: the elements are pairs of bfloat16, and depth counts pairs.
+// Pairs: the elements are pairs of bfloat16, and terms are counted in pairs.
 template <bool Pairs = false>
 inline void matrix_product(const Panel &panel, const Operands &o, int64_t rows, bool fresh, float *sums) {
   if (panel.width() == kPanel)

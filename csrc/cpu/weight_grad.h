@@ -73,7 +73,7 @@ void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *piece
   constexpr bool pairs = kHasPairs && sizeof(T) == sizeof(BFloat16);
   constexpr int64_t at_once = pairs ? 2 : 1;
   float *packed = scratch(Scratch::packed, static_cast<std::size_t>(packed_floats(conv)));
-  const auto body = [&](const Chunk &chunk, const Depth &depth) {
+  const auto body = [&](const Chunk &chunk, const Parts &parts) {
     const Piece &piece = chunk.piece;
     const Shared &shared = chunk.shared;
     const int64_t products = shared.products, panels = panel_count(c.columns);
@@ -88,8 +88,8 @@ void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *piece
       float *sums = grads + products * grad_floats;
       transform_grads<pairs>(conv, chunk, runs, grad_out, group, panel, grads);
       float *to = packed_panel(conv, packed, group, panel);
-      for (int64_t index = 0; index < depth.parts(); ++index) {
-        const Part part = depth.part(index);
+      for (int64_t index = 0; index < parts.count(); ++index) {
+        const Part part = parts.at(index);
         const int64_t most =
             round_up(ceil_div(part.positions, ceil_div(part.positions, kGradPositions)), kRows);
         for (int64_t first = 0; first < part.positions; first += most) {
@@ -98,11 +98,11 @@ void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *piece
             // Sums that only taps which are not there would need are left as they are.
             const int64_t needed = forward.needed(piece, p, panel, part.channels, part.positions);
             const int64_t wanted = lesser(count, greater(0, needed - first));
-            for (int64_t s = 0; s < rows; s += kPartDepth) {
+            for (int64_t s = 0; s < rows; s += kPartTerms) {
               const float *a = shared.group(g) + p * shared.product_floats() + shared.rows * part.offset +
                                s * part.pitch + first;
               const float *b = grads + p * grad_floats + s * width;
-              matrix_product<pairs>(panel, {a, 1, part.pitch, b, width, lesser(kPartDepth, rows - s)}, wanted,
+              matrix_product<pairs>(panel, {a, 1, part.pitch, b, width, lesser(kPartTerms, rows - s)}, wanted,
                                     s == 0, sums + p * sum_floats);
             }
           }

@@ -283,25 +283,15 @@ def parameter_grads(jobs):
     raws = _alike(job.weights.sets[job.sets[0]].raw for job in jobs)
     device = raws[0].device
     blocks = _rows(device)
-    slots = [(job, s) for job in jobs for s in job.sets]
-    depths = list({job.depth: job.sums for job in jobs}.items())
-    numbers = {depth: number for number, (depth, _) in enumerate(depths)}
+    sums = {job.depth: job.sums for job in jobs}  # the same for every stack of a depth
+    places = {depth: place for place, depth in enumerate(sums)}
     rows, spectral, elements, vectors = tables.finish_jobs(
-        tuple(
-            (
-                _kind(job.weights.sets[job.sets[0]]),
-                job.layer,
-                numbers[job.depth],
-                tuple(job.sums.of_set.get(s, (0, 0)) for s in job.sets),
-            )
-            for job in jobs
-        ),
-        blocks["ROWS"],
-        device,
+        tuple(_finish_job(job, places[job.depth]) for job in jobs), blocks["ROWS"], device
     )
     grads = torch.empty(elements, dtype=raws[0].dtype, device=device)
     magnitudes, biases = (torch.empty(vectors, dtype=grads.dtype, device=device) for _ in range(2))
     inners = torch.empty(kernels.MOST_SETS.value * vectors, dtype=torch.float32, device=device)
+    slots = [(job, s) for job in jobs for s in job.sets]
     scales = tuple(job.weights.scales[s] for job, s in slots)
     norms = tuple(job.weights.norms[s] for job, s in slots)
     launch(
@@ -309,8 +299,8 @@ def parameter_grads(jobs):
         kernels.finish,
         (len(rows.programs),),
         raws,
-        tuple(sums.partial for _, sums in depths),
-        tuple(sums.bias for _, sums in depths),
+        tuple(own.partial for own in sums.values()),
+        tuple(own.bias for own in sums.values()),
         scales,
         tuple(scale if norm is None else norm for norm, scale in zip(norms, scales)),
         inners,
@@ -321,22 +311,33 @@ def parameter_grads(jobs):
         rows.table,
         **blocks,
     )
-    states = [job.states[s] for job, s in slots]
-    known = [state for state in states if state is not None]
-    if known:
-        pointers = [[getattr(state or known[0], name) for state in states] for name in ("u", "v", "sigma")]
-        launch(
-            device,
-            kernels.finish_spectral,
-            (len(spectral.programs),),
-            *map(_alike, pointers),
-            inners,
-            grads,
-            spectral.programs,
-            spectral.table,
-            **blocks,
-        )
+    _finish_spectral([job.states[s] for job, s in slots], spectral, inners, grads, blocks)
     return [grads], [magnitudes], [biases]
+
+
+def _finish_job(job, place):
+    """As `tables.finish_jobs` takes a `contract.LayerGrads` whose depth's sums are the `place`th."""
+    splits = tuple(job.sums.of_set.get(s, (0, 0)) for s in job.sets)
+    return _kind(job.weights.sets[job.sets[0]]), job.layer, place, splits
+
+
+def _finish_spectral(states, jobs, inners, grads, blocks):
+    """Adds the part of spectral-normed layers that comes through sigma; `states` of each slot, None of other norms."""
+    known = [state for state in states if state is not None]
+    if not known:
+        return
+    pointers = [[getattr(state or known[0], name) for state in states] for name in ("u", "v", "sigma")]
+    launch(
+        grads.device,
+        kernels.finish_spectral,
+        (len(jobs.programs),),
+        *map(_alike, pointers),
+        inners,
+        grads,
+        jobs.programs,
+        jobs.table,
+        **blocks,
+    )
 
 
 def pooled(sides, lengths):
