@@ -216,10 +216,13 @@ def test_interrupt(out, start):
     process = start(out, steps=100000, checkpoint_interval=100000, workers=1)
     wait_for(lambda: (out / "metrics.jsonl").exists() and rows(out), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert errors.strip().splitlines()[-1] == (
-        f"interrupted; the same command resumes from the newest checkpoint in {out}"
+    assert "SIGINT: ending this step, then writing a checkpoint; Ctrl-C stops at once" in errors
+    step = rows(out)[-1]["step"]
+    name = f"{step:08d}"
+    assert output.splitlines()[-1] == (
+        f"SIGINT after step {step}: g_{name} and do_{name} are in {out}; the same command goes on from them"
     )
-    assert not list(out.glob("*.tmp")) and newest_checkpoint(out) is None
+    assert newest_checkpoint(out) == (out / f"g_{name}", out / f"do_{name}") and not list(out.glob("*.tmp"))
