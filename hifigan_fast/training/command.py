@@ -66,8 +66,8 @@ def add_arguments(parser):
         default=5000,
         help="steps between checkpoints; default %(default)s",
     )
-    add("--keep", metavar="N", type=positive, help="keep the newest N checkpoints only; default: all")
-    add("--keep-every", metavar="M", type=positive, help="with --keep: and those of every M-th step")
+    add("--keep", metavar="N", type=int, help="keep the newest N checkpoints only; default: all")
+    add("--keep-every", metavar="M", type=int, help="with --keep: and those of every M-th step")
     add(
         "--validation-interval",
         metavar="N",
