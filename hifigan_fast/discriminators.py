@@ -265,6 +265,7 @@ class MultiPeriodDiscriminator(reference.MultiPeriodDiscriminator):
 
     Args:
         periods: any periods, each at least 1.
+        use_spectral_norm: legacy spectral norm instead of legacy weight norm, in each.
     """
 
     member = DiscriminatorP
@@ -278,6 +279,9 @@ class MultiScaleDiscriminator(reference.MultiScaleDiscriminator):
     """Three scale discriminators, the first spectral-normed, real and generated in one pass.
 
     `forward(y, y_hat)`: as `MultiPeriodDiscriminator.forward`.
+
+    Args:
+        use_spectral_norm: legacy spectral norm instead of legacy weight norm in the other two as well.
     """
 
     member = DiscriminatorS

@@ -107,11 +107,11 @@ class MultiPeriodDiscriminator(nn.Module):
 
     member = DiscriminatorP
 
-    def __init__(self, periods=PERIODS):
+    def __init__(self, periods=PERIODS, use_spectral_norm=False):
         super().__init__()
         if not isinstance(periods, Iterable) or not (periods := list(periods)):
             raise ValueError(f"periods: expected at least one period, got {periods!r}")
-        self.discriminators = nn.ModuleList([self.member(period) for period in periods])
+        self.discriminators = nn.ModuleList([self.member(p, use_spectral_norm=use_spectral_norm) for p in periods])
 
     def forward(self, y, y_hat):
         """Real and generated waveforms, each [B, 1, T] -> real logits, generated logits, real maps, generated maps.
@@ -126,9 +126,9 @@ class MultiScaleDiscriminator(nn.Module):
 
     member = DiscriminatorS
 
-    def __init__(self):
+    def __init__(self, use_spectral_norm=False):
         super().__init__()
-        self.discriminators = nn.ModuleList([self.member(use_spectral_norm=True), self.member(), self.member()])
+        self.discriminators = nn.ModuleList([self.member(spectral) for spectral in (True, *2 * [use_spectral_norm])])
         self.meanpools = nn.ModuleList([nn.AvgPool1d(4, 2, padding=2), nn.AvgPool1d(4, 2, padding=2)])
 
     def forward(self, y, y_hat):

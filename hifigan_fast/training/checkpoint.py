@@ -1,8 +1,8 @@
 """Checkpoints in the original's two files.
 
-`g_%08d` is {generator}, `do_%08d` is {mpd, msd, optim_g, optim_d, steps, epoch}. `do_*` has two keys more, which the
-original does not read: `batch`, the batches of the epoch already trained on, and `seed`. With the epoch they are the
-whole random state of a run (see `data.Clips` and `data.Order`).
+`g_%08d` is {generator}, `do_%08d` is {mpd, msd, optim_g, optim_d, steps, epoch}. `do_*` has three keys more, which the
+original does not read: `batch`, the batches of `batch_size` clips of the epoch already trained on, and `seed`. With the
+epoch they are the whole random state of a run (see `data.Clips` and `data.Order`).
 """
 
 import os
@@ -30,6 +30,7 @@ def save_checkpoint(folder, trainer):
         "steps": trainer.step,
         "epoch": trainer.epoch,
         "batch": trainer.batch,
+        "batch_size": trainer.config.batch_size,
         "seed": trainer.config.seed,
     }
     _write_whole(generator, folder / f"g_{trainer.step:08d}")
@@ -91,7 +92,7 @@ def _pairs(folder):
 
 
 def load_checkpoint(trainer, generator_path, rest_path):
-    """Put `trainer` where the two files left off; files of the original, without our two keys, begin their epoch anew.
+    """Put `trainer` where the two files left off; files of the original, without our keys, begin their epoch anew.
 
     Raises ValueError, naming the file, what came and what was expected, for a file that is unreadable or of another
     model, and for one of another seed.
@@ -102,7 +103,10 @@ def load_checkpoint(trainer, generator_path, rest_path):
         raise ValueError(f"seed: {rest_path} was trained with seed {seed}, got {trainer.config.seed}")
     load_generator(trainer.generator, generator_path)
     _load_rest(trainer, rest, rest_path)
-    trainer.step, trainer.epoch, trainer.batch = rest["steps"], rest["epoch"], rest.get("batch", 0)
+    trainer.step, trainer.epoch = rest["steps"], rest["epoch"]
+    size = trainer.config.batch_size
+    clips = rest.get("batch", 0) * rest.get("batch_size", size)
+    trainer.batch = -(-clips // size)  # the first of batches of this size without a clip that the epoch has had
     for scheduler in trainer.schedulers:  # the learning rate itself is in the optimizer's state
         scheduler.last_epoch = trainer.epoch
 

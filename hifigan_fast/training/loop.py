@@ -11,12 +11,13 @@ import torch
 from ..voice import write_clips
 from . import checkpoint
 from .config import save_config
-from .data import Clips, Order, endless_batches, find_clips
+from .data import Clips, Order, endless_batches, open_clips
 from .guard import Guard
 from .header import header
 from .interrupts import Interrupts
 from .log import Log
 from .processes import Processes, check_same_step, in_any, joined, pick_device, wait_for_all
+from .resume import resume
 from .step import Trainer
 from .validation import show_samples, validate
 
@@ -82,7 +83,7 @@ def train(config, data, out, schedule, *, device=None, fine_tune=None, init=(), 
 
     Args:
         config: a `Config`; batch_size is the total over all processes.
-        data: folder of wavs (see `data.find_clips`), or None for synthetic voice.
+        data: folder of wavs (see `files.find_clips`), or None for synthetic voice.
         out: folder for checkpoints, config.json, metrics.jsonl and logs/; one for all processes.
         schedule: a `Schedule`, in steps, those before a resume included.
         device: "cpu", "cuda", "cuda:N", or None for CUDA where there is any.
@@ -102,7 +103,7 @@ def train(config, data, out, schedule, *, device=None, fine_tune=None, init=(), 
     with joined(device) as processes, contextlib.ExitStack() as stack:
         with _new_folder(out, processes.rank == 0):
             data = _synthetic_data(out, config, processes.rank == 0) if data is None else data
-            training, held_out = (Clips(paths, config, fine_tune) for paths in find_clips(data))
+            training, held_out = open_clips(data, config, fine_tune)
             order = Order(len(training), config, processes.rank, processes.ranks)
             trainer = Trainer(config, device, distributed=processes.ranks > 1, **how)
             run = Run(trainer, training, held_out, order, out, schedule, processes)
@@ -151,15 +152,16 @@ def _begin(run, init):
         run.say(f"{path} is half of a checkpoint and is not used; --init-generator begins with a g_ file alone")
     found = checkpoint.newest_checkpoint(run.out)
     if found:
-        checkpoint.load_checkpoint(trainer, *found)
+        changes = resume(trainer, *found)
         unused = f"; {' and '.join(map(str, init))} not used" if init else ""
-        run.say(f"resuming after step {trainer.step} from {found[0].name} and {found[1].name}{unused}")
+        resumed = f"resuming after step {trainer.step} from {found[0].name} and {found[1].name}{unused}"
+        run.say("\n".join([resumed, *changes]))
     elif init:
         load = checkpoint.load_pair if len(init) == 2 else checkpoint.load_generator
         load(trainer if len(init) == 2 else trainer.generator, *init)
         run.say(f"beginning at step 0 with {' and '.join(map(str, init))}")
     check_same_step(trainer.step)
-    if trainer.batch >= order.batches_per_epoch:  # the batch size grew since
+    if trainer.batch >= order.batches_per_epoch:  # the batch size changed since
         trainer.end_epoch()
     order.begin(trainer.epoch, trainer.batch)
 

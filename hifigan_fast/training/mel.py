@@ -51,11 +51,13 @@ def _frames(y, config, fmax):
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # a table of inference mode would be of no use in training
 def _window(size, dtype, device):
     return torch.hann_window(size, dtype=dtype, device=device)
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _filterbank(sampling_rate, n_fft, num_mels, fmin, fmax, *, dtype, device):
     require("training", "train", "librosa")
     from librosa.filters import mel

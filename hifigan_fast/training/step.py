@@ -59,8 +59,9 @@ class Trainer:
         self.kind, self.dtype = DISCRIMINATORS[discriminators], PRECISIONS[precision]
         torch.manual_seed(config.seed)
         self.generator = Generator(config).to(device)
-        self.mpd = self.kind.MultiPeriodDiscriminator().to(device)
-        self.msd = self.kind.MultiScaleDiscriminator().to(device)
+        spectral = config.use_spectral_norm
+        self.mpd = self.kind.MultiPeriodDiscriminator(config.discriminator_periods, spectral).to(device)
+        self.msd = self.kind.MultiScaleDiscriminator(spectral).to(device)
         # The original's order, msd first: optimizer states transfer by index.
         chain = itertools.chain(self.msd.parameters(), self.mpd.parameters())
         settings = {"lr": config.learning_rate, "betas": (config.adam_b1, config.adam_b2), "weight_decay": 0.01}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..extras import require
 from .checkpoint import load_generator
 from .config import load_config
-from .data import _opened_wav
+from .files import opened_clip
 from .generator import Generator, reach
 from .mel import log_mel
 from .processes import pick_device
@@ -126,7 +126,7 @@ def _opened(path, config, device):
         yield lambda first, last: _finite(mel[:, first:last], path)[None].to(device), mel.shape[1]
         return
     pad = (config.n_fft - config.hop_size) // 2
-    with _opened_wav(path, config.sampling_rate) as wav:
+    with opened_clip(path, config.sampling_rate) as wav:
         if wav.frames <= pad:
             raise ValueError(
                 f"inputs: {path} has {wav.frames} samples, expected more than {pad}, the mel's reflect pad"
@@ -134,12 +134,24 @@ def _opened(path, config, device):
 
         def mel(first, last):
             start, stop = first * config.hop_size - pad, (last - 1) * config.hop_size - pad + config.n_fft
-            wav.seek(max(0, start))
-            audio = _finite(wav.read(min(stop, wav.frames) - wav.tell(), dtype="float32"), path)[None, None]
-            padded = F.pad(audio.to(device), (max(0, -start), max(0, stop - wav.frames)), "reflect")
-            return log_mel(padded.squeeze(1), config, config.fmax)
+            audio = _finite(_samples(wav, max(0, start), min(stop, wav.frames), path), path)
+            padding = max(0, -start), max(0, stop - wav.frames)
+            return log_mel(F.pad(audio[None, None].to(device), padding, "reflect")[0], config, config.fmax)
 
         yield mel, wav.frames // config.hop_size
+
+
+def _samples(wav, first, last, path):
+    import soundfile
+
+    try:
+        wav.seek(first)
+        audio = wav.read(last - first, dtype="float32")
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"inputs: {path} is damaged: {error}") from None
+    if len(audio) < last - first:
+        raise ValueError(f"inputs: {path} is damaged: it ends after {first + len(audio)} of {wav.frames} samples")
+    return audio
 
 
 def _opened_mel(path, config):
