@@ -124,15 +124,19 @@ def train(config, data, out, schedule, *, device=None, fine_tune=None, init=(), 
 
 @contextlib.contextmanager
 def _new_folder(folder, first):
-    """`folder`, made by the first process; what was not there before goes again where the block fails."""
+    """`folder`, made by the first process; where it was not there before, it goes again where the block fails."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()] if first else []
     if first:
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        if missing:
-            shutil.rmtree(missing[-1])
+        for path in missing:
+            if path == folder:
+                shutil.rmtree(path)
+            else:  # another run may have begun there
+                with contextlib.suppress(OSError):
+                    path.rmdir()
         raise
 
 

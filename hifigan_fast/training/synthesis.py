@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from ..extras import require
 from .checkpoint import load_generator
 from .config import load_config
-from .files import opened_clip
+from .files import FLAC, WAV, opened_clip
 from .generator import Generator, reach
 from .mel import log_mel
 from .processes import pick_device
 
+MEL = ".npy"
 CHUNK = 1 << 16  # samples at a time, about: what the generator keeps of them in memory does not grow with the clip
 
 
@@ -94,13 +95,13 @@ def _config_beside(checkpoint):
 
 
 def _targets(inputs, out):
-    """{input file: the wav to be written}; folders' files are all that are wavs or mels, below them too."""
+    """{input file: the wav to be written}; folders' files are all that are clips or mels, below them too."""
     targets = {}
     for path in map(Path, inputs):
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".wav", ".npy"))
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (WAV, FLAC, MEL))
             if not files:
-                raise ValueError(f"inputs: expected .wav or .npy files in {path}, found none")
+                raise ValueError(f"inputs: expected .wav, .flac or .npy files in {path}, found none")
             targets |= {file: (out / file.relative_to(path)).with_suffix(".wav") for file in files}
         elif path.is_file():
             targets[path] = (out / path.name).with_suffix(".wav")
@@ -121,7 +122,7 @@ def _targets(inputs, out):
 @contextlib.contextmanager
 def _opened(path, config, device):
     """(first, last) -> the file's mel from frame first up to last, [1, num_mels, …]; and how many frames it has."""
-    if path.suffix.lower() == ".npy":
+    if path.suffix.lower() == MEL:
         mel = _opened_mel(path, config)
         yield lambda first, last: _finite(mel[:, first:last], path)[None].to(device), mel.shape[1]
         return

@@ -269,12 +269,19 @@ def test_failed_start_takes_its_synthetic_voice_away(out, run, monkeypatch):
     assert not out.exists()
 
 
-def test_failed_start_leaves_what_was_there(out, run):
-    out.mkdir()
-    (out / "notes").touch()
+def test_failed_start_leaves_what_was_there_or_came_beside_it(out, run, monkeypatch):
+    def begin(*args):
+        (out / "beside").mkdir()
+        raise ValueError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "open_clips", begin)
+        with pytest.raises(ValueError, match="no"):
+            run(out / "run", steps=1)
+    assert [path.name for path in out.iterdir()] == ["beside"]
     with pytest.raises(ValueError, match="batch_size"):
         run(out, steps=1, batch_size=16)
-    assert [path.name for path in out.iterdir()] == ["notes"]
+    assert [path.name for path in out.iterdir()] == ["beside"]
 
 
 def test_checkpoint_of_another_configuration(uninterrupted, out, run, tmp_path):

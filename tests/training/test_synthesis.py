@@ -148,7 +148,7 @@ def bad_inputs():
     nan = np.full((20, 9), np.nan, np.float32)
     silence = np.zeros(2000)
     yield {}, ["none.wav"], "expected wavs, .npy mels or folders of them, got '.*none.wav', which is not there"
-    yield {}, ["."], "expected .wav or .npy files in .*, found none"
+    yield {}, ["."], "expected .wav, .flac or .npy files in .*, found none"
     yield {"m.npy": nan}, ["m.npy"], "m.npy has values that are not finite"
     yield {"m.npy": nan[:9]}, ["m.npy"], r"m.npy is float32 of shape \[9, 9\], expected floating \[20, frames\]"
     yield {"m.npy": nan[:, :0]}, ["m.npy"], r"m.npy is float32 of shape \[20, 0\]"
@@ -181,6 +181,15 @@ def test_bad_input_is_named_and_nothing_written(trained, tmp_path, capsys, index
     errors = capsys.readouterr().err
     assert re.search(message, errors) and errors.count("error: ") == 1
     assert not list((tmp_path / "heard").glob("**/*.*"))
+
+
+def test_damaged_file(trained, tmp_path, capsys):
+    """Its header is whole; nothing of it is left behind."""
+    soundfile.write(tmp_path / "a.flac", synthetic_voice(0.5), RATE)
+    (tmp_path / "a.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:6000])
+    assert synthesize(trained[0], tmp_path / "a.flac", out=tmp_path / "heard") == 2
+    assert "a.flac is damaged: " in capsys.readouterr().err
+    assert not list((tmp_path / "heard").iterdir())
 
 
 def test_results_never_replace_their_inputs(trained, wavs, capsys):
