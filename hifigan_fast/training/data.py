@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .files import find_clips, find_mels, opened_clip, opened_mel, read_clip, read_mel
+from .files import find_clips, find_mels, opened_clip, opened_mel_of, read_clip, read_mel_of
 
 
 def open_clips(data, config, fine_tune=None):
@@ -39,7 +39,7 @@ class Clips(Dataset):
             with opened_clip(path, config.sampling_rate) as clip:
                 self.seconds += clip.frames / config.sampling_rate
                 if mels is not None:
-                    opened_mel(mels[path], config, path, clip.frames)
+                    opened_mel_of(path, mels[path], config, clip.frames)
 
     def __len__(self):
         return len(self.paths)
@@ -58,7 +58,7 @@ class Clips(Dataset):
         path, segment = self.paths[index], self.config.segment_size
         audio = read_clip(path, self.config.sampling_rate)
         if self.mels is not None:
-            mel = read_mel(self.mels[path], self.config, path, len(audio))
+            mel = read_mel_of(path, self.mels[path], self.config, len(audio))
             audio = audio[: mel.shape[1] * self.config.hop_size]  # where the mel ends a frame early, so does the clip
             return _padded(audio, segment), _padded(mel, segment // self.config.hop_size)
         peak = np.abs(audio).max()

@@ -171,36 +171,46 @@ def read_clip(path, sampling_rate):
             raise ValueError(f"data: {path} is damaged: {error}") from None
         if len(audio) < clip.frames:
             raise ValueError(f"data: {path} is damaged: it ends after {len(audio)} of {clip.frames} samples")
-    _check_finite(f"data: {path}", audio)
+    check_finite(f"data: {path}", audio)
     return audio
 
 
-def opened_mel(path, config, clip, samples):
-    """A memory-mapped mel [num_mels, frames] that fits a clip of `samples`: a frame a hop, or one more or less."""
+def opened_mel(path, config, argument):
+    """A memory-mapped log-mel [num_mels, frames]; errors name the argument that it came by."""
     try:
         mel = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"fine-tune: {path} is not a readable mel: {error}") from None
-    if not np.issubdtype(mel.dtype, np.floating):
-        raise ValueError(f"fine-tune: {path} has dtype {mel.dtype}, expected log-mels in a floating one")
-    mel = mel[0] if mel.ndim == 3 and len(mel) == 1 else mel
-    frames = samples // config.hop_size
-    if mel.ndim != 2 or mel.shape[0] != config.num_mels or not max(1, frames - 1) <= mel.shape[1] <= frames + 1:
+        raise ValueError(f"{argument}: {path} is not a readable mel: {error}") from None
+    shape, mel = mel.shape, mel[0] if mel.ndim == 3 and len(mel) == 1 else mel
+    if mel.ndim != 2 or mel.shape[0] != config.num_mels or not mel.shape[1] or mel.dtype.kind != "f":
         raise ValueError(
-            f"fine-tune: {path} has shape {mel.shape}, expected ({config.num_mels}, {frames}), or a frame more or less "
-            f"at the end, for the {samples} samples of {clip} at a hop of {config.hop_size}"
+            f"{argument}: {path} has shape {shape} and dtype {mel.dtype}, "
+            f"expected a floating ({config.num_mels}, frames)"
         )
     return mel
 
 
-def read_mel(path, config, clip, samples):
-    """As `opened_mel`, read: float32."""
-    mel = np.array(opened_mel(path, config, clip, samples))
-    _check_finite(f"fine-tune: {path}", mel)
+def opened_mel_of(clip, path, config, samples):
+    """As `opened_mel`, of a clip of `samples`: a frame a hop, or one more or less."""
+    mel = opened_mel(path, config, "fine-tune")
+    frames = samples // config.hop_size
+    if abs(mel.shape[1] - frames) > 1:
+        raise ValueError(
+            f"fine-tune: {path} has {mel.shape[1]} frames, expected {frames}, or one more or less at the end: "
+            f"{clip} has {samples} samples, the hop {config.hop_size}"
+        )
+    return mel
+
+
+def read_mel_of(clip, path, config, samples):
+    """As `opened_mel_of`, read: float32."""
+    mel = np.array(opened_mel_of(clip, path, config, samples))
+    check_finite(f"fine-tune: {path}", mel)
     return mel.astype(np.float32)
 
 
-def _check_finite(name, values):
+def check_finite(name, values):
+    """Raise ValueError unless all values of an array are finite, as float32."""
     with np.errstate(over="ignore"):
         bad = np.argwhere(~np.isfinite(values.astype(np.float32)))
     if len(bad):
