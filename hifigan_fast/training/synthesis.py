@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..extras import require
 from .checkpoint import load_generator
 from .config import load_config
-from .files import FLAC, WAV, opened_clip
+from .files import FLAC, WAV, check_finite, opened_clip, opened_mel
 from .generator import Generator, reach
 from .mel import log_mel
 from .processes import pick_device
@@ -123,7 +123,7 @@ def _targets(inputs, out):
 def _opened(path, config, device):
     """(first, last) -> the file's mel from frame first up to last, [1, num_mels, …]; and how many frames it has."""
     if path.suffix.lower() == MEL:
-        mel = _opened_mel(path, config)
+        mel = opened_mel(path, config, "inputs")
         yield lambda first, last: _finite(mel[:, first:last], path)[None].to(device), mel.shape[1]
         return
     pad = (config.n_fft - config.hop_size) // 2
@@ -155,24 +155,9 @@ def _samples(wav, first, last, path):
     return audio
 
 
-def _opened_mel(path, config):
-    try:
-        mel = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"inputs: {path} is not a readable mel: {error}") from None
-    shape, mel = mel.shape, mel[0] if mel.ndim == 3 and len(mel) == 1 else mel
-    if mel.ndim != 2 or mel.shape[0] != config.num_mels or not mel.shape[1] or mel.dtype.kind != "f":
-        raise ValueError(
-            f"inputs: {path} is {mel.dtype} of shape {list(shape)}, expected floating [{config.num_mels}, frames]"
-        )
-    return mel
-
-
 def _finite(array, path):
-    tensor = torch.from_numpy(np.array(array, dtype=np.float32))
-    if not tensor.isfinite().all():
-        raise ValueError(f"inputs: {path} has values that are not finite")
-    return tensor
+    check_finite(f"inputs: {path}", array)
+    return torch.from_numpy(np.array(array, dtype=np.float32))
 
 
 @contextlib.contextmanager

@@ -149,10 +149,14 @@ def bad_inputs():
     silence = np.zeros(2000)
     yield {}, ["none.wav"], "expected wavs, .npy mels or folders of them, got '.*none.wav', which is not there"
     yield {}, ["."], "expected .wav, .flac or .npy files in .*, found none"
-    yield {"m.npy": nan}, ["m.npy"], "m.npy has values that are not finite"
-    yield {"m.npy": nan[:9]}, ["m.npy"], r"m.npy is float32 of shape \[9, 9\], expected floating \[20, frames\]"
-    yield {"m.npy": nan[:, :0]}, ["m.npy"], r"m.npy is float32 of shape \[20, 0\]"
-    yield {"m.npy": np.ones((20, 9), int)}, ["m.npy"], r"m.npy is int64 of shape"
+    yield {"m.npy": nan}, ["m.npy"], "inputs: .*m.npy has 180 values that are not finite"
+    yield (
+        {"m.npy": nan[:9]},
+        ["m.npy"],
+        r"m.npy has shape \(9, 9\) and dtype float32, expected a floating \(20, frames\)",
+    )
+    yield {"m.npy": nan[:, :0]}, ["m.npy"], r"m.npy has shape \(20, 0\)"
+    yield {"m.npy": np.ones((20, 9), int)}, ["m.npy"], r"inputs: .*m.npy has shape \(20, 9\) and dtype int64"
     yield {"m.npy": b"no mel"}, ["m.npy"], "m.npy is not a readable mel"
     yield {"a.wav": b"no wav"}, ["a.wav"], "a.wav is not a readable wav"
     yield (
@@ -161,7 +165,7 @@ def bad_inputs():
         "a.wav has 96 samples, expected more than 96, the mel's reflect pad",
     )
     yield {"a.wav": (silence, 16000)}, ["a.wav"], "a.wav has 16000 Hz"
-    yield {"a.wav": (silence + np.nan, RATE)}, ["a.wav"], "a.wav has values that are not finite"
+    yield {"a.wav": (silence + np.nan, RATE)}, ["a.wav"], "inputs: .*a.wav has 2000 values that are not finite"
     yield {"a.wav": (silence, RATE), "a.npy": nan}, ["a.wav", "a.npy"], "would both be written to .*a.wav"
 
 
