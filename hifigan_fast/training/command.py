@@ -165,7 +165,11 @@ def run_synthesis(args):
     from .synthesis import synthesize
 
     begun = time.perf_counter()
-    seconds = synthesize(args.checkpoint, args.inputs, args.out, config=args.config, device=args.device)
+    try:
+        seconds = synthesize(args.checkpoint, args.inputs, args.out, config=args.config, device=args.device)
+    except KeyboardInterrupt:
+        print(f"\nstopped at once; the files that are in {args.out} are whole", file=sys.stderr)
+        return 128 + signal.SIGINT
     took = time.perf_counter() - begun
     print(f"{seconds:.1f} s of audio in {args.out}, in {took:.1f} s: {seconds / took:.1f} × real time")
     return 0

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..extras import require
 from .checkpoint import load_generator
 from .config import load_config
-from .files import FLAC, WAV, check_finite, opened_clip, opened_mel
+from .files import FLAC, WAV, check_finite, files_below, opened_clip, opened_mel
 from .generator import Generator, reach
 from .mel import log_mel
 from .processes import pick_device
@@ -95,11 +95,11 @@ def _config_beside(checkpoint):
 
 
 def _targets(inputs, out):
-    """{input file: the wav to be written}; folders' files are all that are clips or mels, below them too."""
+    """{input file: the wav to be written}; of folders, all clips and mels below them, links followed."""
     targets = {}
     for path in map(Path, inputs):
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (WAV, FLAC, MEL))
+            files = sorted(file for file in files_below(path) if file.suffix.lower() in (WAV, FLAC, MEL))
             if not files:
                 raise ValueError(f"inputs: expected .wav, .flac or .npy files in {path}, found none")
             targets |= {file: (out / file.relative_to(path)).with_suffix(".wav") for file in files}

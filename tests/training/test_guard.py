@@ -14,6 +14,7 @@ from hifigan_fast.training.data import Clips, find_clips
 from hifigan_fast.training.guard import Guard, Snapshot
 from hifigan_fast.training.step import Trainer
 
+from . import tiny
 from .test_checkpoint import equal, load, states
 
 pytestmark = pytest.mark.usefixtures("tiny_discriminators")
@@ -83,6 +84,21 @@ def test_gradients_alone(tiny_config):
     with faulty(trainer, "generator"):
         losses = trainer.train_step(torch.rand(2, 1024) - 0.5)
     assert all(map(math.isfinite, losses.read())) and not losses.finite
+
+
+@pytest.mark.parametrize("half", ["discriminator_step_loss", "generator_step_loss"])
+def test_losses_alone(tiny_config, monkeypatch, half):
+    """A loss that overflows, with gradients that do not, in either half."""
+    original = getattr(tiny.DISCRIMINATORS, half)
+
+    def overflowing(*args):
+        found = original(*args)
+        return found._replace(adversarial=found.adversarial + math.inf)
+
+    monkeypatch.setattr(tiny.DISCRIMINATORS, half, overflowing)
+    trainer = Trainer(tiny_config, torch.device("cpu"))
+    assert not trainer.train_step(torch.rand(2, 1024) - 0.5).finite
+    assert all(p.isfinite().all() for p in (*trainer.generator.parameters(), *trainer.mpd.parameters()))
 
 
 def test_finite_step_is_finite(tiny_config):

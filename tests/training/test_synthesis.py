@@ -196,6 +196,27 @@ def test_damaged_file(trained, tmp_path, capsys):
     assert not list((tmp_path / "heard").iterdir())
 
 
+def test_interrupt_leaves_whole_files_only(trained, wavs, tmp_path, monkeypatch, capsys):
+    pieces = synthesis.generate
+
+    def interrupted(*args):
+        yield next(pieces(*args))
+        if (tmp_path / "heard" / "a.wav").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthesis, "generate", interrupted)
+    assert synthesize(trained[0], wavs, out=tmp_path / "heard") == 130
+    assert f"the files that are in {tmp_path / 'heard'} are whole" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "heard").rglob("*.*")] == ["a.wav"]
+
+
+def test_linked_folders_are_followed(trained, wavs, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "speaker").symlink_to(wavs, target_is_directory=True)
+    assert synthesize(trained[0], tmp_path / "linked", out=tmp_path / "heard") == 0
+    assert (tmp_path / "heard" / "speaker" / "below" / "b.wav").is_file()
+
+
 def test_results_never_replace_their_inputs(trained, wavs, capsys):
     before = (wavs / "a.wav").read_bytes()
     assert synthesize(trained[0], wavs / "a.wav", out=wavs) == 2
