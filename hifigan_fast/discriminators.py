@@ -6,15 +6,18 @@ convolution, a parametrized spectral norm), they run module by module in plain P
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
-from tabulate import tabulate
 from torch import nn
 
 from . import checks, dispatch, norms, pooling, reference
 from .autograd import run_ensemble, spectral_states
 from .geometry import LRELU_SLOPE, Ensemble, Layer, Stack
 from .passes import Call
+from .reference.discriminators import Scored, ScoredPair
+
+BY_MODULES, ONE_BY_ONE = "module by module in plain PyTorch", "one discriminator at a time"  # slower ways to run
 
 
 def convs_of(discriminator):
@@ -62,7 +65,9 @@ def _why_each_is_called(discriminators):
     for index, discriminator in enumerate(discriminators):
         if has_hooks(discriminator):
             return f"discriminators.{index} has a hook"
-        if type(discriminator) not in (DiscriminatorP, DiscriminatorS) or "forward" in discriminator.__dict__:
+        if "forward" in discriminator.__dict__:
+            return f"discriminators.{index} has a forward of its own"
+        if type(discriminator) not in (DiscriminatorP, DiscriminatorS):
             return f"discriminators.{index} is a {type(discriminator).__name__}"
     return None
 
@@ -118,19 +123,20 @@ def _refuse_parameters(name, what, parameter, x):
     raise ValueError(f"{name}: expected the {what} of the parameters, {ours}, got {given}")
 
 
+def _why_no_pass(like):
+    """Why no fused pass runs on tensors like `like`, whatever the discriminators, in words; None if one does."""
+    return dispatch.not_fusible(like.device) or dispatch.no_kernels(like.device, dispatch.map_dtype(like))
+
+
 def _why_not_fused(like, discriminators):
     """Why a call on tensors like `like` runs module by module, in words; None if it runs fused."""
-    return (
-        dispatch.not_fusible(like.device)
-        or dispatch.no_kernels(like.device, dispatch.map_dtype(like))
-        or _why_module_by_module(discriminators)
-    )
+    return _why_no_pass(like) or _why_module_by_module(discriminators)
 
 
-def _falls_back(x, discriminators):
-    reason = _why_not_fused(x, discriminators)
+def _slower(how, reason):
+    """Whether there is a reason to run slower; it is said once, but for what was asked for."""
     if reason and reason != "requested" and not torch.compiler.is_compiling():
-        dispatch.warn_once(f"running module by module in plain PyTorch: {reason}")
+        dispatch.warn_once(f"running {how}: {reason}")
     return reason is not None
 
 
@@ -139,7 +145,7 @@ def _run_single(discriminator, x):
     if isinstance(discriminator, reference.DiscriminatorP):
         checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
     _check_parameters("x", x, [discriminator])
-    if _falls_back(x, [discriminator]):
+    if _slower(BY_MODULES, _why_not_fused(x, [discriminator])):
         return None
     ((maps,),) = run_ensemble(*_fused([discriminator], [[x]], [0]))
     return torch.flatten(maps[-1], 1, -1), maps
@@ -157,7 +163,10 @@ def fused_pair(ensemble, y, y_hat):
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
     _check_parameters("y", y, discriminators)
-    if _why_each_is_called(discriminators) or _falls_back(y, discriminators) or _why_not_together(discriminators):
+    each = _why_each_is_called(discriminators)
+    if _slower(BY_MODULES, _why_no_pass(y) if each else _why_not_fused(y, discriminators)):
+        return None
+    if _slower(ONE_BY_ONE, each or _why_not_together(discriminators)):
         return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
         return _fused(discriminators, _pooled(ensemble, y, y_hat), range(len(discriminators)))
@@ -181,37 +190,40 @@ def _pooled(ensemble, y, y_hat):
     return [ensemble.pooled(y), ensemble.pooled(y_hat)]
 
 
-def explain(module):
-    """Which backend runs each layer of the discriminators in `module`, and why: a table as a string.
+def explain(module: nn.Module) -> str:
+    """Which backend runs the layers of each discriminator in `module`, and why: a table as a string.
 
     Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes. ValueError
     where there is no discriminator of this package.
     """
+    from tabulate import tabulate
+
     checks.check_module("module", module)
     rows = []
     for name, child in module.named_modules():
         if isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
-            members = list(child.discriminators)
-            reason = _why_each_is_called(members) or _why_module_by_module(members) or _why_not_together(members)
-            if reason:
-                rows.append((name or type(child).__name__, "one discriminator at a time", reason))
-            rows += [
-                (
-                    f"{name}.discriminators.{i}".lstrip("."),
-                    "its own forward",
-                    f"a {type(member).__name__} from elsewhere",
-                )
-                for i, member in enumerate(members)
-                if not isinstance(member, (DiscriminatorP, DiscriminatorS))
-            ]
+            rows += _explain_ensemble(name, child)
         if isinstance(child, (DiscriminatorP, DiscriminatorS)):
-            rows += _explain_discriminator(name, child)
+            rows.append(_explain_discriminator(name, child))
     if not rows:
         raise ValueError(f"module: {type(module).__name__} holds no discriminator of hifigan_fast")
-    return tabulate(rows, headers=("layer", "backend", "why"))
+    return tabulate(rows, headers=("discriminator", "layers", "backend", "why"))
+
+
+def _explain_ensemble(name, ensemble):
+    """A row where its members do not run together, and one for each that is not of this package."""
+    members = list(ensemble.discriminators)
+    reason = _why_each_is_called(members) or _why_module_by_module(members) or _why_not_together(members)
+    rows = [(name or type(ensemble).__name__, "all", ONE_BY_ONE, reason)] if reason else []
+    for index, member in enumerate(members):
+        if not isinstance(member, (DiscriminatorP, DiscriminatorS)):
+            own = f"{name}.discriminators.{index}".lstrip(".")
+            rows.append((own, "all", "its own forward", f"a {type(member).__name__} from elsewhere"))
+    return rows
 
 
 def _explain_discriminator(name, discriminator):
+    """One row: a discriminator's layers run on one backend, or all module by module."""
     parameter = next(discriminator.parameters())
     reason = _why_not_fused(parameter, [discriminator])
     if reason:
@@ -219,8 +231,8 @@ def _explain_discriminator(name, discriminator):
     else:
         choice = dispatch.choose(parameter.device, dispatch.map_dtype(parameter))
         backend, why = choice.backend.name, choice.why
-    convs = [f"convs.{i}" for i in range(len(discriminator.convs))] + ["conv_post"]
-    return [(f"{name}.{conv}" if name else conv, backend, why) for conv in convs]
+    layers = f"convs.0–{len(discriminator.convs) - 1}, conv_post"
+    return name or type(discriminator).__name__, layers, backend, why
 
 
 class DiscriminatorP(reference.DiscriminatorP):
@@ -231,11 +243,11 @@ class DiscriminatorP(reference.DiscriminatorP):
     waveform on another device than the parameters, and for one too short for its reflect pad.
     """
 
-    def __init__(self, period, kernel_size=5, stride=3, use_spectral_norm=False):
+    def __init__(self, period: int, kernel_size: int = 5, stride: int = 3, use_spectral_norm: bool = False) -> None:
         super().__init__(period, kernel_size, stride, use_spectral_norm)
         _drop_stale_weights(self)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Scored:
         result = _run_single(self, x)
         return super().forward(x) if result is None else result
 
@@ -247,11 +259,11 @@ class DiscriminatorS(reference.DiscriminatorS):
     ReLU, and the raw head's [B, 1, H]. Errors as `DiscriminatorP`.
     """
 
-    def __init__(self, use_spectral_norm=False):
+    def __init__(self, use_spectral_norm: bool = False) -> None:
         super().__init__(use_spectral_norm)
         _drop_stale_weights(self)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Scored:
         result = _run_single(self, x)
         return super().forward(x) if result is None else result
 
@@ -270,7 +282,7 @@ class MultiPeriodDiscriminator(reference.MultiPeriodDiscriminator):
 
     member = DiscriminatorP
 
-    def forward(self, y, y_hat):
+    def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:
         result = _run_pair(self, y, y_hat)
         return super().forward(y, y_hat) if result is None else result
 
@@ -286,13 +298,13 @@ class MultiScaleDiscriminator(reference.MultiScaleDiscriminator):
 
     member = DiscriminatorS
 
-    def forward(self, y, y_hat):
+    def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:
         result = _run_pair(self, y, y_hat)
         return super().forward(y, y_hat) if result is None else result
 
 
 @contextlib.contextmanager
-def frozen(*modules):
+def frozen(*modules: nn.Module) -> Iterator[None]:
     """Within the block no parameter of `modules` requires a gradient; afterwards each flag is as it was.
 
     The generator's half of a HiFi-GAN step needs gradients through the discriminators, not of their parameters: the

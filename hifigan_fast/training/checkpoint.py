@@ -9,13 +9,14 @@ import os
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 REST = ["mpd", "msd", "optim_g", "optim_d", "steps", "epoch"]  # the original's keys of do_*
 
 
-def save_checkpoint(folder, trainer):
+def save_checkpoint(folder: str | Path, trainer: Any) -> None:
     """Write the two files of the trainer's step. Each appears whole or not at all.
 
     Raises OSError where one cannot be written (a full disk); the files of earlier steps are never touched.
@@ -51,20 +52,20 @@ def _write_whole(content, path):
         temporary.unlink(missing_ok=True)
 
 
-def newest_checkpoint(folder):
+def newest_checkpoint(folder: str | Path) -> tuple[Path, Path] | None:
     """The paths (g, do) of the newest step that has both, or None."""
     complete = _pairs(folder)
     return complete[max(complete)] if complete else None
 
 
-def half_pairs(folder):
+def half_pairs(folder: str | Path) -> list[Path]:
     """The files of steps that have one of the two only, where no complete pair is newer: what a resume passes over."""
     complete = _pairs(folder)
     newest = max(complete, default=-1)
     return [path for step, files in sorted(_files(folder).items()) for path in files.values() if step > newest]
 
 
-def thin(folder, keep, every=None):
+def thin(folder: str | Path, keep: int, every: int | None = None) -> None:
     """Delete all pairs in `folder` but the newest `keep`, and but those of every `every`-th step."""
     complete = _pairs(folder)
     old = [step for step in sorted(complete)[:-keep] if every is None or step % every]
@@ -79,7 +80,7 @@ def thin(folder, keep, every=None):
 
 def _files(folder):
     """{step: {"g" and "do", or one of them: path}}."""
-    files = {}
+    files: dict[int, dict[str, Path]] = {}
     for path in Path(folder).glob("*"):
         match = re.fullmatch(r"(g|do)_(\d{8,})", path.name)
         if match:
@@ -91,7 +92,7 @@ def _pairs(folder):
     return {step: (files["g"], files["do"]) for step, files in _files(folder).items() if len(files) == 2}
 
 
-def load_checkpoint(trainer, generator_path, rest_path):
+def load_checkpoint(trainer: Any, generator_path: str | Path, rest_path: str | Path) -> None:
     """Put `trainer` where the two files left off; files of the original, without our keys, begin their epoch anew.
 
     Raises ValueError, naming the file, what came and what was expected, for a file that is unreadable or of another
@@ -111,12 +112,12 @@ def load_checkpoint(trainer, generator_path, rest_path):
         scheduler.last_epoch = trainer.epoch
 
 
-def load_generator(generator, path):
+def load_generator(generator: torch.nn.Module, path: str | Path) -> None:
     """Put the weights of a `g_*` file into a generator. Raises ValueError as `load_checkpoint`."""
     _load_module(generator, _read(path, ["generator"])["generator"], f"{path}, generator")
 
 
-def load_pair(trainer, generator_path, rest_path):
+def load_pair(trainer: Any, generator_path: str | Path, rest_path: str | Path) -> None:
     """Begin with the networks and the optimizers' moments of a pair: at step 0, with the trainer's own learning rates.
 
     Raises ValueError as `load_checkpoint`, but for a pair of another seed.

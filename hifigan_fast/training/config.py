@@ -54,7 +54,7 @@ class Config:
     dist_config: dict = dataclasses.field(default_factory=dict)
 
 
-def load_config(name_or_path, **changes):
+def load_config(name_or_path: str | Path, **changes: object) -> Config:
     """The configuration "v1", "v2" or "v3", or that of a JSON file, with `changes` over its keys.
 
     Raises ValueError, naming the file and the key, for a file that is no JSON object, for a missing or unknown key, for
@@ -78,7 +78,7 @@ def load_config(name_or_path, **changes):
     return config
 
 
-def save_config(config, path):
+def save_config(config: Config, path: str | Path) -> None:
     """Write `config` as JSON that the original and `load_config` read; whole or not at all."""
     temporary = Path(f"{path}.tmp")
     temporary.write_text(json.dumps(dataclasses.asdict(config), indent=4) + "\n", encoding="utf-8")

@@ -1,8 +1,11 @@
 """Steps that are not finite: noticed before anything of them is written, and undone where that is asked for."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 from .processes import in_all
+from .step import Losses, Trainer
 
 
 class Guard:
@@ -18,13 +21,19 @@ class Guard:
         say: takes a line of text for each of these.
     """
 
-    def __init__(self, trainer, clips, skips=0, say=print):
+    def __init__(
+        self,
+        trainer: Trainer,
+        clips: Callable[[int, int], Sequence[str]],
+        skips: int = 0,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.trainer, self.clips, self.skips, self.say = trainer, clips, skips, say
         self.skipped = 0
-        self._unread = []
+        self._unread: list[tuple[int, tuple[int, int], Losses]] = []
         self._before = Snapshot([trainer.generator, trainer.mpd, trainer.msd], trainer.optimizers) if skips else None
 
-    def train_step(self, *inputs):
+    def train_step(self, *inputs: torch.Tensor) -> Losses | None:
         """`Trainer.train_step` -> its losses, or None for a step that was undone: its batch counts, it does not."""
         trainer = self.trainer
         batch = trainer.epoch, trainer.batch
@@ -45,7 +54,7 @@ class Guard:
         self.say(f"{fault}; undone and passed over, {self.skipped} of {self.skips}")
         return None
 
-    def check(self):
+    def check(self) -> None:
         """Raise FloatingPointError, in all processes alike, if a step since the last check was not finite."""
         fault = self._first_fault()
         if fault:
@@ -69,12 +78,13 @@ class Guard:
 class Snapshot:
     """A copy of modules and of their optimizers' states, taken and put back in place: a CUDA graph's stay valid."""
 
-    def __init__(self, modules, optimizers):
+    def __init__(self, modules: Sequence[torch.nn.Module], optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.modules, self.optimizers = modules, optimizers
-        self._originals, self._copies = [], []
+        self._originals: list[torch.Tensor] = []
+        self._copies: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def take(self):
+    def take(self) -> None:
         """Copy all as it is now."""
         originals = self._tensors()
         if len(originals) != len(self._originals) or any(a is not b for a, b in zip(originals, self._originals)):
@@ -83,7 +93,7 @@ class Snapshot:
             torch._foreach_copy_(self._copies, originals)
 
     @torch.no_grad()
-    def restore(self):
+    def restore(self) -> None:
         """Put all back as it was at the last `take`."""
         known = {id(tensor) for tensor in self._originals}
         for optimizer in self.optimizers:  # a parameter's first step made its state

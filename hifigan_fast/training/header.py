@@ -1,14 +1,18 @@
 """What a run says of itself before it begins."""
 
+from typing import Any
+
 import torch
 from tabulate import tabulate
 
 import hifigan_fast
 
 from .. import dispatch
+from .data import Clips
+from .step import Trainer
 
 
-def header(run):
+def header(run: Any) -> str:
     """A few lines of text about a `loop.Run`: device, backend and why, data, parameters, where its logs go."""
     trainer, config = run.trainer, run.trainer.config
     sizes = {name: parameters(getattr(trainer, name)) for name in ("generator", "mpd", "msd")}
@@ -23,7 +27,7 @@ def header(run):
     return tabulate(rows, tablefmt="plain")
 
 
-def device(device, processes):
+def device(device: torch.device, processes: int) -> str:
     """The device in words, and how many processes have one each."""
     name = f"cpu (threads: {torch.get_num_threads()})"
     if device.type == "cuda":
@@ -31,7 +35,7 @@ def device(device, processes):
     return f"{processes} processes, each on {name}" if processes > 1 else name
 
 
-def backend(trainer):
+def backend(trainer: Trainer) -> str:
     """What runs the trainer's discriminators, and why."""
     if trainer.kind is hifigan_fast.reference:
         return "plain PyTorch: asked for by discriminators"
@@ -45,12 +49,12 @@ def backend(trainer):
     return f"backend {choice.backend.name}, {str(dtype).removeprefix('torch.')}: {choice.why}"
 
 
-def parameters(module):
+def parameters(module: torch.nn.Module) -> int:
     """How many numbers a module learns."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def hours(clips):
+def hours(clips: Clips) -> str:
     """How long clips are in all."""
     seconds = clips.seconds
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"

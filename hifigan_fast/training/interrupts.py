@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -17,16 +18,16 @@ class Interrupts:
         say: print at once what will happen.
     """
 
-    def __init__(self, say=True):
+    def __init__(self, say: bool = True) -> None:
         self.signal, self.say = 0, say
-        self._handlers = {}
+        self._handlers: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._came) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 

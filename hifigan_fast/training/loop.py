@@ -3,14 +3,15 @@
 import contextlib
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ..voice import write_clips
 from . import checkpoint
-from .config import save_config
+from .config import Config, save_config
 from .data import Clips, Order, endless_batches, open_clips
 from .guard import Guard
 from .header import header
@@ -37,11 +38,11 @@ class Schedule(NamedTuple):
     keep: int | None = None
     keep_every: int | None = None
 
-    def due(self, report, step):
+    def due(self, report: str, step: int) -> bool:
         """Whether `report` comes after `step`; after the last step all do."""
         return step % getattr(self, report) == 0 or step == self.steps
 
-    def check(self):
+    def check(self) -> None:
         """Raise ValueError for a number below 1, and for a keep_every without a keep."""
         for name, value in self._asdict().items():
             if value is not None and value < 1:
@@ -62,21 +63,32 @@ class Run(NamedTuple):
     processes: Processes
 
     @property
-    def first(self):
+    def first(self) -> bool:
         """Whether this is the process that reports and writes."""
         return self.processes.rank == 0
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Print a line, in the first process."""
         if self.first:
             print(text, flush=True)
 
-    def files(self, epoch, batch):
+    def files(self, epoch: int, batch: int) -> list[str]:
         """The names of the clips that all processes train on in this batch of this epoch."""
         return [str(self.training.paths[index]) for index in self.order.whole_batch(epoch, batch)]
 
 
-def train(config, data, out, schedule, *, device=None, fine_tune=None, init=(), skip_non_finite=0, **how):
+def train(
+    config: Config,
+    data: str | Path | None,
+    out: str | Path,
+    schedule: Schedule,
+    *,
+    device: str | None = None,
+    fine_tune: str | Path | None = None,
+    init: Sequence[str | Path] = (),
+    skip_non_finite: int = 0,
+    **how: Any,
+) -> int:
     """Train until `schedule.steps` steps are done, from the newest checkpoint in `out` where there is one.
 
     The first Ctrl-C or SIGTERM ends the run after the step at hand, with a checkpoint.
@@ -98,15 +110,15 @@ def train(config, data, out, schedule, *, device=None, fine_tune=None, init=(), 
     schedule.check()
     if skip_non_finite < 0:
         raise ValueError(f"skip_non_finite: expected at least 0 steps, got {skip_non_finite}")
-    device, out = pick_device(device), Path(out)
+    place, folder = pick_device(device), Path(out)
     torch.backends.cudnn.benchmark = True
-    with joined(device) as processes, contextlib.ExitStack() as stack:
-        with _new_folder(out, processes.rank == 0):
-            data = _synthetic_data(out, config, processes.rank == 0) if data is None else data
+    with joined(place) as processes, contextlib.ExitStack() as stack:
+        with _new_folder(folder, processes.rank == 0):
+            data = _synthetic_data(folder, config, processes.rank == 0) if data is None else data
             training, held_out = open_clips(data, config, fine_tune)
             order = Order(len(training), config, processes.rank, processes.ranks)
-            trainer = Trainer(config, device, distributed=processes.ranks > 1, **how)
-            run = Run(trainer, training, held_out, order, out, schedule, processes)
+            trainer = Trainer(config, place, distributed=processes.ranks > 1, **how)
+            run = Run(trainer, training, held_out, order, folder, schedule, processes)
             _begin(run, init)
             if trainer.step >= schedule.steps:
                 run.say(_nothing_to_do(run))
@@ -114,8 +126,8 @@ def train(config, data, out, schedule, *, device=None, fine_tune=None, init=(), 
             run.say(header(run))
             log = None
             if run.first:
-                log = stack.enter_context(Log(out, trainer.step, schedule.steps, config.sampling_rate))
-                save_config(config, out / "config.json")
+                log = stack.enter_context(Log(folder, trainer.step, schedule.steps, config.sampling_rate))
+                save_config(config, folder / "config.json")
         guard = Guard(trainer, run.files, skip_non_finite, log.say if log else lambda _: None)
         ended_by = _train(run, guard, log)
     run.say(_farewell(run, ended_by))

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from ..extras import require
+from .config import Config
 
 FRAMES = 2048  # at a time: a long clip's spectrum is never in memory as a whole
 
 
-def mel_spectrogram(y, config, fmax):
+def mel_spectrogram(y: torch.Tensor, config: Config, fmax: float | None) -> torch.Tensor:
     """Log-mel magnitudes of waveforms.
 
     Reflect pad of (n_fft - hop_size)/2 a side, Hann window, sqrt(re² + im² + 1e-9), librosa's slaney filterbank,
@@ -32,7 +33,7 @@ def mel_spectrogram(y, config, fmax):
     return log_mel(F.pad(y.unsqueeze(1), (pad, pad), "reflect").squeeze(1), config, fmax)
 
 
-def log_mel(y, config, fmax):
+def log_mel(y: torch.Tensor, config: Config, fmax: float | None) -> torch.Tensor:
     """`mel_spectrogram` of waveforms [B, n_fft + (frames - 1) · hop_size] that are padded already."""
     starts = range(0, (y.shape[1] - config.n_fft) // config.hop_size + 1, FRAMES)
     return torch.cat([_frames(y[:, f * config.hop_size :], config, fmax) for f in starts], 2)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ class Processes(NamedTuple):
 
 
 @contextlib.contextmanager
-def joined(device):
+def joined(device: torch.device) -> Iterator[Processes]:
     """Join torchrun's other processes, by NCCL for tensors on a GPU and gloo for the CPU's; yields `Processes`."""
     processes = _from_environment()
     if processes.ranks == 1:
@@ -31,7 +32,7 @@ def joined(device):
         dist.destroy_process_group()
 
 
-def pick_device(name=None):
+def pick_device(name: str | None = None) -> torch.device:
     """The device `name` ("cpu", "cuda", "cuda:1"); None is CUDA where there is any. Under torchrun, the process's own.
 
     Raises ValueError for a name that is none of these and for a device that this machine does not have.
@@ -52,11 +53,11 @@ def pick_device(name=None):
     return device
 
 
-def check_same_step(step):
+def check_same_step(step: int) -> None:
     """Raise ValueError unless every process is at `step`: each must have found the same checkpoint."""
     if not dist.is_initialized():
         return
-    steps = [None] * dist.get_world_size()
+    steps: list[int | None] = [None] * dist.get_world_size()
     dist.all_gather_object(steps, step)
     if len(set(steps)) > 1:
         raise ValueError(
@@ -64,15 +65,15 @@ def check_same_step(step):
         )
 
 
-def in_any(number):
+def in_any(number: int) -> int:
     """The largest of the processes' numbers, at least 0: 0 only if it is 0 in all."""
-    number = torch.tensor(number)
+    largest = torch.tensor(number, dtype=torch.int64, device="cpu")
     if dist.is_initialized():
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-    return number.item()
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
-def in_all(flags):
+def in_all(flags: torch.Tensor) -> torch.Tensor:
     """Bool flags [N] on the CPU, each true where it is in every process."""
     if dist.is_initialized():
         flags = flags.to(torch.uint8)
@@ -80,7 +81,7 @@ def in_all(flags):
     return flags.bool()
 
 
-def wait_for_all():
+def wait_for_all() -> None:
     """Return once every process has come here."""
     in_any(0)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from ..extras import require
 from .checkpoint import load_generator
-from .config import load_config
+from .config import Config, load_config
 from .files import FLAC, WAV, check_finite, files_below, opened_clip, opened_mel
 from .generator import Generator, reach
 from .mel import log_mel
@@ -20,7 +21,13 @@ MEL = ".npy"
 CHUNK = 1 << 16  # samples at a time, about: what the generator keeps of them in memory does not grow with the clip
 
 
-def generate(generator, config, mel, frames, chunk=None):
+def generate(
+    generator: Generator,
+    config: Config,
+    mel: Callable[[int, int], torch.Tensor],
+    frames: int,
+    chunk: int | None = None,
+) -> Iterator[torch.Tensor]:
     """The waveform of a mel, piece by piece: to rounding what `generator` makes of the whole.
 
     Each chunk is generated with as many frames around it as its samples depend on (`generator.reach`).
@@ -42,14 +49,21 @@ def generate(generator, config, mel, frames, chunk=None):
         yield y[:, (first - start) * config.hop_size : (last - start) * config.hop_size]
 
 
-def generate_whole(generator, config, mel):
+def generate_whole(generator: Generator, config: Config, mel: torch.Tensor) -> torch.Tensor:
     """`generate` of a mel [1, num_mels, frames] in memory -> [1, frames · hop_size]."""
     pieces = generate(generator, config, lambda first, last: mel[..., first:last], mel.shape[2])
     return torch.cat(list(pieces), 1)
 
 
 @torch.inference_mode()
-def synthesize(checkpoint, inputs, out, *, config=None, device=None):
+def synthesize(
+    checkpoint: str | Path,
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    *,
+    config: str | Path | None = None,
+    device: str | None = None,
+) -> float:
     """Write a 16-bit wav for each input: copy synthesis of wavs, vocoding of mels. Memory does not grow with length.
 
     Args:
@@ -66,24 +80,24 @@ def synthesize(checkpoint, inputs, out, *, config=None, device=None):
     require("synthesis", "train", "soundfile", "librosa", "tqdm")
     from tqdm import tqdm
 
-    device = pick_device(device)
-    config = load_config(_config_beside(checkpoint) if config is None else config)
+    place = pick_device(device)
+    settings = load_config(_config_beside(checkpoint) if config is None else config)
     targets = _targets(inputs, Path(out))
     seconds = 0.0
     for path in targets:
-        with _opened(path, config, device) as (_, frames):
-            seconds += frames * config.hop_size / config.sampling_rate
-    generator = Generator(config)
+        with _opened(path, settings, place) as (_, frames):
+            seconds += frames * settings.hop_size / settings.sampling_rate
+    generator = Generator(settings)
     load_generator(generator, checkpoint)
     generator.remove_weight_norm()
-    generator.to(device).eval()
+    generator.to(place).eval()
     layout = "{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s of audio [{elapsed}<{remaining}]"
     with tqdm(total=seconds, bar_format=layout, disable=None) as bar:
         for path, target in targets.items():
-            with _opened(path, config, device) as (mel, frames), _written(target, config.sampling_rate) as wav:
-                for piece in generate(generator, config, mel, frames):
+            with _opened(path, settings, place) as (mel, frames), _written(target, settings.sampling_rate) as wav:
+                for piece in generate(generator, settings, mel, frames):
                     wav.write(piece[0].float().cpu().numpy())
-                    bar.update(piece.shape[1] / config.sampling_rate)
+                    bar.update(piece.shape[1] / settings.sampling_rate)
     return seconds
 
 

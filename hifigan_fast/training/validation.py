@@ -1,17 +1,22 @@
 """What the held-out clips say of a generator: their mel error, and samples to hear and see."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from .data import Clips
+from .log import Log
+from .step import Trainer
 from .synthesis import generate_whole
 
 SAMPLES = 5  # held-out clips to hear and see, as in the original
 
 
 @torch.no_grad()
-def validate(trainer, clips, stopped=lambda: False):
+def validate(trainer: Trainer, clips: Clips, stopped: Callable[[], Any] = lambda: False) -> float | None:
     """The mean over whole clips of the L1 between the log-mels (up to fmax_for_loss) of a clip and its reconstruction.
 
     Args:
@@ -39,7 +44,7 @@ def validate(trainer, clips, stopped=lambda: False):
 
 
 @torch.no_grad()
-def show_samples(trainer, clips, log, generated):
+def show_samples(trainer: Trainer, clips: Clips, log: Log, generated: bool) -> None:
     """Hand the first clips to `log`, or what the generator makes of them."""
     for index in range(min(SAMPLES, len(clips))):
         y, x = _whole(trainer, clips, index)
