@@ -78,7 +78,7 @@ def thin(folder: str | Path, keep: int, every: int | None = None) -> None:
             path.unlink()
 
 
-def _files(folder):
+def _files(folder: str | Path) -> dict[int, dict[str, Path]]:
     """{step: {"g" and "do", or one of them: path}}."""
     files: dict[int, dict[str, Path]] = {}
     for path in Path(folder).glob("*"):

@@ -28,15 +28,15 @@ def validate(trainer: Trainer, clips: Clips, stopped: Callable[[], Any] = lambda
     finite.
     """
     fmax = trainer.config.fmax_for_loss
-    errors = []
+    found = []
     for index in range(len(clips)):
         if stopped():
             return None
         y, x = _whole(trainer, clips, index)
         real, generated = trainer.mel(y, fmax), trainer.mel(_generated(trainer, x), fmax)
         frames = min(real.shape[2], generated.shape[2])  # a fine-tuning mel may have a frame more than its clip
-        errors.append(F.l1_loss(real[..., :frames], generated[..., :frames]))
-    errors = torch.stack(errors).tolist()
+        found.append(F.l1_loss(real[..., :frames], generated[..., :frames]))
+    errors: list[float] = torch.stack(found).tolist()
     for path, error in zip(clips.paths, errors, strict=True):
         if not math.isfinite(error):
             raise FloatingPointError(f"step {trainer.step}: the validation's mel error is {error} on {path}")
