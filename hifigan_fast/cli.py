@@ -1,8 +1,9 @@
-"""The command line: hifigan-fast train | bench | check | tune | info."""
+"""The command line: hifigan-fast train | synthesize | bench | check | tune | info."""
 
 import argparse
 import sys
 
+from .arguments import Parser
 from .training import command as train_command
 from .training.command import positive
 from .version import __version__
@@ -44,16 +45,22 @@ def _info(args):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hifigan-fast",
         description="HiFi-GAN's discriminators, several times faster; and the training around them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train | bench | check | tune | info")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="train | synthesize | bench | check | tune | info"
+    )
 
     train = commands.add_parser("train", help="train a HiFi-GAN vocoder")
     train_command.add_arguments(train)
     train.set_defaults(run=train_command.run)
+
+    synthesize = commands.add_parser("synthesize", help="make wavs of wavs or mels with a trained generator")
+    train_command.add_synthesis_arguments(synthesize)
+    synthesize.set_defaults(run=train_command.run_synthesis)
 
     def add(name, run, help, examples):
         command = commands.add_parser(
@@ -105,11 +112,11 @@ def _parser():
 
 
 def main(argv=None):
-    """Entry point -> exit status: 0, 1 where parity fails, 2 for a user's error."""
+    """Entry point -> exit status: 0, 1 where parity fails, 2 for an error in a line, 128 + a signal that ended it."""
     args = _parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -12,7 +12,8 @@ import hifigan_fast
 PACKAGE = Path(hifigan_fast.__file__).parent
 MODULES = ["", ".dispatch", ".losses", ".step_losses", ".reference"]
 MODULES += [f".reference.{name}" for name in ("discriminators", "losses", "step_losses")]
-TRAINING = ("checkpoint", "config", "generator", "graph", "log", "mel", "processes", "step")
+TRAINING = ("checkpoint", "config", "generator", "graph", "guard", "header", "interrupts", "log", "loop", "mel")
+TRAINING += ("processes", "step", "synthesis", "validation")
 MODULES += [f".training.{name}" for name in TRAINING]
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+REST = ["mpd", "msd", "optim_g", "optim_d", "steps", "epoch"]  # the original's keys of do_*
+
 
 def save_checkpoint(folder: str | Path, trainer: Any) -> None:
     """Write the two files of the trainer's step. Each appears whole or not at all.
@@ -52,13 +54,42 @@ def _write_whole(content, path):
 
 def newest_checkpoint(folder: str | Path) -> tuple[Path, Path] | None:
     """The paths (g, do) of the newest step that has both, or None."""
+    complete = _pairs(folder)
+    return complete[max(complete)] if complete else None
+
+
+def half_pairs(folder: str | Path) -> list[Path]:
+    """The files of steps that have one of the two only, where no complete pair is newer: what a resume passes over."""
+    complete = _pairs(folder)
+    newest = max(complete, default=-1)
+    return [path for step, files in sorted(_files(folder).items()) for path in files.values() if step > newest]
+
+
+def thin(folder: str | Path, keep: int, every: int | None = None) -> None:
+    """Delete all pairs in `folder` but the newest `keep`, and but those of every `every`-th step."""
+    complete = _pairs(folder)
+    old = [step for step in sorted(complete)[:-keep] if every is None or step % every]
+    if old and os.name == "posix":  # the newest pair's names must outlive a power failure if the older pairs' do not
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    for step in old:
+        for path in reversed(complete[step]):  # what a kill here leaves is a generator, which is of use alone
+            path.unlink()
+
+
+def _files(folder: str | Path) -> dict[int, dict[str, Path]]:
+    """{step: {"g" and "do", or one of them: path}}."""
     files: dict[int, dict[str, Path]] = {}
     for path in Path(folder).glob("*"):
         match = re.fullmatch(r"(g|do)_(\d{8,})", path.name)
         if match:
             files.setdefault(int(match[2]), {})[match[1]] = path
-    complete = [step for step, pair in files.items() if len(pair) == 2]
-    return (files[max(complete)]["g"], files[max(complete)]["do"]) if complete else None
+    return files
+
+
+def _pairs(folder):
+    return {step: (files["g"], files["do"]) for step, files in _files(folder).items() if len(files) == 2}
 
 
 def load_checkpoint(trainer: Any, generator_path: str | Path, rest_path: str | Path) -> None:
@@ -67,22 +98,47 @@ def load_checkpoint(trainer: Any, generator_path: str | Path, rest_path: str | P
     Raises ValueError, naming the file, what came and what was expected, for a file that is unreadable or of another
     model, and for one of another seed.
     """
-    generator = _read(generator_path, ["generator"])
-    rest = _read(rest_path, ["mpd", "msd", "optim_g", "optim_d", "steps", "epoch"])
+    rest = _read(rest_path, REST)
     seed = rest.get("seed", trainer.config.seed)
     if seed != trainer.config.seed:
         raise ValueError(f"seed: {rest_path} was trained with seed {seed}, got {trainer.config.seed}")
-    _load_module(trainer.generator, generator["generator"], f"{generator_path}, generator")
-    for name in ("mpd", "msd"):
-        _load_module(getattr(trainer, name), rest[name], f"{rest_path}, {name}")
-    for name in ("optim_g", "optim_d"):
-        _load_optimizer(getattr(trainer, name), rest[name], f"{rest_path}, {name}")
+    load_generator(trainer.generator, generator_path)
+    _load_rest(trainer, rest, rest_path)
     trainer.step, trainer.epoch = rest["steps"], rest["epoch"]
     size = trainer.config.batch_size
     clips = rest.get("batch", 0) * rest.get("batch_size", size)
     trainer.batch = -(-clips // size)  # the first of batches of this size without a clip that the epoch has had
     for scheduler in trainer.schedulers:  # the learning rate itself is in the optimizer's state
         scheduler.last_epoch = trainer.epoch
+
+
+def load_generator(generator: torch.nn.Module, path: str | Path) -> None:
+    """Put the weights of a `g_*` file into a generator. Raises ValueError as `load_checkpoint`."""
+    _load_module(generator, _read(path, ["generator"])["generator"], f"{path}, generator")
+
+
+def load_pair(trainer: Any, generator_path: str | Path, rest_path: str | Path) -> None:
+    """Begin with the networks and the optimizers' moments of a pair: at step 0, with the trainer's own learning rates.
+
+    Raises ValueError as `load_checkpoint`, but for a pair of another seed.
+    """
+    settings = [[_settings(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+    load_generator(trainer.generator, generator_path)
+    _load_rest(trainer, _read(rest_path, REST), rest_path)
+    for optimizer, own in zip(trainer.optimizers, settings, strict=True):
+        for group, values in zip(optimizer.param_groups, own, strict=True):
+            group.update(values)
+
+
+def _settings(group):
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _load_rest(trainer, rest, path):
+    for name in ("mpd", "msd"):
+        _load_module(getattr(trainer, name), rest[name], f"{path}, {name}")
+    for name in ("optim_g", "optim_d"):
+        _load_optimizer(getattr(trainer, name), rest[name], f"{path}, {name}")
 
 
 def _read(path, keys):

@@ -1,7 +1,9 @@
-"""`hifigan-fast train`: its flags, and the call of the loop."""
+"""`hifigan-fast train` and `hifigan-fast synthesize`: their flags, and the calls of the loop and of the synthesis."""
 
 import argparse
+import signal
 import sys
+import time
 
 EPILOG = """\
 examples:
@@ -9,9 +11,17 @@ examples:
   hifigan-fast train --data wavs --out runs/v2 --config v2 --steps 300    a first look
   hifigan-fast train --out runs/try --config v2 --batch-size 2 --steps 20 without data: on synthetic voice
   hifigan-fast train --data wavs --out runs/ft --fine-tune mels           on mels/<name>.npy of each wavs/<name>.wav
+  hifigan-fast train --data wavs --out runs/mine --init g_02500000 do_02500000        from a trained pair, at step 0
   torchrun --nproc-per-node 4 -m hifigan_fast.cli train --data wavs --out runs/v1     four GPUs
 
-The same command again resumes after the newest complete checkpoint in --out.
+The same command again resumes after the newest complete checkpoint in --out. Ctrl-C and SIGTERM end the step at
+hand and write a checkpoint; a second Ctrl-C stops at once.
+"""
+
+SYNTHESIS = """\
+examples:
+  hifigan-fast synthesize --checkpoint runs/v1/g_00100000 --out heard wavs/*.wav          copy synthesis
+  hifigan-fast synthesize --checkpoint g_02500000 --config v1 --out heard mels            of every mels/<name>.npy
 """
 
 
@@ -56,6 +66,8 @@ def add_arguments(parser):
         default=5000,
         help="steps between checkpoints; default %(default)s",
     )
+    add("--keep", metavar="N", type=int, help="keep the newest N checkpoints only; default: all")
+    add("--keep-every", metavar="M", type=int, help="with --keep: and those of every M-th step")
     add(
         "--validation-interval",
         metavar="N",
@@ -64,6 +76,23 @@ def add_arguments(parser):
         help="steps between validations; default %(default)s",
     )
     add("--log-interval", metavar="N", type=int, default=10, help="steps between loss reports; default %(default)s")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--init",
+        nargs=2,
+        metavar=("G", "DO"),
+        default=(),
+        help="begin with this pair of another run, at step 0; unused where --out has a checkpoint",
+    )
+    begin.add_argument("--init-generator", metavar="G", help="begin with this generator alone, as --init")
+    add(
+        "--skip-non-finite",
+        metavar="N",
+        type=int,
+        default=0,
+        help="undo and pass over up to N steps that are not finite, not stop at the first; reads each step's losses at "
+        "once, and keeps a copy of all networks and moments",
+    )
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast in the networks; default fp32")
     add("--cuda-graph", action="store_true", help="replay steps as a CUDA graph: for small batches on one GPU")
@@ -78,15 +107,26 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Run the parsed command. Returns the exit status; bad input raises ValueError, TypeError or OSError."""
+    """Run the parsed command. Returns the exit status, 128 + the number of a signal that ended it.
+
+    Raises what `loop.train` does.
+    """
+    from .checkpoint import newest_checkpoint
     from .config import load_config
     from .loop import Schedule, train
 
     flags = {"batch_size": args.batch_size, "seed": args.seed, "num_workers": args.workers}
     config = load_config(args.config, **{key: value for key, value in flags.items() if value is not None})
-    schedule = Schedule(args.steps, args.checkpoint_interval, args.validation_interval, args.log_interval)
+    schedule = Schedule(
+        args.steps,
+        args.checkpoint_interval,
+        args.validation_interval,
+        args.log_interval,
+        args.keep,
+        args.keep_every,
+    )
     try:
-        train(
+        ended_by = train(
             config,
             args.data,
             args.out,
@@ -96,8 +136,40 @@ def run(args):
             discriminators=args.discriminators,
             cuda_graph=args.cuda_graph,
             fine_tune=args.fine_tune,
+            init=(args.init_generator,) if args.init_generator else args.init,
+            skip_non_finite=args.skip_non_finite,
         )
     except KeyboardInterrupt:
-        print(f"interrupted; the same command resumes from the newest checkpoint in {args.out}", file=sys.stderr)
-        return 130
+        found = newest_checkpoint(args.out)
+        after = f"{found[0].name} and {found[1].name} are the newest checkpoint" if found else "there is no checkpoint"
+        print(f"\nstopped at once; {after} in {args.out}", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 128 + ended_by if ended_by else 0
+
+
+def add_synthesis_arguments(parser):
+    """Add the flags of `hifigan-fast synthesize` to an argparse parser."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Make wavs of wavs or mels with a trained generator, of any length."
+    parser.epilog = SYNTHESIS
+    add = parser.add_argument
+    add("inputs", metavar="WAV|MEL|DIR", nargs="+", help="mono wavs, log-mels as .npy, or folders of them")
+    add("--checkpoint", metavar="G", required=True, help="the generator's file, g_…")
+    add("--out", metavar="DIR", required=True, help="folder of the results, <name>.wav each")
+    add("--config", metavar="NAME", help="v1, v2, v3 or a JSON file; default: config.json beside the checkpoint")
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
+
+
+def run_synthesis(args):
+    """Run the parsed command. Returns the exit status; raises what `synthesis.synthesize` does."""
+    from .synthesis import synthesize
+
+    begun = time.perf_counter()
+    try:
+        seconds = synthesize(args.checkpoint, args.inputs, args.out, config=args.config, device=args.device)
+    except KeyboardInterrupt:
+        print(f"\nstopped at once; the files that are in {args.out} are whole", file=sys.stderr)
+        return 128 + signal.SIGINT
+    took = time.perf_counter() - begun
+    print(f"{seconds:.1f} s of audio in {args.out}, in {took:.1f} s: {seconds / took:.1f} × real time")
     return 0

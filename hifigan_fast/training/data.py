@@ -1,5 +1,6 @@
 """The random crops of each epoch, and their order (jik876/hifi-gan `meldataset.py`)."""
 
+import functools
 import itertools
 import os
 import signal
@@ -111,14 +112,22 @@ class Order(Sampler):
         """Begin at this batch of this epoch."""
         self.epoch, self.batch = epoch, batch
 
+    def whole_batch(self, epoch, batch):
+        """The indices of the clips of one batch, over all ranks."""
+        order = _shuffled(self.clips, self.config.seed, epoch)
+        return order[batch * self.config.batch_size : (batch + 1) * self.config.batch_size]
+
     def __iter__(self):
-        first_batch = self.batch
+        first_batch, first = self.batch, self.rank * self.share
         for epoch in itertools.count(self.epoch):
-            order = np.random.default_rng((self.config.seed, epoch)).permutation(self.clips).tolist()
             for batch in range(first_batch, self.batches_per_epoch):
-                first = batch * self.config.batch_size + self.rank * self.share
-                yield [(epoch, index) for index in order[first : first + self.share]]
+                yield [(epoch, index) for index in self.whole_batch(epoch, batch)[first : first + self.share]]
             first_batch = 0
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffled(clips, seed, epoch):
+    return np.random.default_rng((seed, epoch)).permutation(clips).tolist()
 
 
 def endless_batches(clips, order, device):
@@ -128,7 +137,7 @@ def endless_batches(clips, order, device):
         batch_sampler=order,
         num_workers=min(clips.config.num_workers, os.cpu_count()),  # torch warns of more
         collate_fn=_as_arrays,
-        worker_init_fn=_leave_interrupts_to_the_main_process,
+        worker_init_fn=_leave_signals_to_the_main_process,
     )
     for arrays in loader:
         if isinstance(arrays, ValueError):
@@ -159,5 +168,7 @@ def _as_arrays(items):
     return [torch.stack(parts).numpy() for parts in zip(*items, strict=True)]
 
 
-def _leave_interrupts_to_the_main_process(_):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_main_process(_):
+    # Terminals, launchers and schedulers send them to the whole group; the main process ends its workers itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

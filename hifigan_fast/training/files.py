@@ -62,12 +62,12 @@ def _listed(folder, name):
 
 
 def _clips_below(folder):
-    clips = [path for path in _files_below(folder) if path.suffix.lower() in (WAV, FLAC)]
+    clips = [path for path in files_below(folder) if path.suffix.lower() in (WAV, FLAC)]
     wavs = {path.with_suffix("") for path in clips if path.suffix.lower() == WAV}
     return sorted(path for path in clips if path.suffix.lower() == WAV or path.with_suffix("") not in wavs)
 
 
-def _files_below(folder):
+def files_below(folder):
     """Every file below a folder, links followed. A folder counts once: by its own path, else by the first link's."""
     seen, waiting = set(), collections.deque([folder])
     while waiting:
@@ -87,7 +87,7 @@ def _files_below(folder):
 
 def _hint(folder):
     """What else a folder without clips has, in words."""
-    others = collections.Counter(path.suffix.lower() for path in _files_below(folder))
+    others = collections.Counter(path.suffix.lower() for path in files_below(folder))
     found = [f"{others[suffix]} {suffix} files" for suffix in sorted(NOT_READ & others.keys())]
     return f"; convert its {' and '.join(found)} to wav or FLAC" if found else ""
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import remove_weight_norm, weight_norm
 
 LRELU_SLOPE = 0.1
+_EDGE = 3  # what the first and the last convolution, of 7 taps, reach to each side
 
 
 def _normalised(conv):
@@ -57,6 +58,21 @@ class ResBlock2(nn.Module):
         return x
 
 
+def reach(config: Any) -> tuple[int, int]:
+    """How many frames before and behind a frame its samples depend on: (before, behind), exactly.
+
+    From the samples of frame 0 back through the layers, as an interval at each resolution.
+    """
+    first, last = -_EDGE, config.hop_size - 1 + _EDGE
+    plain = 1 if config.resblock == "1" else 0  # ResBlock1 has a convolution of dilation 1 behind each dilated one
+    blocks = zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
+    around = max((size - 1) // 2 * sum(dilation + plain for dilation in dilations) for size, dilations in blocks)
+    for rate, kernel in reversed(list(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))):
+        padding = (kernel - rate) // 2  # input i reaches the outputs from i · rate - padding on, `kernel` of them
+        first, last = (first - around + padding - kernel + rate) // rate, (last + around + padding) // rate
+    return _EDGE - first, last + _EDGE
+
+
 class Generator(nn.Module):
     """Log-mel spectrogram to waveform: transposed convolutions, each followed by the mean of several residual blocks.
 
@@ -68,7 +84,7 @@ class Generator(nn.Module):
         super().__init__()
         block = {"1": ResBlock1, "2": ResBlock2}[config.resblock]
         channels = config.upsample_initial_channel
-        self.conv_pre = _normalised(nn.Conv1d(config.num_mels, channels, 7, padding=3))
+        self.conv_pre = _normalised(nn.Conv1d(config.num_mels, channels, 2 * _EDGE + 1, padding=_EDGE))
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()
         for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
@@ -77,7 +93,7 @@ class Generator(nn.Module):
             channels //= 2
             for size, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True):
                 self.resblocks.append(block(channels, size, dilations))
-        self.conv_post = _normalised(nn.Conv1d(channels, 1, 7, padding=3))
+        self.conv_post = _normalised(nn.Conv1d(channels, 1, 2 * _EDGE + 1, padding=_EDGE))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, num_mels, frames] -> [B, 1, frames · hop_size] in (-1, 1), in the dtype of `x`."""

@@ -31,7 +31,7 @@ class Log:
         _keep_rows(self._path, step)
         self._board = SummaryWriter(os.path.join(folder, "logs"), purge_step=step + 1)
         layout = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-        self._bar = tqdm(total=steps, initial=step, unit="step", bar_format=layout, mininterval=0.5)
+        self._bar = tqdm(total=steps, initial=step, unit="step", bar_format=layout, mininterval=0, miniters=1)
         self._since = time.perf_counter(), step
 
     def __enter__(self):
@@ -44,6 +44,10 @@ class Log:
     def advance(self) -> None:
         """One step done; asks nothing of the device."""
         self._bar.update()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._bar.write(text)
 
     def losses(self, step: int, losses: Any) -> None:
         """The losses of a step (`step.Losses`): one wait for the device."""
@@ -63,7 +67,7 @@ class Log:
         """The mean mel error over the held-out clips."""
         self._board.add_scalar("validation/mel_spec_error", mel_error, step)
         self._row(step=step, validation_mel_error=mel_error)
-        self._bar.write(f"step {step}: validation mel error {mel_error:.4f}")
+        self.say(f"step {step}: validation mel error {mel_error:.4f}")
 
     def sample(self, step: int, group: str, name: str, index: int, audio: np.ndarray, mel: np.ndarray) -> None:
         """Clip `index`, the arrays audio [T] and log-mel [num_mels, frames], to be heard and seen."""
@@ -81,7 +85,7 @@ class Log:
 
     def _row(self, **values):
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
 def _keep_rows(path, step):

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from ..extras import require
 from .config import Config
 
+FRAMES = 2048  # at a time: a long clip's spectrum is never in memory as a whole
+
 
 def mel_spectrogram(y: torch.Tensor, config: Config, fmax: float | None) -> torch.Tensor:
     """Log-mel magnitudes of waveforms.
@@ -28,11 +30,22 @@ def mel_spectrogram(y: torch.Tensor, config: Config, fmax: float | None) -> torc
         raise TypeError(f"y: expected float32 or float64, got {y.dtype}")
     if y.dim() != 2 or y.shape[1] <= pad:
         raise ValueError(f"y: expected [B, T] with T > {pad} for the reflect pad, got {list(y.shape)}")
+    return log_mel(F.pad(y.unsqueeze(1), (pad, pad), "reflect").squeeze(1), config, fmax)
+
+
+def log_mel(y: torch.Tensor, config: Config, fmax: float | None) -> torch.Tensor:
+    """`mel_spectrogram` of waveforms [B, n_fft + (frames - 1) · hop_size] that are padded already."""
+    starts = range(0, (y.shape[1] - config.n_fft) // config.hop_size + 1, FRAMES)
+    return torch.cat([_frames(y[:, f * config.hop_size :], config, fmax) for f in starts], 2)
+
+
+def _frames(y, config, fmax):
+    """The first FRAMES frames of a padded waveform, or all where there are fewer."""
+    y = y[:, : config.n_fft + (FRAMES - 1) * config.hop_size]
     window = _window(config.win_size, y.dtype, y.device)
     bank = _filterbank(
         config.sampling_rate, config.n_fft, config.num_mels, config.fmin, fmax, dtype=y.dtype, device=y.device
     )
-    y = F.pad(y.unsqueeze(1), (pad, pad), "reflect").squeeze(1)
     spectrum = torch.stft(y, config.n_fft, config.hop_size, config.win_size, window, center=False, return_complex=True)
     magnitude = torch.sqrt(torch.view_as_real(spectrum).square().sum(-1) + 1e-9)
     return torch.log(torch.clamp(bank @ magnitude, min=1e-5))

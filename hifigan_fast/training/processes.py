@@ -19,12 +19,13 @@ class Processes(NamedTuple):
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join torchrun's other processes, by NCCL on CUDA and gloo on the CPU; yields `Processes`."""
+    """Join torchrun's other processes, by NCCL for tensors on a GPU and gloo for the CPU's; yields `Processes`."""
     processes = _from_environment()
     if processes.ranks == 1:
         yield processes
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # gloo on a GPU, too: what the processes tell each other between steps (`in_any`) waits for no device.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield processes
     finally:
@@ -62,6 +63,27 @@ def check_same_step(step: int) -> None:
         raise ValueError(
             f"out: the processes found checkpoints of the steps {steps}, expected one folder shared by all"
         )
+
+
+def in_any(number: int) -> int:
+    """The largest of the processes' numbers, at least 0: 0 only if it is 0 in all."""
+    largest = torch.tensor(number, dtype=torch.int64, device="cpu")
+    if dist.is_initialized():
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def in_all(flags: torch.Tensor) -> torch.Tensor:
+    """Bool flags [N] on the CPU, each true where it is in every process."""
+    if dist.is_initialized():
+        flags = flags.to(torch.uint8)
+        dist.all_reduce(flags, dist.ReduceOp.MIN)
+    return flags.bool()
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here."""
+    in_any(0)
 
 
 def _from_environment():

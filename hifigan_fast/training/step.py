@@ -1,12 +1,14 @@
 """One training step: the discriminators' half, then the generator's (jik876/hifi-gan `train.py`)."""
 
 import itertools
+import math
 import warnings
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 
 import hifigan_fast
 import hifigan_fast.reference
@@ -22,15 +24,16 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 class Losses(NamedTuple):
-    """Scalars on the device, detached."""
+    """Scalars on the device, detached; `finite`: whether the losses and all gradients of the step are."""
 
     discriminator: torch.Tensor
     generator: torch.Tensor
     mel_error: torch.Tensor
+    finite: torch.Tensor
 
     def read(self) -> list[float]:
-        """The three as floats, in one wait for the device."""
-        return torch.stack(list(self)).tolist()
+        """The three losses as floats, in one wait for the device."""
+        return torch.stack(self[:3]).tolist()
 
 
 class Trainer:
@@ -74,15 +77,12 @@ class Trainer:
         settings: dict[str, Any] = {"lr": config.learning_rate, "betas": betas, "weight_decay": 0.01}
         self.optim_g = torch.optim.AdamW(self.generator.parameters(), **settings)
         self.optim_d = torch.optim.AdamW(chain, **settings)
-        self.schedulers = [
-            torch.optim.lr_scheduler.ExponentialLR(optimizer, config.lr_decay)
-            for optimizer in (self.optim_g, self.optim_d)
-        ]
+        self.optimizers = [self.optim_g, self.optim_d]
+        self.schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, config.lr_decay) for o in self.optimizers]
         self.step = self.epoch = self.batch = 0
         wrap = self._distribute if distributed else (lambda module: module)
         self._synced = {name: wrap(getattr(self, name)) for name in ("generator", "mpd", "msd")}
-        optimizers = [self.optim_g, self.optim_d]
-        self._run = GraphedStep(self._both_halves, optimizers, device) if cuda_graph else self._both_halves
+        self._run = GraphedStep(self._both_halves, self.optimizers, device) if cuda_graph else self._both_halves
 
     def _distribute(self, module):
         # Buffers are spectral norm's vectors. They follow from the weights alone, so every process computes the same
@@ -111,9 +111,9 @@ class Trainer:
             y_hat = self._synced["generator"](x)
         y_hat = y_hat.float()
         mel_error = F.l1_loss(y_mel, self.mel(y_hat.squeeze(1), self.config.fmax_for_loss))
-        discriminator = self._discriminator_half(y, y_hat.detach())
-        generator = self._generator_half(y, y_hat, mel_error)
-        return Losses(discriminator.detach(), generator.detach(), mel_error.detach())
+        discriminator, right_d = self._discriminator_half(y, y_hat.detach())
+        generator, right_g = self._generator_half(y, y_hat, mel_error)
+        return Losses(discriminator.detach(), generator.detach(), mel_error.detach(), right_d & right_g)
 
     def _discriminator_half(self, y, y_hat):
         self.optim_d.zero_grad()
@@ -122,7 +122,7 @@ class Trainer:
         loss = found.adversarial
         loss.backward()
         self.optim_d.step()
-        return loss
+        return loss, _all_finite(loss, self.mpd, self.msd)
 
     def _generator_half(self, y, y_hat, mel_error):
         self.optim_g.zero_grad()
@@ -133,7 +133,7 @@ class Trainer:
             loss = found.adversarial + found.features + MEL_WEIGHT * mel_error
             loss.backward()
         self.optim_g.step()
-        return loss
+        return loss, _all_finite(loss, self.generator)
 
     def mel(self, y: torch.Tensor, fmax: float | None) -> torch.Tensor:
         """`mel_spectrogram` with the trainer's configuration."""
@@ -145,3 +145,9 @@ class Trainer:
             scheduler.step()
         self.epoch += 1
         self.batch = 0
+
+
+def _all_finite(loss, *modules):
+    """Whether a loss and the modules' gradients are finite: a scalar on the device."""
+    gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
+    return torch.isfinite(loss.detach() + get_total_norm(gradients, math.inf))

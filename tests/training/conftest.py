@@ -61,9 +61,14 @@ def flags(speech, tiny_config_file):
     def build(out, **changes):
         values = {"data": speech, "out": out, "config": tiny_config_file, "device": "cpu", "log_interval": 1} | changes
         given = {key: value for key, value in values.items() if value is not None}
-        return [part for key, value in given.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+        flags = {f"--{key.replace('_', '-')}": value for key, value in given.items()}
+        return [str(part) for flag, value in flags.items() for part in (flag, *_several(value))]
 
     return build
+
+
+def _several(value):
+    return value if isinstance(value, tuple) else (value,)
 
 
 @pytest.fixture

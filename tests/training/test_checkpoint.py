@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from hifigan_fast.training import checkpoint
-from hifigan_fast.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from hifigan_fast.training.checkpoint import (
+    half_pairs,
+    load_checkpoint,
+    load_pair,
+    newest_checkpoint,
+    save_checkpoint,
+    thin,
+)
 from hifigan_fast.training.step import Trainer
 
 pytestmark = pytest.mark.usefixtures("tiny_discriminators")
@@ -102,6 +109,56 @@ def test_newest_complete_pair(tmp_path):
     (tmp_path / "g_100000000").touch()
     (tmp_path / "do_100000000").touch()
     assert newest_checkpoint(tmp_path) == (tmp_path / "g_100000000", tmp_path / "do_100000000")
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("names", "halves"),
+    [
+        (["g_00000002"], ["g_00000002"]),
+        (["do_00000002"], ["do_00000002"]),
+        (["g_00000002", "do_00000003"], ["g_00000002", "do_00000003"]),
+        (["g_00000001", "g_00000002", "do_00000002", "do_00000003"], ["do_00000003"]),
+        (["g_00000002", "do_00000002"], []),
+        ([], []),
+    ],
+)
+def test_half_pairs_are_those_without_a_newer_whole_one(tmp_path, names, halves):
+    touch(tmp_path, *names)
+    assert half_pairs(tmp_path) == [tmp_path / name for name in halves]
+
+
+@pytest.mark.parametrize(
+    ("keep", "every", "left"), [(1, None, [7]), (2, None, [6, 7]), (1, 3, [3, 6, 7]), (9, None, [1, 2, 3, 4, 5, 6, 7])]
+)
+def test_thin_leaves_the_newest_and_every_so_many_steps(tmp_path, keep, every, left):
+    touch(tmp_path, *(f"{kind}_{step:08d}" for kind in ("g", "do") for step in range(1, 8)))
+    others = ["g_00000000", "do_00000009", "config.json", "do_00000002.tmp", "g_published"]
+    touch(tmp_path, *others)
+    thin(tmp_path, keep, every)
+    expected = {f"{kind}_{step:08d}" for kind in ("g", "do") for step in left} | set(others)
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+
+def test_pair_of_another_run_at_step_0(trainer, tiny_config, tmp_path):
+    """Networks and moments, but the own learning rate, seed and order."""
+    trainer.end_epoch()
+    save_checkpoint(tmp_path, trainer)
+    tiny_config.seed, tiny_config.learning_rate = 7, 5e-4
+    begun = Trainer(tiny_config, torch.device("cpu"))
+    load_pair(begun, tmp_path / "g_00000001", tmp_path / "do_00000001")
+    assert (begun.step, begun.epoch, begun.batch) == (0, 0, 0)
+    for name in ("generator", "mpd", "msd"):
+        assert equal(getattr(begun, name).state_dict(), getattr(trainer, name).state_dict())
+    for ours, theirs in zip(begun.optimizers, trainer.optimizers, strict=True):
+        assert equal(ours.state_dict()["state"], theirs.state_dict()["state"])
+        assert ours.param_groups[0]["lr"] == ours.param_groups[0]["initial_lr"] == 5e-4
+    begun.end_epoch()
+    assert begun.optim_g.param_groups[0]["lr"] == 2.5e-4
 
 
 def full_disk(*_args, **_kwargs):

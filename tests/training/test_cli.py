@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from hifigan_fast import cli
+from hifigan_fast.training import loop
+
 from .conftest import ROOT
 from .test_checkpoint import load
 from .test_distributed import TWO, assert_same_gradients
@@ -46,6 +49,36 @@ def test_help_has_examples():
     assert "torchrun --nproc-per-node 4 -m hifigan_fast.cli train" in answer.stdout
     for flag in ("--data", "--out", "--config", "--batch-size", "--steps", "--fine-tune", "--precision", "--workers"):
         assert flag in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "--outt", "x"], "train: error: unknown option --outt; did you mean --out?"),
+        (["train", "--out=x", "--stepz=3"], "train: error: unknown option --stepz; did you mean --steps?"),
+        (["train", "--out", "x", "--step", "3"], "train: error: unknown option --step; did you mean --steps?"),
+        (["bench", "--quuux"], "bench: error: unknown option --quuux\n"),
+        (
+            ["synthesize", "--ckeckpoint", "g", "--", "--x.wav"],
+            "unknown option --ckeckpoint; did you mean --checkpoint?",
+        ),
+        (["train"], "the following arguments are required: --out"),
+        (["train", "--out", "x", "--init", "a", "b", "--init-generator", "c"], "not allowed with argument --init"),
+    ],
+)
+def test_unknown_options_are_named(args, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(args)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_step_that_is_not_finite_is_one_line_and_status_2(monkeypatch, capsys):
+    def train(*args, **kwargs):
+        raise FloatingPointError("step 2: losses or gradients are not finite")
+
+    monkeypatch.setattr(loop, "train", train)
+    assert cli.main(["train", "--out", "x"]) == 2
+    assert capsys.readouterr().err == "error: step 2: losses or gradients are not finite\n"
 
 
 def test_reading_the_flags_loads_no_training_library():

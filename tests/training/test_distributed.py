@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hifigan_fast.training import processes
+from hifigan_fast.training.checkpoint import newest_checkpoint
 
 from .test_checkpoint import load
 
@@ -45,6 +46,21 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path, tiny_config_file
         for key, expected in one[name].items():
             torch.testing.assert_close(two[name][key], expected, rtol=1e-6, atol=1e-7)
     assert (two["steps"], two["epoch"], two["batch"]) == (one["steps"], one["epoch"], one["batch"])
+
+
+def test_trouble_in_one_process_is_that_of_all(out, start):
+    """A step that is not finite there is undone in all; SIGTERM to the launcher ends all after the same step."""
+    process = start(out, TWO, script=("-m", "tests.training.troubled"), steps=100000, skip_non_finite=1)
+    output, errors = process.communicate(timeout=300)
+    assert "step 2: losses or gradients are not finite" in output and "undone and passed over, 1 of 1" in output
+    assert errors.count("SIGTERM: ending this step, then writing a checkpoint") == 1
+    newest = newest_checkpoint(out)
+    step = int(newest[0].name[2:])
+    assert f"SIGTERM after step {step}: {newest[0].name} and {newest[1].name} are in {out}" in output
+    rest = load(newest[1])
+    assert rest["steps"] == step and rest["epoch"] * 3 + rest["batch"] == step + 1
+    for name in ("mpd", "msd"):
+        assert all(tensor.isfinite().all() for tensor in rest[name].values())
 
 
 def test_processes_at_different_steps(monkeypatch):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hifigan_fast.training.config import load_config
-from hifigan_fast.training.generator import Generator
+from hifigan_fast.training.generator import Generator, reach
 
 
 def keys_of_the_original(config):
@@ -82,3 +82,21 @@ def test_remove_weight_norm_changes_keys_not_values():
         generator.remove_weight_norm()
         torch.testing.assert_close(generator(x), before)
     assert not any(key.endswith(("weight_g", "weight_v")) for key in generator.state_dict())
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "v3", "odd"])
+def test_reach_is_exact(name, tiny_config):
+    """The gradient of one frame's samples is zero beyond it, and not zero at its ends."""
+    if name == "odd":
+        config = tiny_config
+        config.upsample_rates, config.upsample_kernel_sizes, config.hop_size = [3, 5], [9, 5], 15
+    else:
+        config = load_config(name, upsample_initial_channel=16)
+    torch.manual_seed(0)
+    generator = Generator(config).double()
+    before, behind = reach(config)
+    x = torch.randn(1, config.num_mels, before + behind + 7, dtype=torch.float64, requires_grad=True)
+    frame = before + 3
+    generator(x)[..., frame * config.hop_size : (frame + 1) * config.hop_size].square().sum().backward()
+    felt = x.grad.abs().amax((0, 1)).nonzero().flatten().tolist()
+    assert felt == list(range(frame - before, frame + behind + 1))

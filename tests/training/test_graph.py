@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hifigan_fast.training import graph
+from hifigan_fast.training.guard import Snapshot
 from hifigan_fast.training.step import Trainer
 
 
@@ -73,6 +74,22 @@ def test_steps_are_those_without_a_graph(cuda):
         torch.testing.assert_close(graphed.w, plain.w)
     assert Recorded.captures == 1 and Recorded.replays == 8 - graph.WARM_UP - 1  # one had another shape
     assert isinstance(graphed.optimizer.param_groups[0]["lr"], torch.Tensor)
+
+
+def test_step_that_was_undone_leaves_the_graph_valid(cuda):
+    """The first one, before there are moments; one in the warm-up; and a replayed one."""
+    graphed, plain = Line(), Line()
+    snapshot = Snapshot([torch.nn.ParameterList([graphed.w])], [graphed.optimizer])
+    for index in range(8):
+        x, y = torch.full((2,), index + 1.0), torch.ones(2)
+        if index in (0, 2, 6):
+            snapshot.take()
+            assert graphed.step(x * float("nan"), y).loss.isnan() and graphed.w.isnan()
+            snapshot.restore()
+        graphed.step(x, y)
+        plain.run(x, y)
+        torch.testing.assert_close(graphed.w, plain.w)
+    assert Recorded.captures == 1
 
 
 def test_a_scheduler_changes_the_rate_that_a_graph_reads(cuda):

@@ -6,9 +6,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hifigan_fast.training import loop
+from hifigan_fast.training import header, loop
 from hifigan_fast.training.checkpoint import newest_checkpoint
 from hifigan_fast.training.config import load_config
+from hifigan_fast.training.generator import Generator
+from hifigan_fast.training.step import Trainer
 
 from .test_checkpoint import equal, load
 
@@ -94,16 +96,22 @@ def test_resume_with_a_batch_that_leaves_the_epoch_no_more(out, run):
     assert (rest["epoch"], rest["batch"]) == (2, 1)
 
 
-def test_finished_run_says_so(uninterrupted, run, capsys):
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (8, "is at step 8 of 8: finished, nothing to do"),
+        (5, "is at step 8, beyond the 5 steps asked for: nothing was done"),
+    ],
+)
+def test_finished_run_says_so(uninterrupted, run, capsys, steps, message):
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()}
-    assert run(uninterrupted, steps=8) == 0
-    assert "is at step 8 of 8: finished, nothing to do" in capsys.readouterr().out
+    assert run(uninterrupted, steps=steps) == 0
+    assert message in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()} == before
 
 
 def test_validation_is_the_mean_over_held_out_clips(tiny_config, speech):
     from hifigan_fast.training.data import Clips
-    from hifigan_fast.training.step import Trainer
 
     trainer = Trainer(tiny_config, torch.device("cpu"))
     paths = sorted(speech.glob("*.wav"))[:3]
@@ -114,6 +122,81 @@ def test_validation_is_the_mean_over_held_out_clips(tiny_config, speech):
         y_hat = trainer.generator(trainer.mel(y[None], 8000)).squeeze(1)
         expected = (trainer.mel(y[None], None) - trainer.mel(y_hat, None)).abs().mean().item()
     assert alone[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_header_and_a_bar_that_moves_at_every_step(out, run, capsys, tiny_config):
+    run(out, steps=3, log_interval=100, checkpoint_interval=100, validation_interval=100)
+    output, errors = capsys.readouterr()
+    header = [line.split(maxsplit=1) for line in output.splitlines()]
+    assert [name for name, *_ in header][:6] == ["device", "discriminators", "clips", "batch", "parameters", "logs"]
+    told = {name: text for name, text in header[:6]}
+    assert told["device"] == "cpu (threads: 1)"
+    assert told["discriminators"].startswith("backend cpu, float32: ")
+    assert told["clips"].startswith("15 to train on (") and told["clips"].endswith(" minutes), 1 held out")
+    assert told["batch"] == "4 × 1024 samples, 3 an epoch"
+    assert told["parameters"].startswith(f"generator {sum(p.numel() for p in Generator(tiny_config).parameters()):,}, ")
+    assert str(out / "metrics.jsonl") in told["logs"] and f"tensorboard --logdir {out / 'logs'}" in told["logs"]
+    assert all(f" {step}/3 [" in errors for step in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "environment", "expected"),
+    [
+        ({}, None, "backend cpu, float32: the fastest that can run here"),
+        ({"precision": "bf16"}, None, "backend cpu, bfloat16: the fastest that can run here"),
+        ({}, "modules", "plain PyTorch: requested"),
+        ({}, "reference", "backend reference, float32: requested"),
+        ({"discriminators": "reference"}, None, "plain PyTorch: asked for by discriminators"),
+    ],
+)
+def test_header_says_what_runs_and_why(tiny_config, monkeypatch, kwargs, environment, expected):
+    if environment:
+        monkeypatch.setenv("HIFIGAN_FAST_BACKEND", environment)
+    assert header.backend(Trainer(tiny_config, torch.device("cpu"), **kwargs)) == expected
+
+
+def test_keep(out, run):
+    assert run(out, steps=8, checkpoint_interval=1, validation_interval=100, keep=2, keep_every=3) == 0
+    kept = {f"{kind}_{step:08d}" for kind in ("g", "do") for step in (3, 6, 7, 8)}
+    assert {path.name for path in out.iterdir()} == kept | {"config.json", "metrics.jsonl", "logs"}
+
+
+def test_nothing_is_deleted_before_the_new_pair_is_whole(uninterrupted, out, run, monkeypatch):
+    shutil.copytree(uninterrupted, out)
+    before = {path.name for path in out.iterdir()}
+    monkeypatch.setattr("os.fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="could not be written"):
+        run(out, steps=9, validation_interval=100, keep=1)
+    assert {path.name for path in out.iterdir()} == before
+
+
+def test_half_a_pair_is_said(uninterrupted, out, run, capsys):
+    out.mkdir()
+    shutil.copy(uninterrupted / "g_00000008", out)
+    assert run(out, steps=1, validation_interval=100) == 0
+    assert f"{out / 'g_00000008'} is half of a checkpoint and is not used" in capsys.readouterr().out
+    assert newest_checkpoint(out)[0].name == "g_00000001"
+
+
+def test_init(uninterrupted, out, run, capsys, tmp_path, tiny_config_file):
+    """A step of no size shows what a run began with; a resumed one does not begin again."""
+    pair = (uninterrupted / "g_00000008", uninterrupted / "do_00000008")
+    config = tmp_path / "still.json"
+    config.write_text(tiny_config_file.read_text().replace('"learning_rate": 0.0002', '"learning_rate": 1e-12'))
+    still = {"steps": 1, "validation_interval": 100, "seed": 5, "config": config}
+    for folder, init in (("pair", {"init": pair}), ("generator", {"init_generator": pair[0]})):
+        assert run(out / folder, **still, **init) == 0
+        begun = "beginning at step 0 with " + " and ".join(map(str, pair if "init" in init else pair[:1]))
+        assert begun in capsys.readouterr().out
+        found, rest = final(out / folder, 1)
+        torch.testing.assert_close(found, load(pair[0]), rtol=1e-6, atol=1e-9)
+        same = torch.allclose(rest["mpd"]["conv.bias"], load(pair[1])["mpd"]["conv.bias"], rtol=1e-6)
+        assert same == ("init" in init)
+        assert rest["optim_g"]["state"][0]["step"] == (9 if "init" in init else 1)
+    assert run(out / "pair", **(still | {"steps": 2}), init=pair) == 0
+    assert f"resuming after step 1 from g_00000001 and do_00000001; {pair[0]} and {pair[1]} not used" in (
+        capsys.readouterr().out
+    )
 
 
 def test_mel_error_falls(out, run):
@@ -137,7 +220,8 @@ def test_fine_tuning_on_the_computed_mels(out, run, speech, tmp_path, tiny_confi
     assert newest_checkpoint(out) == (out / "g_00000002", out / "do_00000002")
 
 
-def test_without_data_it_trains_on_synthetic_voice(out, run, capsys):
+def test_without_data_it_trains_on_synthetic_voice(out, run, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "SYNTHETIC_SECONDS", 0.1)
     assert run(out, steps=1, data=None) == 0
     assert f"synthetic voice in {out / 'synthetic_voice'}" in capsys.readouterr().out
     assert len(list((out / "synthetic_voice").glob("*.wav"))) == loop.SYNTHETIC_CLIPS
@@ -165,13 +249,40 @@ def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(uninterrupted, o
         ({"device": "cuda:99"}, r"device: this machine has \d+ CUDA devices, got cuda:99"),
         ({"steps": 0}, "steps: expected at least 1 step, got 0"),
         ({"checkpoint_interval": 0}, "checkpoint: expected at least 1 step, got 0"),
+        ({"keep": 1, "keep_every": 0}, "keep_every: expected at least 1 step, got 0"),
+        ({"keep_every": 2}, "keep_every: expected a keep beside it, got 2 and no keep: all are kept"),
+        ({"init_generator": "nowhere"}, "checkpoint nowhere is not readable"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),
         ({"fine_tune": "nowhere"}, "fine-tune: expected a folder of .npy mels, got 'nowhere'"),
     ],
 )
 def test_bad_flags(out, run, changes, message):
+    """And a start that fails leaves nothing behind."""
     with pytest.raises(ValueError, match=message):
-        run(out, **({"steps": 1} | changes))
+        run(out / "below", **({"steps": 1} | changes))
+    assert not out.exists()
+
+
+def test_failed_start_takes_its_synthetic_voice_away(out, run, monkeypatch):
+    monkeypatch.setattr(loop, "SYNTHETIC_SECONDS", 0.1)
+    with pytest.raises(ValueError, match="batch_size: expected at most the number of training clips, 23, got 24"):
+        run(out, steps=1, data=None, batch_size=24)
+    assert not out.exists()
+
+
+def test_failed_start_leaves_what_was_there_or_came_beside_it(out, run, monkeypatch):
+    def begin(*args):
+        (out / "beside").mkdir()
+        raise ValueError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "open_clips", begin)
+        with pytest.raises(ValueError, match="no"):
+            run(out / "run", steps=1)
+    assert [path.name for path in out.iterdir()] == ["beside"]
+    with pytest.raises(ValueError, match="batch_size"):
+        run(out, steps=1, batch_size=16)
+    assert [path.name for path in out.iterdir()] == ["beside"]
 
 
 def test_checkpoint_of_another_configuration(uninterrupted, out, run, tmp_path):
@@ -196,7 +307,7 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.01)
 
 
-def test_kill_and_resume(uninterrupted, out, start):
+def test_kill_and_resume(out, start, run):
     """kill -9 after the first checkpoint, the same command again: the result of one uninterrupted run."""
     settings = {"steps": 200, "checkpoint_interval": 3, "validation_interval": 4}
     process = start(out, **settings)
@@ -207,9 +318,7 @@ def test_kill_and_resume(uninterrupted, out, start):
     assert 3 <= killed_at < 200
     goal = killed_at + 4
     for folder in (out, out.with_name("straight")):
-        finished = start(folder, **(settings | {"steps": goal}))
-        assert finished.wait(120) == 0, finished.communicate()
-        finished.communicate()
+        assert run(folder, **(settings | {"steps": goal})) == 0
     assert equal(final(out, goal), final(out.with_name("straight"), goal))
     assert [row["step"] for row in rows(out) if "gen_loss" in row] == list(range(1, goal + 1))
 
@@ -220,10 +329,13 @@ def test_interrupt(out, start):
     process = start(out, steps=100000, checkpoint_interval=100000, workers=1)
     wait_for(lambda: (out / "metrics.jsonl").exists() and rows(out), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert errors.strip().splitlines()[-1] == (
-        f"interrupted; the same command resumes from the newest checkpoint in {out}"
+    assert "SIGINT: ending this step, then writing a checkpoint; Ctrl-C stops at once" in errors
+    step = rows(out)[-1]["step"]
+    name = f"{step:08d}"
+    assert output.splitlines()[-1] == (
+        f"SIGINT after step {step}: g_{name} and do_{name} are in {out}; the same command goes on from them"
     )
-    assert not list(out.glob("*.tmp")) and newest_checkpoint(out) is None
+    assert newest_checkpoint(out) == (out / f"g_{name}", out / f"do_{name}") and not list(out.glob("*.tmp"))

@@ -82,3 +82,12 @@ def test_without_librosa_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "librosa", None)
     with pytest.raises(ImportError, match=r"training needs librosa: pip install 'hifigan-fast\[train\]'"):
         mel_spectrogram(torch.zeros(1, 2048), load_config("v1"), 8000)
+
+
+def test_long_clip_by_parts_is_the_whole(monkeypatch):
+    config = load_config("v1")
+    y = torch.from_numpy(synthetic_voice(1.0)).unsqueeze(0)
+    whole = mel_spectrogram(y, config, 8000)
+    for frames in (1, 7, whole.shape[2] - 1, whole.shape[2]):
+        monkeypatch.setattr(mel_module, "FRAMES", frames)
+        torch.testing.assert_close(mel_spectrogram(y, config, 8000), whole, rtol=1e-6, atol=1e-6)

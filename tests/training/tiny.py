@@ -54,8 +54,13 @@ DISCRIMINATORS = SimpleNamespace(
     generator_step_loss=reference.generator_step_loss,
 )
 
-if __name__ == "__main__":
+
+def main():
     step.DISCRIMINATORS["fast"] = DISCRIMINATORS
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    sys.exit(command.run(parser.parse_args()))
+    return command.run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
