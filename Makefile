@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
+<<<<<<< HEAD
 .PHONY: bench bench-layers test sanitize dist docs types lint format clean
+=======
+.PHONY: bench bench-layers test ptx sanitize lint format clean
+>>>>>>> race
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -50,6 +54,9 @@ bench-layers: $(VENV)/.bench  ## layers, a whole step against PyTorch's own fast
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+ptx: $(VENV)/.test  ## compiled weight gradients of every class and arithmetic, executed without a GPU
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -q tests/ptx -m ''
 
 sanitize: $(VENV)/.sanitize  ## the kernels over odd shapes, under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM='$(abspath $(BIN)/ninja)' -DHIFIGAN_SANITIZE=ON
