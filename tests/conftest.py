@@ -56,14 +56,16 @@ def poisoned(monkeypatch):
 
 
 @pytest.fixture
-def narrow(monkeypatch):
+def narrow():
     """Discriminators that a test builds have an eighth of their channels: all else is theirs, and a call is cheap."""
 
     def with_fewer(conv):
         return lambda ins, outs, *args, **options: conv(-(-ins // 8), -(-outs // 8), *args, **options)
 
     few = vars(nn) | {name: with_fewer(getattr(nn, name)) for name in ("Conv1d", "Conv2d")}
-    monkeypatch.setattr(reference.discriminators, "nn", SimpleNamespace(**few))
+    with pytest.MonkeyPatch.context() as patch:  # its own: a test may undo the other's changes
+        patch.setattr(reference.discriminators, "nn", SimpleNamespace(**few))
+        yield
 
 
 @pytest.fixture

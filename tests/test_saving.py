@@ -6,7 +6,7 @@ import torch
 import hifigan_fast as hf
 from hifigan_fast import parity
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = pytest.mark.usefixtures("narrow", "poisoned")
 
 
 def gradients(what, name, half):

@@ -18,6 +18,7 @@ from hifigan_fast.discriminators import convs_of
 
 from .small import assert_alike
 
+pytestmark = pytest.mark.usefixtures("narrow")
 needs_extension = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
 
 
