@@ -32,9 +32,10 @@ def test_public_modules(name, length, dtype, poisoned):
     assert verdict.passed, verdict.worst
 
 
-@pytest.mark.parametrize("name, dtype", [("mpd", torch.float32), ("mpd", torch.float16), ("msd", torch.float32)])
-def test_public_modules_of_few_channels(name, dtype, narrow, poisoned):
-    test_public_modules(name, 120, dtype, poisoned)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_public_modules_of_few_channels(dtype, narrow, poisoned):
+    """Scales' many groups take longer: `test_step_losses`."""
+    test_public_modules("mpd", 100, dtype, poisoned)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
