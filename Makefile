@@ -5,11 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-<<<<<<< HEAD
-.PHONY: bench bench-layers test sanitize dist docs types lint format clean
-=======
-.PHONY: bench bench-layers test ptx sanitize lint format clean
->>>>>>> race
+.PHONY: bench bench-layers test test-all ptx sanitize dist docs types lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -52,8 +48,14 @@ bench-layers: $(VENV)/.bench  ## layers, a whole step against PyTorch's own fast
 	$(BIN)/python -m benchmarks.rivals --out bench-out/rivals.json
 	$(BIN)/python -m benchmarks.shapes --out bench-out/shapes.json
 
+# A worker a core; each takes about 1.5 GB.
+PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal --durations 10
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-all: $(VENV)/.test  ## and what is exhaustive: all generated cases, every configuration for five targets
+	$(PYTEST) -m '' $(ARGS)
 
 ptx: $(VENV)/.test  ## compiled weight gradients of every class and arithmetic, executed without a GPU
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest -q tests/ptx -m ''

@@ -1,16 +1,26 @@
-"""Shared by all tests: real speech where it is there, NaN-poisoned allocations; Triton's interpreter without a GPU."""
+"""Shared by all tests: real speech where it is there, NaN-poisoned allocations, few channels; Triton's interpreter
+without a GPU."""
 
 import os
+
+# All workers' threads together are one a core; read where torch is first imported.
+os.environ.setdefault(
+    "OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
+)
+
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # they do not know that an operator has changed
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read where Triton's kernels are first imported
 
+from hifigan_fast import reference
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.voice import synthetic_voice
 
@@ -43,6 +53,19 @@ def poisoned(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
     for name in ("empty", "empty_like", "frombuffer"):
         monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
+
+
+@pytest.fixture
+def narrow():
+    """Discriminators that a test builds have an eighth of their channels: all else is theirs, and a call is cheap."""
+
+    def with_fewer(conv):
+        return lambda ins, outs, *args, **options: conv(-(-ins // 8), -(-outs // 8), *args, **options)
+
+    few = vars(nn) | {name: with_fewer(getattr(nn, name)) for name in ("Conv1d", "Conv2d")}
+    with pytest.MonkeyPatch.context() as patch:  # its own: a test may undo the other's changes
+        patch.setattr(reference.discriminators, "nn", SimpleNamespace(**few))
+        yield
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
-"""Every configuration of the Triton backend compiles for devices that are not there, and fits them."""
+"""Every configuration of the Triton backend compiles for devices that are not there, and fits them.
+
+Every day for Hopper, in each kind of arithmetic; for all targets and dtypes where tests are exhaustive.
+"""
 
 import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -29,51 +31,54 @@ REGISTERS = 255  # of a thread, at most; AMD's vector registers of one wave: 512
 CONVOLUTIONS = ("forward", "input_grad", "weight_grad")
 
 
-@pytest.fixture(scope="module")
-def launches(tmp_path_factory):
-    """{(target, dtype): the launches of a step that meets every configuration}."""
-    folder = tmp_path_factory.mktemp("ahead")
-
-    def compiled(case):
-        out = folder / "{}-{}.json".format(*case)
-        command = [sys.executable, "-m", "benchmarks.ahead", "--target", case[0], "--dtype", case[1], "--out", out]
-        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{case}: {done.stderr[-2000:]}"
-        return case, json.loads(out.read_text())["launches"]
-
-    cases = [case for case in product(TARGETS, DTYPES) if case != ("gfx942", "tf32")]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compilers are processes of their own
-        return dict(pool.map(compiled, cases))
+# Arithmetic has three kinds: float16's configurations are bfloat16's.
+EVERY_DAY = [("sm_90", "bfloat16"), ("sm_90", "tf32"), ("sm_90", "float32")]
+OTHERS = [case for case in product(TARGETS, DTYPES) if case not in EVERY_DAY and case != ("gfx942", "tf32")]
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_configuration_fits(launches, target, dtype):
-    for launch in launches.get((target, dtype), []):
-        what = f"{launch['kernel']}, {launch['layer_class']}"
-        assert launch["shared"] <= 1024 * SHARED[target], what
-        assert launch["registers"] <= (REGISTERS if target.startswith("sm_") else 512), what
-        assert launch["spills"] <= (0 if target == "sm_90" and not EARLY else 64), what
+def compiled(target, dtype, out):
+    """The launches of a step that meets every configuration."""
+    command = [sys.executable, "-m", "benchmarks.ahead", "--target", target, "--dtype", dtype, "--out", out]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(out.read_text())["launches"]
 
 
-@pytest.mark.parametrize("target", [target for target in TARGETS if target.startswith("sm_")])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_operands_come_by_many_elements_a_load(launches, target, dtype):
+@pytest.mark.parametrize(
+    "target, dtype", [*EVERY_DAY, *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in OTHERS)]
+)
+def test_every_configuration(target, dtype, tmp_path):
+    launches = compiled(target, dtype, tmp_path / "launches.json")
+    for launch in launches:
+        assert_fits(launch, target)
+    if target.startswith("sm_"):
+        assert_operands_come_by_many_elements_a_load(launches, dtype)
+    assert_programs_that_wait_for_one_another_all_run_at_once(launches, target)
+    if (target, dtype) == ("sm_90", "bfloat16"):
+        assert_two_programs_of_a_dense_layer_fit_a_multiprocessor(launches)
+    if dtype != "float32" or target == "gfx942":  # AMD has matrix units for float32
+        assert_every_convolution_runs_on_matrix_units(launches, target)
+
+
+def assert_fits(launch, target):
+    what = f"{launch['kernel']}, {launch['layer_class']}"
+    assert launch["shared"] <= 1024 * SHARED[target], what
+    assert launch["registers"] <= (REGISTERS if target.startswith("sm_") else 512), what
+    assert launch["spills"] <= (0 if target == "sm_90" and not EARLY else 64), what
+
+
+def assert_operands_come_by_many_elements_a_load(launches, dtype):
     """Triton can lose sight of what lies side by side: it then loads element by element, and does not pipeline."""
     # Matrix units take float32 with the sum's dimension side by side: gradients' operands are turned as they come.
     kernels = CONVOLUTIONS if dtype in ("bfloat16", "float16") else ("forward",)
-    for launch in launches[target, dtype]:
+    for launch in launches:
         if launch["kernel"] in kernels and launch["layer_class"] in ("narrow", "grouped", "dense"):
             assert launch["singles"] <= 1, f"{launch['kernel']}, {launch['layer_class']}"  # matching's number
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_programs_that_wait_for_one_another_all_run_at_once(launches, target, dtype):
-    if (target, dtype) == ("gfx942", "tf32"):
-        return
-    found = [launch for launch in launches[target, dtype] if launch["kernel"] == "iterate"]
+def assert_programs_that_wait_for_one_another_all_run_at_once(launches, target):
+    found = [launch for launch in launches if launch["kernel"] == "iterate"]
     lanes, registers = (32, 65536) if target.startswith("sm_") else (64, 131072)
     for launch in found:
         assert launch["grid"] == [SPECTRAL_PROGRAMS * MULTIPROCESSORS]
@@ -83,21 +88,17 @@ def test_programs_that_wait_for_one_another_all_run_at_once(launches, target, dt
     assert len(found) == 4
 
 
-def test_two_programs_of_a_dense_layer_fit_a_multiprocessor(launches):
+def assert_two_programs_of_a_dense_layer_fit_a_multiprocessor(launches):
     """On Hopper, in bfloat16: one stores while the other multiplies."""
-    found = [launch for launch in launches["sm_90", "bfloat16"] if launch["layer_class"] == "dense"]
+    found = [launch for launch in launches if launch["layer_class"] == "dense"]
     assert len(found) == 6
     for launch in found:
         assert 2 * 32 * launch["warps"] * launch["registers"] <= 65536, launch["kernel"]
         assert 2 * (launch["shared"] + 1024) <= 1024 * 228, launch["kernel"]
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
-def test_every_convolution_runs_on_matrix_units(launches, target, dtype):
-    if (target, dtype) == ("gfx942", "tf32"):
-        dtype = "float32"  # it has matrix units for that
-    found = [launch for launch in launches[target, dtype] if launch["kernel"] in CONVOLUTIONS]
+def assert_every_convolution_runs_on_matrix_units(launches, target):
+    found = [launch for launch in launches if launch["kernel"] in CONVOLUTIONS]
     for launch in found:
         assert str(launch["matrix"]).startswith(MATRIX[target]), f"{launch['kernel']}, {launch['layer_class']}"
     met = {(launch["kernel"], launch["layer_class"]) for launch in found}

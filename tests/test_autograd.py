@@ -15,7 +15,7 @@ from hifigan_fast.passes import Call
 
 from .small import SmallEnsemble, assert_alike, plain_maps
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = pytest.mark.usefixtures("narrow", "poisoned")
 
 
 class Counting(ReferenceBackend):

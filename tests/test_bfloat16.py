@@ -1,34 +1,14 @@
-"""bfloat16 maps: held against plain PyTorch in bfloat16, by the ratio rule."""
+"""bfloat16 maps: held against plain PyTorch in bfloat16, by the ratio rule (any geometry: test_backends.py)."""
 
 import pytest
 import torch
-from hypothesis import given, settings
 
 import hifigan_fast as hf
 from hifigan_fast import parity, reference
 from hifigan_fast.backends import cpu
-from hifigan_fast.dispatch import BACKENDS
-
-from .small import SmallEnsemble
-from .test_backends import RELAXED, ensembles
 
 library, reason = cpu.extension()
 pytestmark = pytest.mark.skipif(library is None, reason=str(reason))
-
-
-@pytest.fixture(params=library.instruction_sets() if library else [])
-def isa(request):
-    before = library.instruction_set()
-    library.use_instruction_set(request.param)
-    yield request.param
-    library.use_instruction_set(before)
-
-
-@pytest.mark.usefixtures("poisoned")
-@given(case=ensembles())
-@settings(RELAXED, max_examples=30)
-def test_any_geometry(isa, case):
-    assert SmallEnsemble(**case).worst_ratio(BACKENDS["cpu"], torch.bfloat16) <= parity.LIMIT
 
 
 @pytest.mark.parametrize("name", ["mpd", "msd"])

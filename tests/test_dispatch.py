@@ -21,7 +21,7 @@ needs_extension = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.
 
 
 @pytest.fixture
-def mpd():
+def mpd(narrow):
     dispatch.warn_once.cache_clear()
     return hf.MultiPeriodDiscriminator((2, 3))
 

@@ -21,7 +21,7 @@ def snippets(title):
 
 
 @pytest.fixture
-def names():
+def names(narrow):
     """What the snippets take for granted."""
     torch.manual_seed(0)
     y, y_g_hat = parity.waveforms(1, 600)

@@ -17,6 +17,16 @@ KEYS_OF_A_PERIOD_DISCRIMINATOR = [
 ]
 
 
+FULL_WIDTH = ["real_shapes", "state_dict_keys_shapes_order_and_initialisation", "official_checkpoint_layout"]
+
+
+@pytest.fixture(autouse=True)
+def channels(request):
+    """Few, where nothing depends on their number."""
+    if request.function.__name__.removeprefix("test_") not in FULL_WIDTH:
+        request.getfixturevalue("narrow")
+
+
 def outputs(result):
     return [t for part in result for own in part for t in (own if isinstance(own, list) else [own])]
 

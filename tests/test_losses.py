@@ -55,6 +55,11 @@ def test_maps_that_cannot_be_read_flat_go_the_reference_way(change):
     )
 
 
+def test_maps_with_gaps_in_memory_go_the_reference_way():
+    real, fake = (torch.randn(4, 4, 6)[..., ::2] for _ in range(2))
+    torch.testing.assert_close(hf.feature_loss([[real]], [[fake]]), reference.feature_loss([[real]], [[fake]]))
+
+
 @pytest.mark.parametrize("losses", [hf, reference])
 def test_returns_what_the_original_returns(losses):
     scores = [torch.randn(2, 9, requires_grad=True) for _ in range(3)]

@@ -2,9 +2,8 @@
 
 import functools
 
-import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import weight_norm
@@ -12,7 +11,9 @@ from torch.nn.utils import weight_norm
 import hifigan_fast as hf
 from hifigan_fast import reference
 
-CASES = 700  # of each of the three tests below
+from .generated import cases
+
+CASES = cases(60, 700)  # of each of the three tests below
 PERIOD_CONVS = ((1, 4, 5, 3, 2, 1), (4, 8, 5, 3, 2, 1), (8, 20, 5, 3, 2, 1), (20, 20, 5, 1, 2, 1))
 SCALE_CONVS = (
     (1, 8, 15, 1, 7, 1),
@@ -135,9 +136,6 @@ def compare(periods, batch, length, layouts, wanted, penalty):
     assert_same(*found)
 
 
-generated = settings(
-    max_examples=CASES, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
-)
 common = {
     "batch": st.integers(0, 5),
     "length": LENGTHS,
@@ -147,28 +145,27 @@ common = {
 }
 
 
-@pytest.mark.timeout(1800)
-@generated
-@given(periods=PERIODS, **common)
-def test_period_discriminators(periods, **case):
-    compare(tuple(periods), **case)
+@CASES
+def test_period_discriminators(generated):
+    @generated
+    @given(periods=PERIODS, **common)
+    def check(periods, **case):
+        compare(tuple(periods), **case)
+
+    check()
 
 
-@pytest.mark.timeout(1800)
-@generated
-@given(**common)
-def test_scale_discriminators(**case):
-    compare(None, **case)
+@CASES
+def test_scale_discriminators(generated):
+    @generated
+    @given(**common)
+    def check(**case):
+        compare(None, **case)
+
+    check()
 
 
-@pytest.mark.timeout(1800)
-@generated
-@given(
-    half=st.sampled_from(["discriminator", "generator"]),
-    periods=st.lists(st.integers(1, 40), min_size=1, max_size=3),
-    **common,
-)
-def test_step_losses(half, periods, batch, length, layouts, wanted, penalty):
+def compare_step_losses(half, periods, batch, length, layouts, wanted, penalty):
     found = []
     for kind in (hf, reference):
         module = build(hf, tuple(periods))
@@ -184,3 +181,13 @@ def test_step_losses(half, periods, batch, length, layouts, wanted, penalty):
         grads = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
         found.append(([loss, terms], grads))
     assert_same(*found)
+
+
+@CASES
+def test_step_losses(generated):
+    @generated
+    @given(half=st.sampled_from(["discriminator", "generator"]), periods=PERIODS, **common)
+    def check(**case):
+        compare_step_losses(**case)
+
+    check()

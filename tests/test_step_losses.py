@@ -11,7 +11,7 @@ from hifigan_fast.backends.reference import ReferenceBackend
 
 from .wrong.backends import MapGradientForgotten
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = pytest.mark.usefixtures("narrow", "poisoned")
 HALVES = ["discriminator", "generator"]
 
 

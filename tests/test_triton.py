@@ -1,6 +1,7 @@
 """The Triton backend in Triton's interpreter, through the public modules; and how often it launches."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, operators, parity, pooling, reference
+from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import Layer
 
 from .small import SmallEnsemble
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "name, length, dtype", [("mpd", 407, torch.float32), ("mpd", 213, torch.float16), ("msd", 511, torch.float32)]
 )
@@ -30,7 +33,29 @@ def test_public_modules(name, length, dtype, poisoned):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("groups, channels", [(4, (16, 32)), (16, (32, 64)), (256, (1024, 1024))])
+def test_public_modules_of_few_channels(dtype, narrow, poisoned):
+    """Scales' many groups take longer: `test_step_losses`."""
+    test_public_modules("mpd", 100, dtype, poisoned)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_layers_of_many_blocks(dtype, poisoned, monkeypatch):
+    """The interpreter's blocks hold most of a test's layers whole; of a device's, sums and channels take several."""
+    found = configs.config
+
+    def smaller(*where):
+        config = found(*where)
+        return replace(config, BM=min(config.BM, 32), BN=min(config.BN, 16), BK=min(config.BK, 32))
+
+    monkeypatch.setattr(configs, "config", smaller)
+    assert SmallEnsemble(sides=1, length=150).worst_ratio(BACKEND, dtype) <= parity.LIMIT
+
+
+VITS = pytest.param(256, (1024, 1024), marks=pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("groups, channels", [(4, (16, 32)), (16, (32, 64)), (24, (96, 96)), VITS])
 def test_groups(groups, channels, dtype, poisoned):
     """Of the scale discriminators, and of VITS's: up to 256 groups of 4 channels."""
     layers = (
