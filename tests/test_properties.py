@@ -12,6 +12,7 @@ import hifigan_fast as hf
 from hifigan_fast import reference
 
 from .generated import cases
+from .global_state import STATES
 
 CASES = cases(60, 700)  # of each of the three tests below
 PERIOD_CONVS = ((1, 4, 5, 3, 2, 1), (4, 8, 5, 3, 2, 1), (8, 20, 5, 3, 2, 1), (20, 20, 5, 1, 2, 1))
@@ -106,7 +107,9 @@ def call(module, waves, wanted, penalty):
         return None
     flat = [*real, *generated, *(m for part in (real_maps, fake_maps) for own in part for m in own)]
     leaves = [t for t in (*waves, *module.parameters()) if t.requires_grad]
-    weights = [torch.cos(torch.arange(m.numel(), dtype=m.dtype)).view(m.shape) for m in flat[::penalty]]
+    weights = [
+        torch.cos(torch.arange(m.numel(), dtype=m.dtype, device=m.device)).view(m.shape) for m in flat[::penalty]
+    ]
     picked = [(m * w).sum() for m, w in zip(flat[::penalty], weights) if m.requires_grad]
     grads = torch.autograd.grad(sum(picked), leaves, allow_unused=True) if picked else ()
     return flat, grads
@@ -128,11 +131,13 @@ def assert_same(ours, plain):
             assert a.shape == b.shape and (b.norm().isnan() or (a - b).norm() <= 2e-2 * b.norm() + 1e-4)
 
 
-def compare(periods, batch, length, layouts, wanted, penalty):
+def compare(periods, batch, length, layouts, wanted, penalty, state):
     found = []
     for kind in (hf, reference):
         waves = [waveform(i, batch, length, layout, need) for i, (layout, need) in enumerate(zip(layouts, wanted))]
-        found.append(call(build(kind, periods), waves, wanted, penalty))
+        module = build(kind, periods)
+        with STATES[state]():
+            found.append(call(module, waves, wanted, penalty))
     assert_same(*found)
 
 
@@ -142,6 +147,7 @@ common = {
     "layouts": st.tuples(LAYOUTS, LAYOUTS),
     "wanted": WANTED,
     "penalty": st.integers(1, 9),
+    "state": st.sampled_from([*STATES]),
 }
 
 
@@ -165,22 +171,27 @@ def test_scale_discriminators(generated):
     check()
 
 
-def compare_step_losses(half, periods, batch, length, layouts, wanted, penalty):
+def compare_step_losses(half, periods, batch, length, layouts, wanted, penalty, state):
     found = []
     for kind in (hf, reference):
         module = build(hf, tuple(periods))
         module.requires_grad_(wanted[2])
         waves = [waveform(i, batch, length, layout, need) for i, (layout, need) in enumerate(zip(layouts, wanted))]
-        try:
-            *scalars, terms = getattr(kind, f"{half}_step_loss")(module, *waves)
-        except (ValueError, RuntimeError):
-            found.append(None)
-            continue
-        leaves = [t for t in (*waves, *module.parameters()) if t.requires_grad]
-        loss = sum((index + 1) * scalar for index, scalar in enumerate(scalars))
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
-        found.append(([loss, terms], grads))
+        with STATES[state]():
+            found.append(call_step_loss(getattr(kind, f"{half}_step_loss"), module, waves))
     assert_same(*found)
+
+
+def call_step_loss(step_loss, module, waves):
+    """As `call`."""
+    try:
+        *scalars, terms = step_loss(module, *waves)
+    except (ValueError, RuntimeError):
+        return None
+    leaves = [t for t in (*waves, *module.parameters()) if t.requires_grad]
+    loss = sum((index + 1) * scalar for index, scalar in enumerate(scalars))
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
+    return [loss, terms], grads
 
 
 @CASES
