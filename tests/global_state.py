@@ -1,4 +1,4 @@
-"""Global states of PyTorch that a user's program may be in, as context managers by name; a call's result follows none."""
+"""Global states of PyTorch that a program may be in, as context managers by name; no result follows any."""
 
 import contextlib
 
