@@ -9,12 +9,14 @@ from .discriminators import (
     frozen,
 )
 from .dispatch import save, use_backend
+from .foreign import accelerate, restore
 from .losses import discriminator_loss, feature_loss, generator_loss
 from .step_losses import discriminator_step_loss, generator_step_loss
 from .version import __version__
 
 __all__ = [
     "__version__",
+    "accelerate",
     "DiscriminatorP",
     "DiscriminatorS",
     "MultiPeriodDiscriminator",
@@ -26,6 +28,7 @@ __all__ = [
     "frozen",
     "generator_loss",
     "generator_step_loss",
+    "restore",
     "save",
     "use_backend",
 ]
