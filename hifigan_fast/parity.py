@@ -15,9 +15,7 @@ import torch
 from . import dispatch, losses, reference
 from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator
 from .geometry import LRELU_SLOPE
-from .ratios import FLOOR_ULPS, LIMIT, SMALL_FLOOR_ULPS, error_ratio, weigh
-
-SMALL = 16  # tensors of fewer elements (a head's bias) are judged together, and with a wider floor
+from .ratios import FLOOR_ULPS, LIMIT, SMALL, SMALL_FLOOR_ULPS, error_ratio, weigh
 
 ENSEMBLES = {
     "mpd": (MultiPeriodDiscriminator, reference.MultiPeriodDiscriminator),

@@ -5,6 +5,7 @@ import math
 import warnings
 
 import torch
+from torch import nn
 
 from .. import checks
 from ..discriminators import DiscriminatorP, DiscriminatorS, MultiPeriodDiscriminator, MultiScaleDiscriminator
@@ -24,7 +25,8 @@ CLOSED = {  # classes by name: importing them takes seconds
     "FSDPModule": "sharded: accelerate a module, then shard it",
     "DataParallel": "replicated at every call: use DistributedDataParallel",
 }
-SAMPLES, BATCH = 400, 2  # of a probe, about: deep layers keep a few rows
+FIRST = 401  # samples of the first probe: deep layers keep a few rows
+BATCH = 2
 
 
 def accelerate(module):
@@ -82,7 +84,8 @@ def _walk(name, module, entries):
     except Refused as refusal:
         for child_name, child in module.named_children():
             _walk(f"{name}.{child_name}".lstrip("."), child, entries)
-        if len(entries) == before and looks_like_discriminator(module):
+        has_forward = type(module).forward is not nn.Module.forward
+        if len(entries) == before and has_forward and looks_like_discriminator(module):
             enter(LEFT, str(refusal))
         return None
     try:
@@ -136,7 +139,7 @@ def _fused_forward(module, defaults):
             conventions[count] = convention
     forward = FusedForward(module, members, sources, conventions, defaults)
     ratios = [
-        _guarded(prove, forward, _waveforms(list(defaults)[:count], 2 * SAMPLES + 37, convention.dims, like))
+        _guarded(prove, forward, _waveforms(list(defaults)[:count], 2 * FIRST + 7, convention.dims, like))
         for count, convention in conventions.items()
     ]
     return forward, max(ratios)
@@ -147,13 +150,14 @@ def _probed(module, names, like):
     refusals = []
     for dims in (3, 2):
         try:
-            members, *found = _guarded(_probe, module, _waveforms(names, SAMPLES + 1, dims, like))
+            members, *found = _guarded(_probe, module, _waveforms(names, FIRST, dims, like))
         except Refused as refusal:
             refusals.append(refusal)
             continue
         found = [tuple(found)]
-        for length in _lengths({member.period for member in members}):
-            again, *more = _guarded(_probe, module, _waveforms(names, length, dims, like))
+        for number, length in enumerate(_lengths({member.period for member in members})):
+            loudness = (0.1, 4.0)[number % 2]
+            again, *more = _guarded(_probe, module, _waveforms(names, length, dims, like, loudness))
             if again != members:
                 raise Refused("its layers, slopes or periods differ from call to call")
             found.append(tuple(more))
@@ -181,21 +185,21 @@ def _guarded(call, *args):
         raise Refused(f"a probe raised {type(error).__name__}: {said}") from error
 
 
-def _waveforms(names, length, dims, like):
+def _waveforms(names, length, dims, like, loudness=1.0):
     generator = torch.Generator().manual_seed(length)
     shape = (BATCH, 1, length) if dims == 3 else (BATCH, length)
-    return {name: torch.randn(shape, generator=generator).to(like) for name in names}
+    return {name: (loudness * torch.randn(shape, generator=generator)).to(like) for name in names}
 
 
 def _lengths(periods):
-    """A few lengths, each of the periods dividing at least one and, 1 aside, not dividing at least one."""
-    left, found = sorted(periods, reverse=True), [SAMPLES + 3]
+    """A few lengths, each period dividing one of them. (No period divides the first probe's, a prime.)"""
+    left, found = sorted(periods, reverse=True), []
     while left:
         step, taken = 1, []
         for period in left:
-            if math.lcm(step, period) <= 2 * SAMPLES:
+            if math.lcm(step, period) <= 2 * FIRST:
                 step, taken = math.lcm(step, period), [*taken, period]
-        found.append(-(-SAMPLES // step) * step)
+        found.append(-(-FIRST // step) * step)
         left = [period for period in left if period not in (taken or left)]
     return found
 

@@ -89,8 +89,11 @@ class Observed:
 
 
 def observe(module, given):
-    """Call `module` on keyword arguments `given`, in plain PyTorch -> `Observed`. To be called in `untouched`."""
-    found, handles = Observed(), []
+    """Call `module` on keyword arguments `given`, in plain PyTorch -> `Observed`. To be called in `untouched`.
+
+    `Refused` where it draws random numbers.
+    """
+    found, handles, drawn = Observed(), [], _drawn(given)
 
     def before(conv, args):
         found.convs.append(ConvCall(conv, args[0], args[0].detach().clone()))
@@ -112,4 +115,14 @@ def observe(module, given):
     finally:
         for handle in handles:
             handle.remove()
+    if _drawn(given) != drawn:
+        raise Refused("it draws random numbers")
     return found
+
+
+def _drawn(given):
+    """The random states of Python, numpy and PyTorch, on the device of the waveforms too."""
+    device = next(iter(given.values())).device
+    ours = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), name, keys.tolist(), rest, [state.tolist() for state in ours]

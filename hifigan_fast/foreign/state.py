@@ -10,12 +10,13 @@ PLAIN = (bool, int, float, str, tuple, type(None))
 def state_of(module):
     """Children, numbers and properties of all modules in `module`: (owner, name, value, whether a child).
 
-    Not those of convolutions, which are read anew at every call.
+    None names the count of children. Not those of convolutions, which are read anew at every call.
     """
     found = []
     for m in module.modules():
         if isinstance(m, CONVS):
             continue
+        found.append((m, None, len(m._modules), True))
         found += [(m, name, child, True) for name, child in m._modules.items()]
         names = [name for name in vars(m) if not name.startswith("_") and name not in ("training", "forward")]
         for kind in type(m).__mro__[: type(m).__mro__.index(nn.Module)]:
@@ -28,7 +29,10 @@ def state_of(module):
 def changed(state):
     """What is no longer as `state_of` found it, in words; None if all is."""
     for owner, name, value, is_child in state:
-        if is_child:
+        if name is None:
+            if len(owner._modules) != value:
+                return f"what a {type(owner).__name__} holds"
+        elif is_child:
             child = owner._modules.get(name)
             if child is not value:
                 return f"{name} of a {type(owner).__name__}"
