@@ -77,7 +77,7 @@ def _walk(name, module, entries):
         return enter(ALREADY, "a class of hifigan_fast")
     closed = [CLOSED[base.__name__] for base in type(module).__mro__ if base.__name__ in CLOSED]
     if closed:
-        return enter(LEFT, closed[0]) if convs_in(module) else None
+        return enter(LEFT, closed[0])
     try:
         defaults = _arguments(module)
         check_structure(module)
