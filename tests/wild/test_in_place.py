@@ -104,6 +104,9 @@ def test_what_a_wrapper_has_besides_stays_and_is_named():
 
 def test_a_set_of_this_packages_classes_runs_together():
     module = Pair(hf.DiscriminatorP(2), hf.DiscriminatorP(3))
+    for d in module.discriminators:
+        small = Period(d.period)
+        d.convs, d.conv_post = small.convs, small.conv_post
     report = hf.accelerate(module)
     assert is_fast(module) and "periods 2, 3 in 1 pass" in str(report)
     assert hf.accelerate(hf.MultiPeriodDiscriminator((2,))).entries[0].outcome == "fast already"
@@ -137,7 +140,7 @@ def test_pickled_and_saved_whole(vits):
 def test_compiled_without_a_graph_break(vits):
     expected = [s.detach() for s in vits(*waves(2))[0]]
     hf.accelerate(vits)
-    compiled = torch.compile(vits, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(vits, backend="eager", fullgraph=True)
     for a, b in zip(compiled(*waves(2))[0], expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert hf.accelerate(vits)

@@ -10,6 +10,7 @@ from torch import nn
 
 import hifigan_fast as hf
 from hifigan_fast.backends import cpu
+from hifigan_fast.foreign.forward import FusedForward
 
 from ..small import assert_alike
 from .parts import Pair, Period, fold, normed
