@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-.PHONY: bench bench-layers test sanitize lint format clean
+.PHONY: bench bench-layers test sanitize dist types lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -27,12 +27,16 @@ $(VENV)/.sanitize:
 	$(PIP) install -q cmake ninja
 	touch $@
 
-$(VENV)/.lint: $(VENV)/.base
-	$(PIP) install -q ruff clang-format
+$(VENV)/.dist: $(VENV)/.test
+	$(PIP) install -q build
 	touch $@
 
-bench: $(VENV)/.bench  ## parity, then speed against plain PyTorch; DATA=dir takes wavs
-	$(BIN)/hifigan-fast bench $(if $(DATA),--data '$(DATA)')
+$(VENV)/.lint: $(VENV)/.base
+	$(PIP) install -q clang-format mypy ruff
+	touch $@
+
+bench: $(VENV)/.bench  ## parity, then speed against plain PyTorch; DATA=dir takes wavs, ARGS=--full measures more
+	$(BIN)/hifigan-fast bench $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 bench-layers: $(VENV)/.bench  ## layers, a whole step against PyTorch's own fast ways, other shapes, memory
 	$(BIN)/python -m benchmarks.layers --out bench-out/layers.json
@@ -47,7 +51,17 @@ sanitize: $(VENV)/.sanitize  ## the kernels over odd shapes, under AddressSaniti
 	$(BIN)/cmake --build build/sanitize
 	build/sanitize/odd_shapes
 
-lint: $(VENV)/.lint
+dist: $(VENV)/.dist  ## a source distribution, a wheel made of it, and the parity gate on what that installs
+	rm -rf dist build/installed
+	PIP_CONSTRAINT='$(abspath constraints.txt)' $(BIN)/python -m build
+	$(PIP) install -q --no-deps --target build/installed dist/*.whl
+	cd build/installed && $(abspath $(BIN))/python -c 'import hifigan_fast._cpu'
+	cd build/installed && $(abspath $(BIN))/python -m hifigan_fast.cli check --segment 256
+
+types: $(VENV)/.lint  ## the annotations of the public surface, and a user's code against them
+	$(BIN)/mypy
+
+lint: $(VENV)/.lint types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*/*
@@ -58,4 +72,4 @@ format: $(VENV)/.lint
 	$(BIN)/clang-format -i csrc/*.cpp csrc/*/*
 
 clean:
-	rm -rf $(VENV) build bench-out hifigan_fast/*.so
+	rm -rf $(VENV) build dist bench-out hifigan_fast/*.so

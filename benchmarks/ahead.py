@@ -206,15 +206,19 @@ def every_configuration(name, arithmetic):
     backend, parameters, states, dtype = dispatch.BACKENDS["triton"], [], [], dtype_of(arithmetic)
     stacks = (Stack(LAYERS),) * 2
     own = torch.float16 if dtype == torch.float16 else torch.float32
+
+    def ones(*shape):
+        return torch.ones(shape, dtype=own, device="cpu")
+
     for _ in stacks:
         parameters.append([])
         for layer in LAYERS:
-            raw = torch.ones(layer.out_channels, layer.in_channels // layer.groups, layer.taps, dtype=own)
-            parameters[-1].append(Parameters(raw.requires_grad_(), None, torch.ones(layer.out_channels, dtype=own)))
-        vectors = [(torch.ones(len(p.raw), dtype=own), torch.ones(p.raw[0].numel(), dtype=own)) for p in parameters[-1]]
-        states.append([Spectral(u, v, torch.ones((), dtype=own)) for u, v in vectors])
+            raw = ones(layer.out_channels, layer.in_channels // layer.groups, layer.taps)
+            parameters[-1].append(Parameters(raw.requires_grad_(), None, ones(layer.out_channels)))
+        vectors = [(ones(len(p.raw)), ones(p.raw[0].numel())) for p in parameters[-1]]
+        states.append([Spectral(u, v, ones()) for u, v in vectors])
     ensemble = Ensemble(stacks, (0, 0), (8192,), 2, 2, ((0, 0), (1, 1)))
-    waves = [[torch.zeros(2, 1, 8192, dtype=own).requires_grad_()] for _ in range(2)]
+    waves = [[torch.zeros(2, 1, 8192, dtype=own, device="cpu").requires_grad_()] for _ in range(2)]
     with compiling(name, arithmetic == "tf32") as launches, dispatch.use_backend("triton"):
         call = Call(backend, ensemble, dtype, states)
         for iterations, calls in ((0, 2), (1, 2), (1, 1), (2, 2)):

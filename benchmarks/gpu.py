@@ -160,7 +160,7 @@ def ceilings():
     for name, dtype in (("tf32", torch.float32), ("bfloat16", torch.bfloat16)):
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
         found[name] = 2 * 8192**3 / (1e-3 * statistics.median(timed(lambda a=a, b=b: a @ b)))
-    x = torch.randn(2**28, device="cuda")
+    x = torch.randn(2**28, dtype=torch.float32, device="cuda")
     y = torch.empty_like(x)
     found["bytes"] = 2 * x.numel() * 4 / (1e-3 * statistics.median(timed(lambda: y.copy_(x))))
     return found

@@ -60,12 +60,13 @@ class LayerCase:
         (_, in_rows), (_, out_rows) = (ensemble.offsets(d, members) for d in (depth, depth + 1))
         self.flops = layer.flops(out_rows)
 
-        randn = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0))
+        random = torch.Generator().manual_seed(0)
+        randn = functools.partial(torch.randn, generator=random, dtype=torch.float32, device="cpu")
         self.x = randn(samples * SEGMENT if depth == 0 else in_rows * layer.in_channels)
         self.grad = randn(out_rows * layer.out_channels)
         raws = [randn(layer.out_channels, layer.in_channels // layer.groups, layer.taps) for _ in stacks]
-        zeros = torch.zeros(layer.out_channels)
-        own = [WeightSet(raw, torch.rand(layer.out_channels), None, zeros) for raw in raws]
+        zeros = raws[0].new_zeros(layer.out_channels)
+        own = [WeightSet(raw, randn(layer.out_channels).abs(), None, zeros) for raw in raws]
         (self.weights,) = weights_of((layer,), [own], *self.backend.prepare((layer,), [own], torch.float32))
 
         ones = [1] if stacks[0].folded else []  # the second dimension of a folded map

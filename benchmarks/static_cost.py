@@ -56,7 +56,7 @@ def launches_of(device, arithmetic, ensemble, step, batch, segment):
     if dtype == torch.float16:
         modules = [module.half() for module in modules]
     own = torch.float16 if dtype == torch.float16 else torch.float32
-    y, y_hat = (torch.zeros(batch, 1, segment, dtype=own) for _ in range(2))
+    y, y_hat = (torch.zeros(batch, 1, segment, dtype=own, device="cpu") for _ in range(2))
     half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()
     with ahead.compiling(device.target, arithmetic == "tf32") as launches, dispatch.use_backend("triton"), half:
         STEPS[step](modules, y, y_hat)

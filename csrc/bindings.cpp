@@ -1,7 +1,7 @@
 // The extension module hifigan_fast._cpu: raw pointers in, no torch header, the GIL released.
 //
-// Every buffer comes as (address, elements); its size is held against what the runs will touch, so a
-// wrong call raises ValueError and never reads or writes outside.
+// Every buffer comes as (address, elements, dtype); its dtype and size are held against what the runs will
+// touch, so a wrong call raises ValueError and never reads or writes outside.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -24,7 +25,14 @@ using namespace hifigan;
 
 namespace {
 
-using Span = std::pair<std::uintptr_t, int64_t>;
+enum class Dtype { float32, bfloat16 };
+const char *name_of(Dtype dtype) { return dtype == Dtype::float32 ? "float32" : "bfloat16"; }
+
+struct Span {
+  std::uintptr_t address;
+  int64_t count;
+  Dtype dtype;
+};
 using RunArray = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
 const Kernels *active = available_kernels().front();
@@ -33,23 +41,23 @@ const Kernels *active = available_kernels().front();
 
 template <class T>
 T *elements(const Span &span, int64_t needed, const char *name) {
-  if (needed > span.second)
-    fail(std::string(name) + ": holds " + std::to_string(span.second) + " elements, the call needs " +
+  constexpr Dtype expected = std::is_same_v<T, float> ? Dtype::float32 : Dtype::bfloat16;
+  if (span.dtype != expected)
+    fail(std::string(name) + ": expected " + name_of(expected) + ", got " + name_of(span.dtype));
+  if (needed > span.count)
+    fail(std::string(name) + ": holds " + std::to_string(span.count) + " elements, the call needs " +
          std::to_string(needed));
-  if (needed > 0 && !span.first) fail(std::string(name) + ": null pointer");
-  if (span.first % alignof(T)) fail(std::string(name) + ": misaligned pointer");
-  return reinterpret_cast<T *>(span.first);
+  if (needed > 0 && !span.address) fail(std::string(name) + ": null pointer");
+  if (span.address % alignof(T)) fail(std::string(name) + ": misaligned pointer");
+  return reinterpret_cast<T *>(span.address);
 }
 float *floats(const Span &span, int64_t needed, const char *name) {
   return elements<float>(span, needed, name);
 }
 
-// The element type of a call's maps.
-enum class Maps { float32, bfloat16 };
-
 template <class Body>
-void with_type(Maps maps, const Body &body) {
-  if (maps == Maps::float32)
+void with_type(Dtype dtype, const Body &body) {
+  if (dtype == Dtype::float32)
     body(float{});
   else
     body(BFloat16{});
@@ -177,7 +185,7 @@ void run_plan(const Conv &conv, Pass pass, const std::vector<Run> &runs, int64_t
   }
 }
 
-void forward(Maps maps, Role role, const Conv &conv, const RunArray &array, Span x,
+void forward(Dtype maps, Role role, const Conv &conv, const RunArray &array, Span x,
              const FilterSpans &weights, Span bias, Span out, int threads) {
   const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, role);
@@ -204,7 +212,7 @@ void forward(Maps maps, Role role, const Conv &conv, const RunArray &array, Span
   });
 }
 
-void input_grad(Maps maps, Role role, const Conv &conv, float slope, const RunArray &array, Span grad_out,
+void input_grad(Dtype maps, Role role, const Conv &conv, float slope, const RunArray &array, Span grad_out,
                 const FilterSpans &weights, Span saved, const std::vector<std::optional<Span>> &map_grads,
                 const std::vector<float> &matching, Span grad_in, int threads) {
   if (role == Role::stem) fail("stem: its input gradient is stem_input_grad");
@@ -230,7 +238,7 @@ void input_grad(Maps maps, Role role, const Conv &conv, float slope, const RunAr
   });
 }
 
-void stem_input_grad(Maps maps, const Conv &conv, const RunArray &array, Span grad_out,
+void stem_input_grad(Dtype maps, const Conv &conv, const RunArray &array, Span grad_out,
                      const FilterSpans &weights, Span grad_waves, int threads) {
   const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, Role::stem);
@@ -269,7 +277,7 @@ std::vector<FilterGrads> read_grads(const GradSpans &spans, const Conv &conv, co
   return grads;
 }
 
-void weight_grad(Maps maps, Role role, const Conv &conv, const RunArray &array, Span x, Span grad_out,
+void weight_grad(Dtype maps, Role role, const Conv &conv, const RunArray &array, Span x, Span grad_out,
                  const FilterSpans &weights, const GradSpans &grad_weights, Span grad_bias, int threads) {
   const int64_t sets = signed_size(weights.size());
   const auto runs = read_runs(array, conv, sets, role);
@@ -307,15 +315,15 @@ template <class T>
 std::vector<MapPair<T>> read_pairs(const std::vector<Pair> &maps) {
   std::vector<MapPair<T>> pairs;
   for (const auto &[real, generated] : maps) {
-    if (real.second != generated.second) fail("maps: the two of a pair differ in size");
-    if (real.second < 0) fail("maps: negative size");
-    pairs.push_back({elements<T>(real, real.second, "maps"), elements<T>(generated, real.second, "maps"),
-                     nullptr, nullptr, real.second});
+    if (real.count != generated.count) fail("maps: the two of a pair differ in size");
+    if (real.count < 0) fail("maps: negative size");
+    pairs.push_back({elements<T>(real, real.count, "maps"), elements<T>(generated, real.count, "maps"),
+                     nullptr, nullptr, real.count});
   }
   return pairs;
 }
 
-void feature_l1(Maps type_of_maps, const std::vector<Pair> &maps, Span means, int threads) {
+void feature_l1(Dtype type_of_maps, const std::vector<Pair> &maps, Span means, int threads) {
   float *to = floats(means, signed_size(maps.size()), "means");
   with_type(type_of_maps, [&](auto type) {
     using T = decltype(type);
@@ -328,7 +336,7 @@ void feature_l1(Maps type_of_maps, const std::vector<Pair> &maps, Span means, in
   });
 }
 
-void feature_l1_grad(Maps type_of_maps, const std::vector<Pair> &maps, Span grads,
+void feature_l1_grad(Dtype type_of_maps, const std::vector<Pair> &maps, Span grads,
                      const std::vector<std::optional<Span>> &grads_real,
                      const std::vector<std::optional<Span>> &grads_generated, int threads) {
   if (grads_real.size() != maps.size() || grads_generated.size() != maps.size())
@@ -387,8 +395,9 @@ void use_instruction_set(const std::string &name) {
 PYBIND11_MODULE(_cpu, m) {
   prepare_threads();
   py::class_<Conv>(m, "Conv").def(py::init(&make_conv));
-  py::enum_<Maps>(m, "Maps").value("float32", Maps::float32).value("bfloat16", Maps::bfloat16);
+  py::enum_<Dtype>(m, "Dtype").value("float32", Dtype::float32).value("bfloat16", Dtype::bfloat16);
   py::enum_<Role>(m, "Role").value("stem", Role::stem).value("conv", Role::conv).value("head", Role::head);
+  py::class_<Span>(m, "Span").def(py::init<std::uintptr_t, int64_t, Dtype>());
   m.def("instruction_sets", &instruction_sets, "Those that this machine has, best first.");
   m.def("instruction_set", [] { return std::string(active->name); });
   m.def("use_instruction_set", &use_instruction_set);

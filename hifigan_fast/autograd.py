@@ -236,7 +236,7 @@ def _plain_maps(call, tensors):
 def _plain_losses(call, kind, maps):
     """(adversarial, features) of maps in the order of the operator."""
     depths = len(call.ensemble.layers)
-    maps = [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps]
+    maps = losses.in_float32(maps)
     stacks = [maps[i : i + depths] for i in range(0, len(maps), depths)]
     real, fake = stacks[: len(stacks) // 2], stacks[len(stacks) // 2 :]
     if kind == "discriminator":

@@ -1,21 +1,24 @@
 """The speed comparison: the drop-in discriminators against plain PyTorch on this machine, after the parity gate."""
 
 import datetime
+import functools
 import json
-import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tabulate import tabulate
 
 from . import discriminators as fast
-from . import extras, parity, reference
+from . import dispatch, extras, parity, reference
 from .discriminators import frozen
-from .info import versions
+from .info import processor, versions
 from .losses import discriminator_loss, feature_loss, generator_loss
+from .version import __version__
 
 ENSEMBLES = {"mpd": ["mpd"], "msd": ["msd"], "both": ["mpd", "msd"]}
 
@@ -28,8 +31,8 @@ def build(names, plain):
     return [builders[name]() for name in names]
 
 
-def forward(modules, y, y_hat):
-    """Both halves forward, no graph."""
+def forward(modules, y, y_hat, losses=None):
+    """Both halves forward, no graph, no losses."""
     with torch.no_grad():
         for module in modules:
             module(y, y_hat)
@@ -68,95 +71,172 @@ class FastLosses:
     feature_loss = staticmethod(feature_loss)
 
 
-# What is measured: (name, the drop-in's way, plain PyTorch's way). The original loop does not freeze.
+class Step(NamedTuple):
+    """What is measured: the drop-in's way and plain PyTorch's, each called with modules, waveforms and losses."""
+
+    ours: Callable
+    plain: Callable
+    passes: int  # over every convolution, forward or to its input's or its weight's gradient: the bar's unit
+    quick: bool  # measured without --full
+
+
 STEPS = {
-    "forward": (lambda m, y, z, _: forward(m, y, z), lambda m, y, z, _: forward(m, y, z)),
-    "discriminator step": (discriminator_step, discriminator_step),
-    "generator step, original loop": (frozen_generator_step, generator_step),
-    "generator step, both frozen": (frozen_generator_step, frozen_generator_step),
+    "forward": Step(forward, forward, 1, False),
+    "discriminator step": Step(discriminator_step, discriminator_step, 3, True),
+    "generator step, original loop": Step(frozen_generator_step, generator_step, 3, True),  # which does not freeze
+    "generator step, both frozen": Step(frozen_generator_step, frozen_generator_step, 2, False),
 }
+GATE_PASSES = 10  # about what the parity gate takes for an ensemble, in passes of the bar
+QUICK_GATE = 4096  # samples: a float64 reference of the usual segment takes half a minute
+REPEATS, FULL_REPEATS = 3, 5
+BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+MORE = "\n--full: every backend, every step, more repeats"
+NOISY = 0.15  # a spread above it is marked
+ADVICE = f"! spread above {NOISY:.0%}: something else used the processor; end it, and measure again with more --repeats"
 
 
-def interleaved(first, second, repeats):
-    """Seconds of two callables, run in turn so that both meet the same machine: ([first], [second])."""
+def interleaved(first, second, repeats, after=lambda: None):
+    """Seconds of two callables, run in turn so that both meet the same machine: ([first], [second]).
+
+    One more pair comes first and does not count. `after` is called after each pair.
+    """
     times = ([], [])
     for _ in range(repeats + 1):
         for call, taken in zip((first, second), times):
             start = time.perf_counter()
             call()
             taken.append(time.perf_counter() - start)
+        after()
     return times[0][1:], times[1][1:]
 
 
-def measure(batch, length, repeats, clips=None, report=print):
-    """Time every step on every ensemble -> rows of {ensemble, step, fast_ms, plain_ms, speedup, …}."""
-    y, y_hat = parity.waveforms(batch, length, clips=clips)
+def _spread(values):
+    return (max(values) - min(values)) / statistics.median(values)
+
+
+def row(ensemble, step, fast_s, plain_s):
+    """One measurement: medians, the range of the pairwise speed-ups, and the spread of these and of each side's times
+    (largest less smallest, over the median), which a single pair does not tell.
+    """
+    ratios = [p / f for f, p in zip(fast_s, plain_s)]
+    spread = max(_spread(values) for values in (ratios, fast_s, plain_s)) if len(ratios) > 1 else None
+    return {
+        "ensemble": ensemble,
+        "step": step,
+        "fast_ms": 1e3 * statistics.median(fast_s),
+        "plain_ms": 1e3 * statistics.median(plain_s),
+        "speedup": statistics.median(ratios),
+        "speedup_range": [min(ratios), max(ratios)],
+        "spread": spread,
+        "noisy": spread is not None and spread > NOISY,
+    }
+
+
+def _line(row):
+    low, high = row["speedup_range"]
+    return f"  {row['ensemble']}, {row['step']}: {row['speedup']:.2f} × ({low:.2f}–{high:.2f}){' !' * row['noisy']}"
+
+
+def measure(waves, steps, repeats, bar):
+    """Time `steps` on every ensemble -> their rows, each printed above the progress bar as soon as it is there."""
+    names = ENSEMBLES["both"]
+    ours, plain = (dict(zip(names, build(names, plain=which))) for which in (False, True))
     rows = []
-    for ensemble, names in ENSEMBLES.items():
-        ours, plain = build(names, plain=False), build(names, plain=True)
-        for step, (run_ours, run_plain) in STEPS.items():
+    for ensemble, members in ENSEMBLES.items():
+        for name in steps:
+            step = STEPS[name]
+            bar.set_description(f"{ensemble}, {name}")
             fast_s, plain_s = interleaved(
-                lambda run=run_ours: run(ours, y, y_hat, FastLosses),  # noqa: B023
-                lambda run=run_plain: run(plain, y, y_hat, reference),  # noqa: B023
+                lambda: step.ours([ours[m] for m in members], *waves, FastLosses),  # noqa: B023
+                lambda: step.plain([plain[m] for m in members], *waves, reference),  # noqa: B023
                 repeats,
+                after=lambda: bar.update(len(members) * step.passes),  # noqa: B023
             )
-            ratios = sorted(p / f for f, p in zip(fast_s, plain_s))
-            rows.append(
-                {
-                    "ensemble": ensemble,
-                    "step": step,
-                    "fast_ms": 1e3 * statistics.median(fast_s),
-                    "plain_ms": 1e3 * statistics.median(plain_s),
-                    "speedup": statistics.median(ratios),
-                    "speedup_range": [ratios[0], ratios[-1]],
-                }
-            )
-            report(f"  {ensemble}, {step}: {rows[-1]['speedup']:.2f} ×")
+            rows.append(row(ensemble, name, fast_s, plain_s))
+            bar.write(_line(rows[-1]))
     return rows
 
 
 def table(rows):
     """The rows as the table that `hifigan-fast bench` prints."""
-    keys = ("ensemble", "step", "plain_ms", "fast_ms", "speedup")
-    shown = [(*(r[key] for key in keys), "{:.2f}–{:.2f}".format(*r["speedup_range"])) for r in rows]
-    headers = ("discriminators", "what", "plain PyTorch, ms", "hifigan_fast, ms", "speed-up, ×", "range")
-    return tabulate(shown, headers=headers, floatfmt=("", "", ".0f", ".0f", ".2f", ""))
+    shown = [
+        (
+            *(r[key] for key in ("ensemble", "step", "plain_ms", "fast_ms", "speedup")),
+            "{:.2f}–{:.2f}".format(*r["speedup_range"]),
+            "?" if r["spread"] is None else f"{r['spread']:.0%}{' !' * r['noisy']}",
+        )
+        for r in rows
+    ]
+    headers = ("discriminators", "what", "plain PyTorch, ms", "hifigan_fast, ms", "speed-up, ×", "range", "spread")
+    text = tabulate(shown, headers=headers, floatfmt=("", "", ".0f", ".0f", ".2f", "", ""))
+    return f"{text}\n{ADVICE}" if any(r["noisy"] for r in rows) else text
 
 
 def figure(rows, path, title):
-    """The speed-ups as bars, written to `path` (PNG)."""
+    """The speed-ups as bars with their ranges, noisy ones hatched, written to `path` (PNG)."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    steps = list(STEPS)
-    fig, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    steps = list(dict.fromkeys(r["step"] for r in rows))
+    fig, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
     for index, ensemble in enumerate(ENSEMBLES):
-        heights = [r["speedup"] for step in steps for r in rows if r["ensemble"] == ensemble and r["step"] == step]
-        bars = axes.bar([i + 0.27 * (index - 1) for i in range(len(steps))], heights, 0.25, label=ensemble)
-        axes.bar_label(bars, fmt="%.1f", padding=2)
+        own = [r for step in steps for r in rows if r["ensemble"] == ensemble and r["step"] == step]
+        bars = axes.bar(
+            [i + 0.27 * (index - 1) for i in range(len(own))],
+            [r["speedup"] for r in own],
+            0.25,
+            yerr=list(zip(*(_reach(r) for r in own))),
+            capsize=3,
+            label=ensemble,
+            hatch=["///" if r["noisy"] else "" for r in own],
+            edgecolor="white",
+        )
+        axes.bar_label(bars, [f"{r['speedup']:.1f}{' !' * r['noisy']}" for r in own], padding=2)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xticks(range(len(steps)), [step.replace(", ", ",\n") for step in steps])
     axes.set_ylabel("times faster than plain PyTorch")
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    if any(r["noisy"] for r in rows):
+        axes.set_xlabel(ADVICE, color="firebrick", loc="left")
     fig.savefig(path, dpi=150)
     plt.close(fig)
 
 
+def _reach(row):
+    """How far the range reaches below and above the median."""
+    low, high = row["speedup_range"]
+    return row["speedup"] - low, high - row["speedup"]
+
+
 def parity_table(verdicts):
-    """Worst error ratios of `parity.check` as a table, and whether all pass."""
+    """Worst error ratios of `parity.check` as a table, by class of outputs."""
     rows = [
         (ensemble, backend, kind, ratio, name, "ok" if ratio <= parity.LIMIT else "FAIL")
         for ensemble, of in verdicts.items()
         for backend, verdict in of.items()
         for kind, (ratio, name) in verdict.worst.items()
     ]
-    headers = ("ensemble", "backend", "output", "worst ratio", "in", "")
-    passed = all(verdict.passed for of in verdicts.values() for verdict in of.values())
-    return tabulate(rows, headers=headers, floatfmt=".2f"), passed
+    return tabulate(rows, headers=("ensemble", "backend", "output", "worst ratio", "in", ""), floatfmt=".2f")
+
+
+def gate(write=print, verbose=False, after=lambda: None, **how):
+    """`parity.check(**how)`, a line written for each ensemble and backend, if `verbose` a table too -> (verdicts,
+    whether all pass). `after` is called after each ensemble.
+    """
+
+    def report(ensemble, verdicts):
+        for backend, verdict in verdicts.items():
+            write(f"  {ensemble}, {backend}: {verdict}")
+        after()
+
+    verdicts = parity.check(report=report, **how)
+    if verbose:
+        write(parity_table(verdicts))
+    return verdicts, all(verdict.passed for of in verdicts.values() for verdict in of.values())
 
 
 def _commit():
@@ -178,7 +258,7 @@ def conditions(repeats):
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "machine": platform.processor() or platform.machine(),
+        "processor": processor(),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "repeats": repeats,
@@ -194,22 +274,44 @@ def _read_clips(folder, count):
     return [soundfile.read(path, dtype="float32")[0] for path in (*training, *held_out)[:count]]
 
 
-def run(data=None, out="bench-out", batch=4, length=8192, repeats=5):
-    """The main job: parity, then speed; prints tables, writes `bench.json` and `bench.png` to `out` -> exit status."""
-    extras.require("the benchmark", "bench", "matplotlib", *([] if data is None else ["soundfile"]))
+def _measured_backend():
+    """The name of what runs the discriminators that are measured."""
+    where = torch.device("cpu"), torch.float32
+    if dispatch.requested() == dispatch.MODULES or dispatch.no_kernels(*where):
+        return dispatch.MODULES
+    return dispatch.choose(*where).backend.name
+
+
+def run(data=None, out="bench-out", batch=4, length=8192, repeats=None, full=False, verbose=False):
+    """The main job: parity, then speed; prints tables, writes `bench.json` and `bench.png` to `out` -> exit status.
+
+    It judges the backend that it measures, on a short segment, and times both halves of a training step; if `full`,
+    every backend that can run here on the whole segment, and every step, more often.
+    """
+    extras.require("the benchmark", "bench", "matplotlib", "tqdm", *([] if data is None else ["soundfile"]))
+    from tqdm import tqdm
+
     clips = None if data is None else _read_clips(data, batch)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    source = f"the clips of {data}" if data else "synthetic voice"
-    print(f"parity against float64, on {source} (limit {parity.LIMIT}):")
-    verdicts = parity.check(length=length, clips=clips)
-    text, passed = parity_table(verdicts)
-    print(text)
-    if not passed:
-        print("parity FAILED: no speed is reported")
-        return 1
-    print(f"\nspeed, batch {batch} × {length}, {torch.get_num_threads()} threads, {repeats} interleaved repeats:")
-    rows = measure(batch, length, repeats, clips)
+    repeats = repeats or (FULL_REPEATS if full else REPEATS)
+    steps = [name for name, step in STEPS.items() if full or step.quick]
+    backends = list(dict.fromkeys([_measured_backend(), *(parity.able() if full else [])]))
+    judged = length if full else min(length, QUICK_GATE)
+    gate_passes = GATE_PASSES * len(backends)
+    passes = sum(map(len, ENSEMBLES.values())) * sum(STEPS[name].passes for name in steps) * (repeats + 1)
+    total = gate_passes * len(parity.ENSEMBLES) + passes
+    with tqdm(desc="parity", total=total, bar_format=BAR, smoothing=0.1, leave=False, disable=None) as bar:
+        source = f"the clips of {data}" if data else "synthetic voice"
+        bar.write(f"parity against float64, batch 1 × {judged} of {source} (limit {parity.LIMIT}):")
+        after = functools.partial(bar.update, gate_passes)
+        verdicts, passed = gate(bar.write, verbose, after, length=judged, clips=clips, backends=backends)
+        if not passed:
+            bar.write("parity FAILED: no speed is reported")
+            return 1
+        shape = f"batch {batch} × {length}, float32, threads: {torch.get_num_threads()}, interleaved repeats: {repeats}"
+        bar.write(f"\nspeed on {processor()}, {shape}:")
+        rows = measure(parity.waveforms(batch, length, clips=clips), steps, repeats, bar)
     print("\n" + table(rows))
     result = {
         **conditions(repeats),
@@ -217,8 +319,11 @@ def run(data=None, out="bench-out", batch=4, length=8192, repeats=5):
         "segment": length,
         "parity": {e: {b: v.worst for b, v in of.items()} for e, of in verdicts.items()},
         "speed": rows,
+        "noise": ADVICE if any(r["noisy"] for r in rows) else None,
     }
     (out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
-    figure(rows, out / "bench.png", f"batch {batch} × {length}, float32, {torch.get_num_threads()} CPU threads")
-    print(f"\nwritten: {out / 'bench.json'}, {out / 'bench.png'}")
+    figure(
+        rows, out / "bench.png", f"hifigan_fast {__version__} on {processor()}: median speed-ups and ranges\n{shape}"
+    )
+    print(f"\nwritten: {out / 'bench.json'}, {out / 'bench.png'}{'' if full else MORE}")
     return 0

@@ -40,6 +40,15 @@ def check_scores(name, scores):
             )
 
 
+def check_maps(name, maps):
+    """Feature maps as the discriminators return them: a list of tensors each."""
+    for own in maps:
+        if isinstance(own, torch.Tensor) or not all(isinstance(m, torch.Tensor) for m in own):
+            raise TypeError(
+                f"{name}: expected a list of maps for each discriminator, got a {type(own).__name__} that is none"
+            )
+
+
 def check_reflect_pad(name, length, period):
     """The reflect pad that makes `length` a multiple of `period` must be shorter than the waveform."""
     padding = -length % period

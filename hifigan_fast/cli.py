@@ -11,14 +11,13 @@ from .version import __version__
 def _bench(args):
     from . import bench
 
-    return bench.run(args.data, args.out, args.batch_size, args.segment, args.repeats)
+    return bench.run(args.data, args.out, args.batch_size, args.segment, args.repeats, args.full, args.verbose)
 
 
 def _check(args):
     from . import bench, parity
 
-    text, passed = bench.parity_table(parity.check(batch=args.batch_size, length=args.segment))
-    print(text)
+    _, passed = bench.gate(verbose=args.verbose, batch=args.batch_size, length=args.segment)
     print("parity ok" if passed else f"parity FAILED: a ratio is above {parity.LIMIT}")
     return 0 if passed else 1
 
@@ -40,7 +39,7 @@ def _tune(args):
 def _info(args):
     from . import info
 
-    print(info.report())
+    print(info.report(args.verbose))
     return 0
 
 
@@ -71,11 +70,13 @@ def _parser():
         "bench",
         _bench,
         "check parity, then compare the speed with plain PyTorch on this machine",
-        "  hifigan-fast bench\n  hifigan-fast bench --data LJSpeech-1.1/wavs --batch-size 8 --out bench-8",
+        "  hifigan-fast bench\n  hifigan-fast bench --full\n"
+        "  hifigan-fast bench --data LJSpeech-1.1/wavs --batch-size 8 --out bench-8",
     )
     bench.add_argument("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
     bench.add_argument("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
-    bench.add_argument("--repeats", metavar="N", type=positive, default=5, help="of each pair; default %(default)s")
+    bench.add_argument("--repeats", metavar="N", type=positive, help="of each pair; default: 3, with --full 5")
+    bench.add_argument("--full", action="store_true", help="every backend and step: five minutes on two cores, not two")
     check = add(
         "check",
         _check,
@@ -92,7 +93,14 @@ def _parser():
         "  hifigan-fast tune\n  hifigan-fast tune --out configs.json",
     )
     tune.add_argument("--out", metavar="FILE", help="the table; default: that of this installation")
-    add("info", _info, "print versions, devices and what this installation can run", "  hifigan-fast info")
+    info = add(
+        "info",
+        _info,
+        "print versions, devices and what this installation can run",
+        "  hifigan-fast info\n  hifigan-fast info --verbose",
+    )
+    for command, what in ((bench, "each class of outputs"), (check, "each class of outputs"), (info, "each dtype")):
+        command.add_argument("--verbose", action="store_true", help=f"a line for {what} of a backend")
     return parser
 
 

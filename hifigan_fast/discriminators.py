@@ -6,15 +6,18 @@ convolution, a parametrized spectral norm), they run module by module in plain P
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
-from tabulate import tabulate
 from torch import nn
 
 from . import checks, dispatch, ensembles, pooling, reference
 from .autograd import run_ensemble
-from .ensembles import Member
+from .ensembles import BY_MODULES, Member, slower
 from .geometry import LRELU_SLOPE
+from .reference.discriminators import Scored, ScoredPair
+
+ONE_BY_ONE = "one discriminator at a time"  # slower than in one pass
 
 
 def convs_of(discriminator):
@@ -57,7 +60,9 @@ def _why_each_is_called(discriminators):
     for index, discriminator in enumerate(discriminators):
         if has_hooks(discriminator):
             return f"discriminators.{index} has a hook"
-        if type(discriminator) not in (DiscriminatorP, DiscriminatorS) or "forward" in discriminator.__dict__:
+        if "forward" in discriminator.__dict__:
+            return f"discriminators.{index} has a forward of its own"
+        if type(discriminator) not in (DiscriminatorP, DiscriminatorS):
             return f"discriminators.{index} is a {type(discriminator).__name__}"
     return None
 
@@ -86,7 +91,7 @@ def _run_single(discriminator, x):
         checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
     _check_parameters("x", x, [discriminator])
     members = members_of([discriminator])
-    if ensembles.falls_back(x, members):
+    if slower(BY_MODULES, ensembles.why_not_fused(x, members)):
         return None
     ((maps,),) = run_ensemble(*ensembles.fused(members, [[x]], [0]))
     return torch.flatten(maps[-1], 1, -1), maps
@@ -104,10 +109,11 @@ def fused_pair(ensemble, y, y_hat):
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
     _check_parameters("y", y, discriminators)
-    if _why_each_is_called(discriminators):
+    each = _why_each_is_called(discriminators)
+    members = [] if each else members_of(discriminators)
+    if slower(BY_MODULES, ensembles.why_not_fused(y, members)):
         return None
-    members = members_of(discriminators)
-    if ensembles.falls_back(y, members) or _why_not_together(members):
+    if slower(ONE_BY_ONE, each or _why_not_together(members)):
         return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
         return ensembles.fused(members, _pooled(ensemble, y, y_hat), range(len(members)))
@@ -131,34 +137,36 @@ def _pooled(ensemble, y, y_hat):
     return [ensemble.pooled(y), ensemble.pooled(y_hat)]
 
 
-def explain(module):
-    """Which backend runs each layer of the discriminators in `module`, and why: a table as a string.
+def explain(module: nn.Module) -> str:
+    """Which backend runs the layers of each discriminator in `module`, and why: a table as a string.
 
     Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes. ValueError
     where there is no discriminator of this package.
     """
+    from tabulate import tabulate
+
     checks.check_module("module", module)
     rows = []
     for name, child in module.named_modules():
         if isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
-            members = list(child.discriminators)
-            reason = _why_each_is_called(members) or _why_not_in_one_pass(members_of(members))
-            if reason:
-                rows.append((name or type(child).__name__, "one discriminator at a time", reason))
-            rows += [
-                (
-                    f"{name}.discriminators.{i}".lstrip("."),
-                    "its own forward",
-                    f"a {type(member).__name__} from elsewhere",
-                )
-                for i, member in enumerate(members)
-                if not isinstance(member, (DiscriminatorP, DiscriminatorS))
-            ]
+            rows += _explain_ensemble(name, child)
         if isinstance(child, (DiscriminatorP, DiscriminatorS)):
-            rows += _explain_discriminator(name, child)
+            rows.append(_explain_discriminator(name, child))
     if not rows:
         raise ValueError(f"module: {type(module).__name__} holds no discriminator of hifigan_fast")
-    return tabulate(rows, headers=("layer", "backend", "why"))
+    return tabulate(rows, headers=("discriminator", "layers", "backend", "why"))
+
+
+def _explain_ensemble(name, ensemble):
+    """A row where its members do not run together, and one for each that is not of this package."""
+    members = list(ensemble.discriminators)
+    reason = _why_each_is_called(members) or _why_not_in_one_pass(members_of(members))
+    rows = [(name or type(ensemble).__name__, "all", ONE_BY_ONE, reason)] if reason else []
+    for index, member in enumerate(members):
+        if not isinstance(member, (DiscriminatorP, DiscriminatorS)):
+            own = f"{name}.discriminators.{index}".lstrip(".")
+            rows.append((own, "all", "its own forward", f"a {type(member).__name__} from elsewhere"))
+    return rows
 
 
 def _why_not_in_one_pass(members):
@@ -166,6 +174,7 @@ def _why_not_in_one_pass(members):
 
 
 def _explain_discriminator(name, discriminator):
+    """One row: a discriminator's layers run on one backend, or all module by module."""
     parameter = next(discriminator.parameters())
     member = member_of(discriminator)
     reason = ensembles.why_not_fused(parameter, [member])
@@ -174,7 +183,8 @@ def _explain_discriminator(name, discriminator):
     else:
         choice = dispatch.choose(parameter.device, dispatch.map_dtype(parameter))
         backend, why = choice.backend.name, choice.why
-    return [(f"{name}.{conv}" if name else conv, backend, why) for conv in member.names]
+    layers = f"{member.names[0]}–{len(member.names) - 2}, {member.names[-1]}"
+    return name or type(discriminator).__name__, layers, backend, why
 
 
 class DiscriminatorP(reference.DiscriminatorP):
@@ -185,11 +195,11 @@ class DiscriminatorP(reference.DiscriminatorP):
     waveform on another device than the parameters, and for one too short for its reflect pad.
     """
 
-    def __init__(self, period, kernel_size=5, stride=3, use_spectral_norm=False):
+    def __init__(self, period: int, kernel_size: int = 5, stride: int = 3, use_spectral_norm: bool = False) -> None:
         super().__init__(period, kernel_size, stride, use_spectral_norm)
         _drop_stale_weights(self)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Scored:
         result = _run_single(self, x)
         return super().forward(x) if result is None else result
 
@@ -201,11 +211,11 @@ class DiscriminatorS(reference.DiscriminatorS):
     ReLU, and the raw head's [B, 1, H]. Errors as `DiscriminatorP`.
     """
 
-    def __init__(self, use_spectral_norm=False):
+    def __init__(self, use_spectral_norm: bool = False) -> None:
         super().__init__(use_spectral_norm)
         _drop_stale_weights(self)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Scored:
         result = _run_single(self, x)
         return super().forward(x) if result is None else result
 
@@ -219,11 +229,12 @@ class MultiPeriodDiscriminator(reference.MultiPeriodDiscriminator):
 
     Args:
         periods: any periods, each at least 1.
+        use_spectral_norm: legacy spectral norm instead of legacy weight norm, in each.
     """
 
     member = DiscriminatorP
 
-    def forward(self, y, y_hat):
+    def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:
         result = _run_pair(self, y, y_hat)
         return super().forward(y, y_hat) if result is None else result
 
@@ -232,17 +243,20 @@ class MultiScaleDiscriminator(reference.MultiScaleDiscriminator):
     """Three scale discriminators, the first spectral-normed, real and generated in one pass.
 
     `forward(y, y_hat)`: as `MultiPeriodDiscriminator.forward`.
+
+    Args:
+        use_spectral_norm: legacy spectral norm instead of legacy weight norm in the other two as well.
     """
 
     member = DiscriminatorS
 
-    def forward(self, y, y_hat):
+    def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:
         result = _run_pair(self, y, y_hat)
         return super().forward(y, y_hat) if result is None else result
 
 
 @contextlib.contextmanager
-def frozen(*modules):
+def frozen(*modules: nn.Module) -> Iterator[None]:
     """Within the block no parameter of `modules` requires a gradient; afterwards each flag is as it was.
 
     The generator's half of a HiFi-GAN step needs gradients through the discriminators, not of their parameters: the

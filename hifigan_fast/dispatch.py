@@ -5,6 +5,7 @@ import contextvars
 import functools
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +26,17 @@ VARIABLE = "HIFIGAN_FAST_BACKEND"
 SAVE_VARIABLE = "HIFIGAN_FAST_SAVE"
 SAVED = ("maps", "bf16", "recompute")
 
-_chosen = contextvars.ContextVar("hifigan_fast_backend", default=None)
-_saved = contextvars.ContextVar("hifigan_fast_save", default=None)
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("hifigan_fast_backend", default=None)
+_saved: contextvars.ContextVar[str | None] = contextvars.ContextVar("hifigan_fast_save", default=None)
+
+
+def _constant(function):
+    """Have torch.compile ask `function` once, when it traces, and keep the answer.
+
+    As `torch.compiler.assume_constant_result`, which would import all of torch._dynamo with this package.
+    """
+    function._dynamo_marked_constant = True
+    return function
 
 
 def _checked(name, source, known=(*BACKENDS, MODULES)):
@@ -36,7 +46,7 @@ def _checked(name, source, known=(*BACKENDS, MODULES)):
 
 
 @contextlib.contextmanager
-def use_backend(name):
+def use_backend(name: str) -> Iterator[None]:
     """Within the block (of this thread), calls run on backend `name`; ValueError for a name that is none.
 
     "modules" is plain PyTorch, module by module: for hooks on feature maps, say, which a fused pass does not see.
@@ -51,7 +61,7 @@ def use_backend(name):
 
 
 @contextlib.contextmanager
-def save(what):
+def save(what: str) -> Iterator[None]:
     """Within the block (of this thread), what a forward pass keeps of its maps for the backward pass.
 
     Args:
@@ -68,17 +78,18 @@ def save(what):
         _saved.reset(token)
 
 
-@torch.compiler.assume_constant_result
-def to_save():
+@_constant
+def to_save() -> str:
     """What `save` says, else the environment, else "maps"."""
-    if _saved.get() is not None:
-        return _saved.get()
+    said = _saved.get()
+    if said is not None:
+        return said
     name = os.environ.get(SAVE_VARIABLE)
     return _checked(name, SAVE_VARIABLE, SAVED) if name else "maps"
 
 
-@torch.compiler.assume_constant_result
-def requested():
+@_constant
+def requested() -> str | None:
     """The backend asked for by `use_backend`, else by the environment; None if neither.
 
     torch.compile asks when it traces: what it compiled stays with that backend.
@@ -95,12 +106,12 @@ class Choice:
     why: str
 
 
-def refusal(backend, device, dtype):
+def refusal(backend: Backend, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why a backend does not run tensors of `device` and `dtype` unasked, in words; None if it does."""
     return backend.cannot_run(device, dtype) or backend.only_on_request(device)
 
 
-def choose(device, dtype):
+def choose(device: torch.device, dtype: torch.dtype) -> Choice:
     """The backend for tensors of `device` and `dtype`: the one requested, or the first that can run them.
 
     Raises ValueError where the requested one cannot.
@@ -109,7 +120,7 @@ def choose(device, dtype):
     return Choice(BACKENDS[name], why)
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _chosen_name(device, dtype):
     name = requested()
     if name is not None:
@@ -121,8 +132,8 @@ def _chosen_name(device, dtype):
     return able, "the fastest that can run here"
 
 
-@torch.compiler.assume_constant_result
-def no_kernels(device, dtype):
+@_constant
+def no_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why no backend has kernels for these tensors, in words; None if one has, or if one was requested.
 
     The reference backend does not count: plain PyTorch, module by module, is faster than its contract in plain PyTorch.
@@ -135,15 +146,15 @@ def no_kernels(device, dtype):
     return "; ".join(f"{name}: {why}" for name, why in refusals.items()) if all(refusals.values()) else None
 
 
-@torch.compiler.assume_constant_result
-def autocast_dtype(device):
+@_constant
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """What autocast computes convolutions in on `device`; None where it is off."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return None
 
 
-def widest_under_autocast(*waves):
+def widest_under_autocast(*waves: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Waveforms of one dtype, where autocast would have taken them of several: a generator's output is half."""
     if not all(isinstance(x, torch.Tensor) and x.is_floating_point() and autocast_dtype(x.device) for x in waves):
         return waves
@@ -151,13 +162,13 @@ def widest_under_autocast(*waves):
     return tuple(x.to(widest) for x in waves)
 
 
-def map_dtype(x):
+def map_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype of the feature maps of a waveform `x`: its own, or autocast's (which leaves float64 alone)."""
     dtype = autocast_dtype(x.device)
     return x.dtype if dtype is None or x.dtype == torch.float64 else dtype
 
 
-def not_fusible(device):
+def not_fusible(device: torch.device) -> str | None:
     """Why no fused pass may run now, whatever the module: the state of PyTorch; None if one may."""
     if requested() == MODULES:
         return "requested"
@@ -172,7 +183,7 @@ def not_fusible(device):
     return None
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _transform():
     """What must see each convolution, also of what is compiled."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -185,6 +196,6 @@ def _transform():
 
 
 @functools.lru_cache(maxsize=64)
-def warn_once(message):
+def warn_once(message: str) -> None:
     """Say that a fast path is missing: once a process and reason."""
     warnings.warn(f"hifigan_fast: {message}", stacklevel=4)

@@ -9,6 +9,8 @@ from .autograd import spectral_states
 from .geometry import Ensemble, Layer, Stack
 from .passes import Call
 
+BY_MODULES = "module by module in plain PyTorch"  # slower than a fused pass
+
 
 @dataclass
 class Member:
@@ -75,11 +77,10 @@ def why_not_fused(like, members):
     )
 
 
-def falls_back(like, members):
-    """`why_not_fused`, said once: whether the call runs module by module."""
-    reason = why_not_fused(like, members)
+def slower(how, reason):
+    """Whether there is a reason to run slower; it is said once, but for what was asked for."""
     if reason and reason != "requested" and not torch.compiler.is_compiling():
-        dispatch.warn_once(f"running module by module in plain PyTorch: {reason}")
+        dispatch.warn_once(f"running {how}: {reason}")
     return reason is not None
 
 

@@ -4,6 +4,9 @@ import importlib.metadata
 import itertools
 import os
 import platform
+import re
+import subprocess
+from pathlib import Path
 
 import torch
 from tabulate import tabulate
@@ -13,6 +16,7 @@ from .backends import cpu
 from .version import __version__
 
 PACKAGES = ("numpy", "triton", "librosa", "soundfile", "tensorboard", "matplotlib", "tqdm")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def versions():
@@ -33,22 +37,66 @@ def _extension():
     return f"built; runs {module.instruction_set()} of {', '.join(module.instruction_sets())}"
 
 
-def rows():
+def _said(*command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def processor():
+    """The processor's name as the system has it, "AMD EPYC 9654" say; its architecture where there is none."""
+    cpuinfo = Path("/proc/cpuinfo")
+    sources = (
+        lambda: cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else "",  # Linux on x86
+        lambda: _said("lscpu"),  # Linux elsewhere
+        lambda: _said("sysctl", "machdep.cpu.brand_string"),  # macOS
+    )
+    for source in sources:
+        found = re.search(r"^(?:model name|machdep\.cpu\.brand_string)\s*:\s*(\S.*?)\s*$", source(), re.M | re.I)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def _devices():
+    return [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+
+
+def _backend(backend):
+    """What a backend runs here, in a line; why nothing, where it is nothing."""
+    runs = {
+        device.type: [str(dtype)[6:] for dtype in DTYPES if not dispatch.refusal(backend, device, dtype)]
+        for device in _devices()
+    }
+    if not any(runs.values()):
+        return "no: " + "; ".join({dispatch.refusal(backend, device, DTYPES[0]): None for device in _devices()})
+    return "; ".join(f"{', '.join(dtypes)} on {device}" for device, dtypes in runs.items() if dtypes)
+
+
+def _backends(verbose):
+    """(what, value) for every backend; with `verbose` for each of its devices and dtypes."""
+    if not verbose:
+        return [(f"backend {name}", _backend(backend)) for name, backend in dispatch.BACKENDS.items()]
+    lines = []
+    for device, (name, backend), dtype in itertools.product(_devices(), dispatch.BACKENDS.items(), DTYPES):
+        refusal = dispatch.refusal(backend, device, dtype)
+        lines.append((f"backend {name}, {str(dtype)[6:]} on {device.type}", f"no: {refusal}" if refusal else "yes"))
+    return lines
+
+
+def rows(verbose=False):
     """(what, value) for every line of the report."""
     lines = [(name, version or "not installed") for name, version in versions().items()]
     lines += [
         ("system", platform.platform()),
+        ("processor", processor()),
         ("CPU threads", torch.get_num_threads()),
         ("CPU features (torch)", torch.backends.cpu.get_cpu_capability()),
         ("CUDA", torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"),
         ("C++ extension", _extension()),
+        *_backends(verbose),
     ]
-    devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
-    for device, (name, backend) in itertools.product(devices, dispatch.BACKENDS.items()):
-        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-            refusal = dispatch.refusal(backend, device, dtype)
-            what = f"backend {name}, {str(dtype).removeprefix('torch.')} on {device.type}"
-            lines.append((what, f"no: {refusal}" if refusal else "yes"))
     for variable, known in (
         (dispatch.VARIABLE, (*dispatch.BACKENDS, dispatch.MODULES)),
         (dispatch.SAVE_VARIABLE, dispatch.SAVED),
@@ -59,6 +107,6 @@ def rows():
     return lines
 
 
-def report():
-    """The report as text."""
-    return tabulate(rows(), tablefmt="plain")
+def report(verbose=False):
+    """The report as text: a line a backend, with `verbose` one for each of its devices and dtypes."""
+    return tabulate(rows(verbose), tablefmt="plain")

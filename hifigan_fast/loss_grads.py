@@ -73,8 +73,8 @@ def _shares(ensemble, active, dtype):
         [ensemble.samples * ensemble.stacks[stack].period * ensemble.rows[stack][depth + 1] for stack, _ in active]
         for depth in range(len(ensemble.layers))
     ]
-    channels = torch.tensor([[layer.out_channels] for layer in ensemble.layers], dtype=torch.float64)
-    return (2 / (torch.tensor(sizes, dtype=torch.float64) * channels)).to(dtype)
+    shares = [[2 / max(n * layer.out_channels, 1) for n in own] for layer, own in zip(ensemble.layers, sizes)]
+    return torch.tensor(shares, dtype=dtype, device="cpu")
 
 
 @functools.cache  # for ever: a captured CUDA graph holds their addresses

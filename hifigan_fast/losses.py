@@ -2,12 +2,16 @@
 
 `feature_loss` reads each pair of maps once, forward and backward, where a backend can. The adversarial losses touch a
 few thousand logits: on a GPU, where a launch costs more than they do, they are one; elsewhere they are the reference's.
-torch.compile gets the reference's, which it fuses itself.
+torch.compile gets the reference's, which it fuses itself. All are taken in float32 at least: the sum of 46 means would
+keep eight bits in bfloat16, autocast or not.
 """
+
+from collections.abc import Sequence
 
 import torch
 
 from . import checks, dispatch, reference
+from .reference.losses import Maps, in_float32
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
 
@@ -60,23 +64,24 @@ def _why_not_fused(pairs):
     return dispatch.not_fusible(first.device)
 
 
-def feature_loss(fmap_r, fmap_g):
+def feature_loss(fmap_r: Maps, fmap_g: Maps) -> torch.Tensor:
     """Feature-matching loss: 2 · the sum over all maps of the mean |real - generated|; the raw head maps count too.
 
     Args:
         fmap_r, fmap_g: the discriminators' maps, lists of lists of tensors, real and generated.
 
     Returns:
-        A scalar of the maps' dtype (0 for empty lists).
+        A scalar (0 for empty lists): float32 for maps of half precision, else of their dtype. TypeError where an entry
+        of the lists is no list of maps.
     """
+    checks.check_maps("fmap_r", fmap_r)
+    checks.check_maps("fmap_g", fmap_g)
     pairs = [(r, g) for maps_r, maps_g in zip(fmap_r, fmap_g) for r, g in zip(maps_r, maps_g)]
     if not pairs or torch.compiler.is_compiling() or _why_not_fused(pairs):
-        return reference.feature_loss(fmap_r, fmap_g)
+        return reference.feature_loss(*([in_float32(maps) for maps in side] for side in (fmap_r, fmap_g)))
     backend = dispatch.choose(pairs[0][0].device, pairs[0][0].dtype).backend
-    if backend.name == "reference":
-        return reference.feature_loss(fmap_r, fmap_g)
     real, generated = zip(*pairs)
-    return (_FeatureL1.apply(backend, *real, *generated).sum() * 2).to(real[0].dtype)
+    return _FeatureL1.apply(backend, *real, *generated).sum() * 2
 
 
 class _SquaredMeans(torch.autograd.Function):
@@ -87,8 +92,7 @@ class _SquaredMeans(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.backend, ctx.targets = backend, targets
         ctx.save_for_backward(*scores)
-        # Autocast takes powers in float32.
-        dtype = torch.float32 if torch.is_autocast_enabled(scores[0].device.type) else scores[0].dtype
+        dtype = torch.promote_types(scores[0].dtype, torch.float32)
         return backend.squared_means([s.detach() for s in scores], targets, dtype)
 
     @staticmethod
@@ -114,24 +118,31 @@ def _squared_means(scores, targets):
     return _SquaredMeans.apply(backend, targets, *scores) if backend.fuses_small_work else None
 
 
-def discriminator_loss(disc_real_outputs, disc_generated_outputs):
+def discriminator_loss(
+    disc_real_outputs: Sequence[torch.Tensor], disc_generated_outputs: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Least-squares loss of the discriminators: the sum of mean (1 - D(y))² + mean D(ŷ)².
 
     Returns the loss and, per discriminator, its real and its generated part as detached scalars (the original
-    returns Python floats, at the price of a host sync each).
+    returns Python floats, at the price of a host sync each): float32 for logits of half precision, else of their dtype.
     """
     checks.check_scores("disc_real_outputs", disc_real_outputs)
     checks.check_scores("disc_generated_outputs", disc_generated_outputs)
     pairs = list(zip(disc_real_outputs, disc_generated_outputs))
     found = _squared_means([*(r for r, _ in pairs), *(g for _, g in pairs)], (1,) * len(pairs) + (0,) * len(pairs))
     if found is None:
-        return reference.discriminator_loss(disc_real_outputs, disc_generated_outputs)
+        return reference.discriminator_loss(in_float32(disc_real_outputs), in_float32(disc_generated_outputs))
     terms = list(found[1].detach().unbind())
     return found[0], terms[: len(pairs)], terms[len(pairs) :]
 
 
-def generator_loss(disc_outputs):
-    """Least-squares loss of the generator: the sum of mean (1 - D(ŷ))², and the list of its terms."""
+def generator_loss(disc_outputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Least-squares loss of the generator: the sum of mean (1 - D(ŷ))², and the list of its terms.
+
+    Both are float32 for logits of half precision, else of their dtype.
+    """
     checks.check_scores("disc_outputs", disc_outputs)
     found = _squared_means(list(disc_outputs), (1,) * len(disc_outputs))
-    return reference.generator_loss(disc_outputs) if found is None else (found[0], list(found[1].unbind()))
+    if found is None:
+        return reference.generator_loss(in_float32(disc_outputs))
+    return found[0], list(found[1].unbind())

@@ -50,13 +50,17 @@ class Verdict:
     def passed(self):
         return self.ratio <= LIMIT
 
+    def __str__(self):
+        kind, (ratio, name) = max(self.worst.items(), key=lambda found: found[1][0])
+        return f"{'ok' if self.passed else 'FAIL'}, worst ratio {ratio:.2f} ({kind}: {name})"
+
 
 def trained_like(module, seed=0):
     """Bring random discriminators nearer to trained ones: uneven magnitudes, biases, settled singular vectors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64, device="cpu").to(parameter)
             if name.endswith("weight_g"):
                 parameter.mul_(1.5 * torch.exp(0.5 * noise))
             elif name.endswith("bias"):
@@ -217,15 +221,26 @@ def waveforms(batch, length, dtype=torch.float32, clips=None, seed=0):
         crops.append(clip[start : start + length])
     y = np.stack(crops)[:, None] if crops else np.zeros((0, 1, length))
     y_hat = np.clip(0.9 * y + 0.02 * rng.standard_normal(y.shape), -1, 1)
-    return torch.tensor(y, dtype=dtype), torch.tensor(y_hat, dtype=dtype)
+    return tuple(torch.from_numpy(x).to(dtype) for x in (y, y_hat))
 
 
-def check(batch=1, length=8192, clips=None, autocast=False):
-    """Every backend that can run here, on both ensembles, trained-like, in float32 or under autocast to bfloat16
-    -> {ensemble: {backend: Verdict}}.
+def able(autocast=False):
+    """The names of the backends that run on this CPU unasked, in float32 or under autocast to bfloat16."""
+    device, dtype = torch.device("cpu"), torch.bfloat16 if autocast else torch.float32
+    return [name for name, backend in dispatch.BACKENDS.items() if not dispatch.refusal(backend, device, dtype)]
+
+
+def check(batch=1, length=8192, clips=None, autocast=False, backends=None, report=None):
+    """`backends`, or every one that can run here, on both ensembles, trained-like, in float32 or under autocast to
+    bfloat16 -> {ensemble: {backend: Verdict}}.
+
+    `report(ensemble, {backend: Verdict})` is called as soon as an ensemble is judged.
     """
-    dtype = torch.bfloat16 if autocast else torch.float32
-    device = torch.device("cpu")
-    backends = [name for name, backend in dispatch.BACKENDS.items() if not dispatch.refusal(backend, device, dtype)]
     y, y_hat = waveforms(batch, length, clips=clips)
-    return {name: compare(*build_pair(name, trained=True), y, y_hat, backends, autocast=autocast) for name in ENSEMBLES}
+    verdicts = {}
+    for name in ENSEMBLES:
+        pair = build_pair(name, trained=True)
+        verdicts[name] = compare(*pair, y, y_hat, backends or able(autocast), autocast=autocast)
+        if report:
+            report(name, verdicts[name])
+    return verdicts

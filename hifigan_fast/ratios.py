@@ -10,7 +10,7 @@ SMALL_FLOOR_ULPS = 8.0
 
 def weigh(tensor, generator):
     """A random weighting of a tensor's elements, the same for every dtype."""
-    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
     return (tensor * (noise / max(tensor.numel(), 1) ** 0.5).to(tensor)).sum()
 
 

@@ -4,10 +4,13 @@ The same values and gradients as the discriminators followed by the losses of `l
 is ever in memory. Take these in a training step; take the discriminators themselves where logits or maps are wanted.
 """
 
+import torch
+
 from . import losses
 from .autograd import run_step
 from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator, fused_pair, has_hooks
 from .reference.step_losses import (
+    Discriminators,
     DiscriminatorStepLoss,
     GeneratorStepLoss,
     discriminator_half,
@@ -17,7 +20,9 @@ from .reference.step_losses import (
 )
 
 
-def discriminator_step_loss(discriminators, y, y_hat):
+def discriminator_step_loss(
+    discriminators: Discriminators, y: torch.Tensor, y_hat: torch.Tensor
+) -> DiscriminatorStepLoss:
     """The discriminators' loss on real and generated waveforms (HiFi-GAN, section 2.4).
 
     Args:
@@ -30,7 +35,7 @@ def discriminator_step_loss(discriminators, y, y_hat):
     return summed(DiscriminatorStepLoss, [_discriminator_half(e, y, y_hat) for e in ensembles_of(discriminators)])
 
 
-def generator_step_loss(discriminators, y, y_hat):
+def generator_step_loss(discriminators: Discriminators, y: torch.Tensor, y_hat: torch.Tensor) -> GeneratorStepLoss:
     """The generator's adversarial and feature-matching losses (HiFi-GAN, section 2.4), without weights.
 
     Args:

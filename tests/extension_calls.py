@@ -19,12 +19,14 @@ def conv(layer):
     )
 
 
-def maps(dtype):
-    return getattr(lib.Maps, str(dtype).removeprefix("torch."))
+span, maps = cpu.span, cpu.dtype_of
 
 
-def span(tensor):
-    return None if tensor is None else (tensor.data_ptr(), tensor.numel())
+def spans(value):
+    """(address, elements) anywhere in an argument, as spans of float32."""
+    if isinstance(value, tuple) and all(isinstance(number, int) for number in value):
+        return lib.Span(*value, lib.Dtype.float32)
+    return type(value)(map(spans, value)) if isinstance(value, (list, tuple)) else value
 
 
 def runs_of(layer, *sizes, role="conv"):
@@ -108,7 +110,7 @@ class Call:
         assert changes.keys() <= arguments.keys()
         if run:
             arguments["runs"] = run_table([replace(self.runs[0], **run), *self.runs[1:]])
-        getattr(lib, entry)(*{**arguments, **changes}.values())
+        getattr(lib, entry)(*{**arguments, **{k: spans(v) for k, v in changes.items()}}.values())
         return {
             "forward": [self.out],
             "input_grad": [self.grad_in],

@@ -6,7 +6,7 @@ import torch
 
 from hifigan_fast.geometry import Ensemble, Layer, Stack, run_table
 
-from .extension_calls import DTYPES, LAYERS, RIGHT, Call, conv, lib, reason, span
+from .extension_calls import DTYPES, LAYERS, RIGHT, Call, conv, lib, reason, span, spans
 
 pytestmark = pytest.mark.skipif(lib is None, reason=str(reason))
 
@@ -80,9 +80,11 @@ def test_the_geometry_counts_in_64_bits():
     assert tables[0][1].tolist() == [0, 2, 2, 4_000_000, 2_000_000, 8_000_000, 8_000_000, 8_000_000, 8_000_000]
     assert tables[1][1].tolist() == [0, 2, 2, 2_000_000, 2_000_000, *[8_000_000] * 4]
     assert 8_000_000 * 1024 > 2**31
-    span, weights = (8, 8), [((8, 1024 * 1024 * 5), (8, 1024))]
+    some, weights = spans((8, 8)), spans([((8, 1024 * 1024 * 5), (8, 1024))])
     with pytest.raises(ValueError, match=f"x: holds 8 elements, the call needs {16_000_000 * 1024}"):
-        lib.forward(lib.Maps.float32, lib.Role.conv, conv(layers[1]), tables[1], span, weights, (8, 1024), span, 1)
+        lib.forward(
+            lib.Dtype.float32, lib.Role.conv, conv(layers[1]), tables[1], some, weights, spans((8, 1024)), some, 1
+        )
 
 
 FAR = 2**32  # elements: what 32 bits cut off would land at the front of the buffer, signed or not

@@ -111,7 +111,87 @@ def test_other_constructor_arguments(module):
             module.MultiPeriodDiscriminator(periods)
 
 
+class Configuration(dict):
+    """As BigVGAN's and HiFi-GAN's."""
+
+    mpd_reshapes = (2, 3)
+
+
+class Parameters:
+    """As VITS's: neither a mapping nor to be iterated."""
+
+    def __getattr__(self, name):
+        return [name] * 20
+
+    def __repr__(self):
+        return "Parameters" * 20
+
+
+@pytest.mark.parametrize("module", [hf, reference])
+@pytest.mark.parametrize(
+    "first, got",
+    [
+        (Configuration(resblock="1"), r"{'resblock': '1'}"),
+        (Configuration({str(i): i for i in range(99)}), "a Configuration"),
+        (Parameters(), "a Parameters"),
+        (True, "True"),
+        (False, "False"),
+        (3.0, "3.0"),
+        ("2357", "'2357'"),
+        ([], r"\[\]"),
+    ],
+    ids=repr,
+)
+def test_what_other_projects_pass_in_the_place_of_periods(module, first, got):
+    with pytest.raises(ValueError, match=f"periods: expected at least one .*, got {got}: .*=h.mpd_reshapes"):
+        module.MultiPeriodDiscriminator(first)
+
+
+@pytest.mark.parametrize("period", [0, -3, 2.0, "2", True])
+def test_one_period_of_several(period):
+    with pytest.raises(ValueError, match=f"period: expected an integer of at least 1, got {period!r}"):
+        hf.MultiPeriodDiscriminator([period])
+
+
 MPD, Y = hf.MultiPeriodDiscriminator((2,)), torch.zeros(1, 1, 300)
+
+
+def returns(*found):
+    """A module that returns what a pair is not judged by."""
+    module = torch.nn.Module()
+    module.forward = lambda y, y_hat: found[0] if len(found) == 1 else found
+    return module
+
+
+L, M = [Y[0]], [[Y]]
+
+
+@pytest.mark.parametrize("half", [hf.discriminator_step_loss, hf.generator_step_loss, reference.generator_step_loss])
+@pytest.mark.parametrize(
+    "module, got",
+    [
+        (returns({"scores": L, "maps": M}), r"a dict \(scores, maps\)"),
+        (returns(Y), "a Tensor"),
+        (returns(L, M), r"a tuple \(list of 1, list of 1\)"),
+        (returns(Y, L, M, M), r"a tuple \(Tensor, list of 1, list of 1, list of 1\)"),
+        (returns(L, L, L, M), r"a tuple \(list of 1, "),
+        (returns(M, L, M, M), r"a tuple \(list of 1, "),
+        (returns(L, L, [[]], [[M]]), r"a tuple \(list of 1, "),
+        (returns(L, L * 2, M, M), r"a tuple \(list of 1, list of 2, "),
+        (returns([], [], [], []), r"a tuple \(list of 0, "),
+        (returns(None), "a NoneType"),
+    ],
+)
+def test_step_losses_of_modules_that_return_something_else(half, module, got):
+    said = f"discriminators: expected modules that return four lists .*, got Module, which returned {got}"
+    with pytest.raises(TypeError, match=said):
+        half([module], Y, Y)
+
+
+def test_step_losses_of_modules_that_return_what_they_should():
+    module = returns((Y, Y), [Y, Y], [(Y, Y), [Y]], [[Y, Y], (Y,)])
+    assert hf.generator_step_loss(module, Y, Y).features == 0
+    assert hf.discriminator_step_loss(module, Y, Y).terms.shape == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +202,10 @@ MPD, Y = hf.MultiPeriodDiscriminator((2,)), torch.zeros(1, 1, 300)
         (lambda: hf.generator_loss(MPD(Y, Y)), "disc_outputs: expected one tensor for each .*, got a list"),
         (lambda: hf.discriminator_loss([Y], [[Y]]), "disc_generated_outputs: expected one tensor"),
         (lambda: hf.generator_step_loss(MPD.discriminators[0], Y, Y), "discriminators: .* got DiscriminatorP, which"),
+        (
+            lambda: hf.generator_step_loss([MPD, Foreign()], Y, Y),
+            ".* got Foreign, which does not take two",
+        ),
         (lambda: hf.discriminator_step_loss(Y, Y, MPD), "discriminators: .* got Tensor"),
         (lambda: hf.discriminator_step_loss([], Y, Y), "discriminators: .* got none"),
     ],

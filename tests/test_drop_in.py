@@ -58,6 +58,9 @@ def test_a_script_like_vits(names):
     names["DiscriminatorS"], names["scaler"] = reference.DiscriminatorS, torch.amp.GradScaler("cpu")
     run(code, names)
     assert all(p.grad is not None for p in names["net_d"].parameters())
+    as_vits = zip(names["y_d_hat_r"], names["y_d_hat_g"])
+    expected = sum(torch.mean((1 - dr.float()) ** 2) + torch.mean(dg.float() ** 2) for dr, dg in as_vits)
+    torch.testing.assert_close(names["loss_disc"], expected)
 
 
 def loader():

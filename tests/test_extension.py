@@ -8,7 +8,7 @@ import torch
 
 from hifigan_fast.geometry import run_table
 
-from .extension_calls import DTYPES, RIGHT, Call, lib, reason, span
+from .extension_calls import DTYPES, RIGHT, Call, lib, reason, span, spans
 
 pytestmark = pytest.mark.skipif(lib is None, reason=str(reason))
 
@@ -23,7 +23,14 @@ def test_the_right_call_works(role, entry, dtype):
 # Address 8 is never read: the size is refused first. The right call has 480 floats (120 rows of 4 channels) on the
 # input's side, 360 (60 rows of 6) on the output's, and filters of 60.
 RAW, SCALE = (8, 60), (8, 6)
+HALF = lib and lib.Span(8, 480, lib.Dtype.bfloat16)
 WRONG = {
+    "x of another dtype": ("forward", {"x": HALF}, "x: expected float32, got bfloat16"),
+    "out of another dtype": ("forward", {"out": HALF}, "out: expected float32, got bfloat16"),
+    "bias of another dtype": ("forward", {"bias": HALF}, "bias: expected float32, got bfloat16"),
+    "scale of another dtype": ("forward", {"weights": [(RAW, HALF)]}, "scale: expected float32, got bfloat16"),
+    "a map_grad of another dtype": ("input_grad", {"map_grads": [HALF]}, "map_grads: expected float32, got bfloat16"),
+    "grad_bias of another dtype": ("weight_grad", {"grad_bias": HALF}, "grad_bias: expected float32, got bfloat16"),
     "x too small": ("forward", {"x": (8, 479)}, "x: holds 479 elements, the call needs 480"),
     "x null": ("forward", {"x": (0, 480)}, "x: null pointer"),
     "x misaligned": ("forward", {"x": (3, 480)}, "x: misaligned"),
@@ -191,21 +198,21 @@ def test_other_entry_points_check_their_sizes():
     with pytest.raises(ValueError, match="raw: holds 4 elements, the call needs 6"):
         lib.row_norms(span(t), 3, 2, span(t), 1)
     with pytest.raises(ValueError, match="norms: holds 1 elements, the call needs 2"):
-        lib.row_norms(span(t), 2, 2, (8, 1), 1)
+        lib.row_norms(span(t), 2, 2, spans((8, 1)), 1)
     with pytest.raises(ValueError, match="row_norms: negative"):
         lib.row_norms(span(t), -1, 2, span(t), 1)
     with pytest.raises(ValueError, match="row_norms: too large"):
         lib.row_norms(span(t), 2**32, 2**32, span(t), 1)
     with pytest.raises(ValueError, match="maps: the two of a pair differ in size"):
-        lib.feature_l1(lib.Maps.float32, [(span(t), (t.data_ptr(), 3))], span(t), 1)
+        lib.feature_l1(lib.Dtype.float32, [(span(t), lib.Span(t.data_ptr(), 3, lib.Dtype.float32))], span(t), 1)
     with pytest.raises(ValueError, match="maps: null pointer"):
-        lib.feature_l1(lib.Maps.float32, [(span(t), (0, 4))], span(t), 1)
+        lib.feature_l1(lib.Dtype.float32, [(span(t), spans((0, 4)))], span(t), 1)
     with pytest.raises(ValueError, match="means: holds 4 elements, the call needs 5"):
-        lib.feature_l1(lib.Maps.float32, [(span(t), span(t))] * 5, span(t), 1)
+        lib.feature_l1(lib.Dtype.float32, [(span(t), span(t))] * 5, span(t), 1)
     with pytest.raises(ValueError, match="one gradient of each kind"):
-        lib.feature_l1_grad(lib.Maps.float32, [(span(t), span(t))], span(t), [], [None], 1)
+        lib.feature_l1_grad(lib.Dtype.float32, [(span(t), span(t))], span(t), [], [None], 1)
     with pytest.raises(ValueError, match="grads_real: holds 3 elements, the call needs 4"):
-        lib.feature_l1_grad(lib.Maps.float32, [(span(t), span(t))], span(t), [(8, 3)], [None], 1)
+        lib.feature_l1_grad(lib.Dtype.float32, [(span(t), span(t))], span(t), [spans((8, 3))], [None], 1)
     with pytest.raises(ValueError, match="prefer_huge_pages: negative size"):
         lib.prefer_huge_pages(8, -1)
     with pytest.raises(ValueError, match="threads: must be from 1 to 1024"):
@@ -217,6 +224,12 @@ def test_other_entry_points_check_their_sizes():
 def test_feature_maps_of_negative_size_raise():
     t = torch.zeros(1)
     with pytest.raises(ValueError, match="maps: "):
-        lib.feature_l1(lib.Maps.float32, [((8, -1), (8, -1))], span(t), 1)
+        lib.feature_l1(lib.Dtype.float32, [spans(((8, -1), (8, -1)))], span(t), 1)
     with pytest.raises(ValueError, match="maps: "):
-        lib.feature_l1_grad(lib.Maps.float32, [((8, -1), (8, -1))], span(t), [None], [None], 1)
+        lib.feature_l1_grad(lib.Dtype.float32, [spans(((8, -1), (8, -1)))], span(t), [None], [None], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
+def test_an_element_type_without_kernels_raises(dtype):
+    with pytest.raises(TypeError, match=f"dtype: expected one of torch.float32, torch.bfloat16, got {dtype}"):
+        span(torch.zeros(3, dtype=dtype))

@@ -69,3 +69,57 @@ def test_returns_what_the_original_returns(losses):
     assert len(terms) == 3 and all(t.requires_grad for t in terms)
     assert losses.feature_loss([], []) == 0
     assert losses.discriminator_loss([], []) == (0, [], [])
+
+
+def scores(seed, dtype):
+    random = torch.Generator().manual_seed(seed)
+    return [(1 + torch.randn(2, n, generator=random)).to(dtype) for n in (9, 40, 300, 7, 100)]
+
+
+def every_loss(losses, dtype):
+    """All that the losses return for half-precision values that were converted to `dtype`, as one flat list."""
+    half = torch.bfloat16
+    real, fake = ([[m.to(half).to(dtype) for m in own] for own in maps(seed)] for seed in (0, 1))
+    discriminators = losses.discriminator_loss(*([s.to(dtype) for s in scores(seed, half)] for seed in (2, 3)))
+    generator = losses.generator_loss([s.to(dtype) for s in scores(3, half)])
+    return [losses.feature_loss(real, fake), discriminators[0], *flat(discriminators[1:]), generator[0], *generator[1]]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("way", [None, "reference", "modules", "compiled"])
+def test_losses_of_half_precision_are_float32(way, autocast, monkeypatch):
+    """As of the same values in float32, whatever runs: in bfloat16 the sums would keep eight bits."""
+    if way == "compiled":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    elif way:
+        monkeypatch.setenv("HIFIGAN_FAST_BACKEND", way)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = every_loss(hf, torch.bfloat16)
+    assert all(t.dtype == torch.float32 for t in found)
+    torch.testing.assert_close(found, [t.float() for t in every_loss(reference, torch.float64)], rtol=1e-6, atol=0)
+    assert all(t.dtype == torch.float64 for t in every_loss(hf, torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_half_precision_maps_and_logits_are_of_their_dtype(dtype):
+    grads = []
+    for kind in (hf, reference):
+        real, fake = maps(0, dtype, True), maps(1, dtype, True)
+        logits = [s.requires_grad_() for s in scores(3, dtype)]
+        loss = kind.feature_loss(real, fake).float() + kind.generator_loss(logits)[0].float()
+        grads.append(torch.autograd.grad(loss, [*flat(real), *flat(fake), *logits]))
+    for ours, plain in zip(*grads):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours, plain, rtol=2e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong, came", [([torch.ones(2, 3)], "a Tensor"), ([[[torch.ones(2)]]], "a list"), ({"a": 1}, "a str")]
+)
+def test_maps_that_are_no_lists_of_lists(wrong, came):
+    """A flat list of maps would be read as one of batches, each map's samples as maps."""
+    right = [[torch.ones(2, 3)]]
+    with pytest.raises(TypeError, match=f"fmap_r: expected a list of maps for each discriminator, got {came}"):
+        hf.feature_loss(wrong, right)
+    with pytest.raises(TypeError, match="fmap_g: expected a list of maps"):
+        hf.feature_loss(right, wrong)

@@ -37,8 +37,20 @@ def extension():
     return _cpu, None
 
 
-def _span(tensor):
-    return None if tensor is None else (tensor.data_ptr(), tensor.numel())
+@functools.cache
+def dtype_of(dtype):
+    """The extension's name for an element type."""
+    names = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+    if dtype not in names:
+        raise TypeError(f"dtype: expected one of {', '.join(map(str, names))}, got {dtype}")
+    return getattr(extension()[0].Dtype, names[dtype])
+
+
+def span(tensor):
+    """Where a tensor's elements lie, how many and what they are; the extension holds all three against the call."""
+    if tensor is None:
+        return None
+    return extension()[0].Span(tensor.data_ptr(), tensor.numel(), dtype_of(tensor.dtype))
 
 
 @functools.lru_cache(maxsize=256)
@@ -49,15 +61,10 @@ def _conv(layer):
 
 
 def _filters(weights):
-    return [(_span(s.raw), _span(scale)) for s, scale in zip(weights.sets, weights.scales)]
+    return [(span(s.raw), span(scale)) for s, scale in zip(weights.sets, weights.scales)]
 
 
 _table = functools.lru_cache(maxsize=512)(run_table)
-
-
-def _maps(tensor):
-    """The extension's name for the element type of a map."""
-    return getattr(extension()[0].Maps, str(tensor.dtype).removeprefix("torch."))
 
 
 class CpuBackend(SetwiseBackend):
@@ -86,70 +93,70 @@ class CpuBackend(SetwiseBackend):
 
     def row_norms(self, raw):
         norms = raw.new_empty(len(raw))
-        self._lib.row_norms(_span(raw), len(raw), raw[0].numel(), _span(norms), torch.get_num_threads())
+        self._lib.row_norms(span(raw), len(raw), raw[0].numel(), span(norms), torch.get_num_threads())
         return norms
 
     def forward(self, role, layer, runs, x, weights, out):
         self._lib.forward(
-            _maps(out),
+            dtype_of(out.dtype),
             getattr(self._lib.Role, role),
             _conv(layer),
             _table(runs),
-            _span(x),
+            span(x),
             _filters(weights),
-            _span(weights.bias),
-            _span(out),
+            span(weights.bias),
+            span(out),
             torch.get_num_threads(),
         )
 
     def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
         self._lib.input_grad(
-            _maps(grad_out),
+            dtype_of(grad_out.dtype),
             getattr(self._lib.Role, role),
             _conv(layer),
             slope,
             _table(runs),
-            _span(grad_out),
+            span(grad_out),
             _filters(weights),
-            _span(saved),
-            [_span(grad) for grad in map_grads],
+            span(saved),
+            [span(grad) for grad in map_grads],
             [] if matching is None else matching.tolist(),
-            _span(grad_in),
+            span(grad_in),
             torch.get_num_threads(),
         )
 
     def stem_input_grad(self, layer, runs, grad_out, weights, grad_waves):
         self._lib.stem_input_grad(
-            _maps(grad_out),
+            dtype_of(grad_out.dtype),
             _conv(layer),
             _table(runs),
-            _span(grad_out),
+            span(grad_out),
             _filters(weights),
-            _span(grad_waves),
+            span(grad_waves),
             torch.get_num_threads(),
         )
 
     def weight_grad(self, role, layer, runs, x, grad_out, weights):
         results = [(self._like(s.raw), s.raw.new_empty(layer.out_channels)) for s in weights.sets]
-        bias = torch.empty(len(weights.sets), layer.out_channels)
+        bias = weights.bias.new_empty(len(weights.sets), layer.out_channels)
         self._lib.weight_grad(
-            _maps(grad_out),
+            dtype_of(grad_out.dtype),
             getattr(self._lib.Role, role),
             _conv(layer),
             _table(runs),
-            _span(x),
-            _span(grad_out),
+            span(x),
+            span(grad_out),
             _filters(weights),
-            [(_span(norm), _span(raw), _span(inner)) for norm, (raw, inner) in zip(weights.norms, results)],
-            _span(bias),
+            [(span(norm), span(raw), span(inner)) for norm, (raw, inner) in zip(weights.norms, results)],
+            span(bias),
             torch.get_num_threads(),
         )
         return results, bias
 
     def feature_l1(self, real, generated):
-        means = torch.empty(len(real))
-        pairs = [(_span(r), _span(g)) for r, g in zip(real, generated)]
-        self._lib.feature_l1(_maps(real[0]), pairs, _span(means), torch.get_num_threads())
+        means = torch.empty(len(real), dtype=torch.float32, device="cpu")
+        pairs = [(span(r), span(g)) for r, g in zip(real, generated)]
+        self._lib.feature_l1(dtype_of(real[0].dtype), pairs, span(means), torch.get_num_threads())
         return means
 
     def feature_l1_backward(self, real, generated, grads, want_real, want_generated):
@@ -157,11 +164,11 @@ class CpuBackend(SetwiseBackend):
         wanted_generated = [self._like(g) if want else None for g, want in zip(generated, want_generated)]
         grads = grads.float().contiguous()  # kept by this name: only its address crosses
         self._lib.feature_l1_grad(
-            _maps(real[0]),
-            [(_span(r), _span(g)) for r, g in zip(real, generated)],
-            _span(grads),
-            [_span(grad) for grad in wanted_real],
-            [_span(grad) for grad in wanted_generated],
+            dtype_of(real[0].dtype),
+            [(span(r), span(g)) for r, g in zip(real, generated)],
+            span(grads),
+            [span(grad) for grad in wanted_real],
+            [span(grad) for grad in wanted_generated],
             torch.get_num_threads(),
         )
         return wanted_real, wanted_generated

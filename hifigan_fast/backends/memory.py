@@ -40,7 +40,7 @@ class Pool:
         """A flat tensor of `count` elements, not initialised."""
         size = count * dtype.itemsize
         if size < LEAST:
-            return torch.empty(count, dtype=dtype)
+            return torch.empty(count, dtype=dtype, device="cpu")
         with self._lock:
             block = self._take(size)
             lease = block.memory[:]

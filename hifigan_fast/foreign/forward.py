@@ -80,7 +80,11 @@ class FusedForward:
         Moves the spectral norms. ValueError where the waveforms are too short for a layer.
         """
         convention = self.conventions[len(waves)]
-        if not self._usual(waves, convention) or self._changed() or ensembles.falls_back(waves[0], self.members):
+        if not self._usual(waves, convention):
+            return None
+        if ensembles.slower(f"{type(self.module).__name__}'s own forward", self.changed()):
+            return None
+        if ensembles.slower(ensembles.BY_MODULES, ensembles.why_not_fused(waves[0], self.members)):
             return None
         sides = [waves[wave] if convention.dims == 3 else waves[wave].unsqueeze(1) for wave in convention.order]
         return [(numbers, self._pass(numbers, sides)) for numbers in self.groups]
@@ -106,15 +110,12 @@ class FusedForward:
             and ensembles.mismatch(first, self.module.parameters()) is None
         )
 
-    def _changed(self):
-        """Whether the module is not what was probed any more; says so once."""
-        reason = changed(self.state)
-        if reason is None and [member.stack for member in self.members] != self.stacks:
-            reason = "a convolution"
-        if reason and not torch.compiler.is_compiling():
-            name = type(self.module).__name__
-            dispatch.warn_once(f"running the own forward of {name}: {reason} changed after accelerate()")
-        return reason is not None
+    def changed(self):
+        """What is not as it was when the module was probed, in words; None if all is."""
+        what = changed(self.state)
+        if what is None and [member.stack for member in self.members] != self.stacks:
+            what = "a convolution"
+        return what and f"{what} changed after accelerate()"
 
     def _pass(self, numbers, sides):
         """One fused pass: each waveform that its members read is made once, and each side's lie in the same order."""

@@ -4,15 +4,21 @@ Parameter names, shapes, order and initialisation are the original's, so its `do
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import spectral_norm, weight_norm
 
+from .norm_keys import translate_norm_keys
+
 LRELU_SLOPE = 0.1
 PERIODS = (2, 3, 5, 7, 11)
+
+Scored = tuple[torch.Tensor, list[torch.Tensor]]  # logits, feature maps
+# Real logits, generated logits, real maps, generated maps: an entry a discriminator.
+ScoredPair = tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]], list[list[torch.Tensor]]]
 
 
 def _normalised(conv, use_spectral_norm):
@@ -32,14 +38,14 @@ class DiscriminatorP(nn.Module):
         use_spectral_norm: legacy spectral norm instead of legacy weight norm.
     """
 
-    def __init__(self, period, kernel_size=5, stride=3, use_spectral_norm=False):
+    def __init__(self, period: int, kernel_size: int = 5, stride: int = 3, use_spectral_norm: bool = False) -> None:
         super().__init__()
         for name, value in (("period", period), ("kernel_size", kernel_size), ("stride", stride)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
         self.period = period
 
-        def layer(in_channels, out_channels, taps, step, padding):
+        def layer(in_channels: int, out_channels: int, taps: int, step: int, padding: int) -> nn.Module:
             conv = nn.Conv2d(in_channels, out_channels, (taps, 1), (step, 1), padding=(padding, 0))
             return _normalised(conv, use_spectral_norm)
 
@@ -53,8 +59,9 @@ class DiscriminatorP(nn.Module):
             ]
         )
         self.conv_post = layer(1024, 1, 3, 1, 1)
+        self.register_load_state_dict_pre_hook(translate_norm_keys)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Scored:
         """[B, 1, T] -> logits [B, H·period] (H-major), feature maps: five [B, C, H, period] and the raw head's."""
         batch, channels, length = x.shape
         if length % self.period:
@@ -67,10 +74,10 @@ class DiscriminatorP(nn.Module):
 class DiscriminatorS(nn.Module):
     """One scale discriminator: eight convolutions along time, the 41-tap ones grouped."""
 
-    def __init__(self, use_spectral_norm=False):
+    def __init__(self, use_spectral_norm: bool = False) -> None:
         super().__init__()
 
-        def layer(in_channels, out_channels, taps, step, groups=1):
+        def layer(in_channels: int, out_channels: int, taps: int, step: int, groups: int = 1) -> nn.Module:
             conv = nn.Conv1d(in_channels, out_channels, taps, step, padding=taps // 2, groups=groups)
             return _normalised(conv, use_spectral_norm)
 
@@ -86,8 +93,9 @@ class DiscriminatorS(nn.Module):
             ]
         )
         self.conv_post = layer(1024, 1, 3, 1)
+        self.register_load_state_dict_pre_hook(translate_norm_keys)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Scored:
         """[B, 1, T] -> logits [B, H], feature maps: seven [B, C, H] and the raw head's."""
         return _run_stack(self, x)
 
@@ -102,18 +110,31 @@ def _run_stack(discriminator, x):
     return torch.flatten(x, 1, -1), feature_maps
 
 
+def _listed(periods):
+    """As a list; ValueError for what other projects' classes take first: a configuration, or `use_spectral_norm`."""
+    listed = isinstance(periods, Iterable) and not isinstance(periods, (str, bytes, Mapping))
+    found = list(periods) if listed else []
+    if not found:
+        got = repr(periods)
+        raise ValueError(
+            f"periods: expected at least one period, got {got if len(got) < 60 else f'a {type(periods).__name__}'}: "
+            "pass integers, periods=(2, 3, 5, 7, 11), or a configuration's, periods=h.mpd_reshapes"
+        )
+    return found
+
+
 class MultiPeriodDiscriminator(nn.Module):
     """Five period discriminators over the same waveforms."""
 
-    member = DiscriminatorP
+    member: type[nn.Module] = DiscriminatorP
 
-    def __init__(self, periods=PERIODS):
+    def __init__(self, periods: Iterable[int] = PERIODS, use_spectral_norm: bool = False) -> None:
         super().__init__()
-        if not isinstance(periods, Iterable) or not (periods := list(periods)):
-            raise ValueError(f"periods: expected at least one period, got {periods!r}")
-        self.discriminators = nn.ModuleList([self.member(period) for period in periods])
+        self.discriminators = nn.ModuleList(
+            [self.member(period, use_spectral_norm=use_spectral_norm) for period in _listed(periods)]
+        )
 
-    def forward(self, y, y_hat):
+    def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:
         """Real and generated waveforms, each [B, 1, T] -> real logits, generated logits, real maps, generated maps.
 
         Each is a list with an entry a discriminator.
@@ -124,19 +145,21 @@ class MultiPeriodDiscriminator(nn.Module):
 class MultiScaleDiscriminator(nn.Module):
     """Three scale discriminators: the waveform, and the waveform average-pooled once and twice by 2."""
 
-    member = DiscriminatorS
+    member: type[nn.Module] = DiscriminatorS
 
-    def __init__(self):
+    def __init__(self, use_spectral_norm: bool = False) -> None:
         super().__init__()
-        self.discriminators = nn.ModuleList([self.member(use_spectral_norm=True), self.member(), self.member()])
+        self.discriminators = nn.ModuleList(
+            [self.member(spectral) for spectral in (True, use_spectral_norm, use_spectral_norm)]
+        )
         self.meanpools = nn.ModuleList([nn.AvgPool1d(4, 2, padding=2), nn.AvgPool1d(4, 2, padding=2)])
 
-    def forward(self, y, y_hat):
+    def forward(self, y: torch.Tensor, y_hat: torch.Tensor) -> ScoredPair:
         """As `MultiPeriodDiscriminator.forward`."""
         levels = zip(self.pooled(y), self.pooled(y_hat), strict=True)
         return _discriminate((d, *level) for d, level in zip(self.discriminators, levels, strict=True))
 
-    def pooled(self, x):
+    def pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The waveform at each scale; the poolings count their zero padding and accumulate."""
         levels = [x]
         for index in range(1, len(self.discriminators)):

@@ -1,19 +1,20 @@
 """Checkpoints in the original's two files.
 
-`g_%08d` is {generator}, `do_%08d` is {mpd, msd, optim_g, optim_d, steps, epoch}. `do_*` has two keys more, which the
-original does not read: `batch`, the batches of the epoch already trained on, and `seed`. With the epoch they are the
-whole random state of a run (see `data.Clips` and `data.Order`).
+`g_%08d` is {generator}, `do_%08d` is {mpd, msd, optim_g, optim_d, steps, epoch}. `do_*` has three keys more, which the
+original does not read: `batch`, the batches of `batch_size` clips of the epoch already trained on, and `seed`. With the
+epoch they are the whole random state of a run (see `data.Clips` and `data.Order`).
 """
 
 import os
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
-def save_checkpoint(folder, trainer):
+def save_checkpoint(folder: str | Path, trainer: Any) -> None:
     """Write the two files of the trainer's step. Each appears whole or not at all.
 
     Raises OSError where one cannot be written (a full disk); the files of earlier steps are never touched.
@@ -28,6 +29,7 @@ def save_checkpoint(folder, trainer):
         "steps": trainer.step,
         "epoch": trainer.epoch,
         "batch": trainer.batch,
+        "batch_size": trainer.config.batch_size,
         "seed": trainer.config.seed,
     }
     _write_whole(generator, folder / f"g_{trainer.step:08d}")
@@ -48,9 +50,9 @@ def _write_whole(content, path):
         temporary.unlink(missing_ok=True)
 
 
-def newest_checkpoint(folder):
+def newest_checkpoint(folder: str | Path) -> tuple[Path, Path] | None:
     """The paths (g, do) of the newest step that has both, or None."""
-    files = {}
+    files: dict[int, dict[str, Path]] = {}
     for path in Path(folder).glob("*"):
         match = re.fullmatch(r"(g|do)_(\d{8,})", path.name)
         if match:
@@ -59,8 +61,8 @@ def newest_checkpoint(folder):
     return (files[max(complete)]["g"], files[max(complete)]["do"]) if complete else None
 
 
-def load_checkpoint(trainer, generator_path, rest_path):
-    """Put `trainer` where the two files left off; files of the original, without our two keys, begin their epoch anew.
+def load_checkpoint(trainer: Any, generator_path: str | Path, rest_path: str | Path) -> None:
+    """Put `trainer` where the two files left off; files of the original, without our keys, begin their epoch anew.
 
     Raises ValueError, naming the file, what came and what was expected, for a file that is unreadable or of another
     model, and for one of another seed.
@@ -75,7 +77,10 @@ def load_checkpoint(trainer, generator_path, rest_path):
         _load_module(getattr(trainer, name), rest[name], f"{rest_path}, {name}")
     for name in ("optim_g", "optim_d"):
         _load_optimizer(getattr(trainer, name), rest[name], f"{rest_path}, {name}")
-    trainer.step, trainer.epoch, trainer.batch = rest["steps"], rest["epoch"], rest.get("batch", 0)
+    trainer.step, trainer.epoch = rest["steps"], rest["epoch"]
+    size = trainer.config.batch_size
+    clips = rest.get("batch", 0) * rest.get("batch_size", size)
+    trainer.batch = -(-clips // size)  # the first of batches of this size without a clip that the epoch has had
     for scheduler in trainer.schedulers:  # the learning rate itself is in the optimizer's state
         scheduler.last_epoch = trainer.epoch
 

@@ -5,9 +5,12 @@ import difflib
 import itertools
 import json
 import math
+import os
 import types
 import typing
 from pathlib import Path
+
+from ..reference import PERIODS
 
 BUILT_IN = {name: Path(__file__).parent / "configs" / f"config_{name}.json" for name in ("v1", "v2", "v3")}
 
@@ -16,8 +19,10 @@ BUILT_IN = {name: Path(__file__).parent / "configs" / f"config_{name}.json" for 
 class Config:
     """Generator, mel, data and optimiser settings; lengths in samples, frequencies in Hz.
 
-    `num_gpus`, `num_freq` and `dist_config` are accepted because the original's files have them; nothing reads them
-    (torchrun says how many processes there are, n_fft how many frequencies).
+    `discriminator_periods` and `use_spectral_norm` (spectral norm in place of weight norm, in every discriminator) are
+    optional, as forks of the original have them. `num_gpus`, `num_freq` and `dist_config` are accepted because the
+    original's files have them; nothing reads them (torchrun says how many processes there are, n_fft how many
+    frequencies).
     """
 
     resblock: str
@@ -42,12 +47,14 @@ class Config:
     fmax: float | None
     fmax_for_loss: float | None
     num_workers: int
+    discriminator_periods: list[int] = dataclasses.field(default_factory=lambda: list(PERIODS))
+    use_spectral_norm: bool = False
     num_gpus: int = 0
     num_freq: int = 0
     dist_config: dict = dataclasses.field(default_factory=dict)
 
 
-def load_config(name_or_path, **changes):
+def load_config(name_or_path: str | Path, **changes: object) -> Config:
     """The configuration "v1", "v2" or "v3", or that of a JSON file, with `changes` over its keys.
 
     Raises ValueError, naming the file and the key, for a file that is no JSON object, for a missing or unknown key, for
@@ -57,7 +64,7 @@ def load_config(name_or_path, **changes):
     if not path.is_file():
         raise ValueError(f"config: expected v1, v2, v3 or a JSON file, got {str(name_or_path)!r}")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"config {path}: not valid JSON: {error}") from None
     if not isinstance(values, dict):
@@ -71,9 +78,11 @@ def load_config(name_or_path, **changes):
     return config
 
 
-def save_config(config, path):
-    """Write `config` as JSON that the original and `load_config` read."""
-    Path(path).write_text(json.dumps(dataclasses.asdict(config), indent=4) + "\n", encoding="utf-8")
+def save_config(config: Config, path: str | Path) -> None:
+    """Write `config` as JSON that the original and `load_config` read; whole or not at all."""
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(json.dumps(dataclasses.asdict(config), indent=4) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _check_keys(path, values):
@@ -84,21 +93,21 @@ def _check_keys(path, values):
     for key, field in fields.items():
         if key in values:
             if not _is_a(values[key], field.type):
-                expected = (
-                    getattr(field.type, "__name__", field.type) if field.type in (int, str, float) else field.type
-                )
+                expected = field.type.__name__ if field.type in (bool, int, str, float) else field.type
                 raise ValueError(f"config {path}: {key}: expected {expected}, got {values[key]!r}")
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"config {path}: missing key {key!r}")
 
 
 def _is_a(value, annotation):
-    """Whether a JSON value fits the annotation; an integer is a float, a boolean is no number."""
+    """Whether a JSON value fits the annotation; an integer is a float, a boolean no number, nor is NaN or Infinity."""
     if isinstance(annotation, types.UnionType):
         return any(_is_a(value, part) for part in typing.get_args(annotation))
     if typing.get_origin(annotation) is list:
         return isinstance(value, list) and all(_is_a(item, typing.get_args(annotation)[0]) for item in value)
-    if isinstance(value, bool):
+    if isinstance(value, bool) or annotation is bool:
+        return isinstance(value, bool) and annotation is bool
+    if isinstance(value, float) and not math.isfinite(value):
         return False
     return isinstance(value, (int, float) if annotation is float else annotation)
 
@@ -141,6 +150,8 @@ def _signal_problems(c):
             yield f"{key}: expected at least 0, got {getattr(c, key)}"
     if not (0 <= c.adam_b1 < 1 and 0 <= c.adam_b2 < 1):
         yield f"adam_b1, adam_b2: expected at least 0 and below 1, got {c.adam_b1}, {c.adam_b2}"
+    if not c.discriminator_periods or not all(1 <= p <= c.segment_size for p in c.discriminator_periods):
+        yield f"discriminator_periods: expected periods from 1 to segment_size, got {c.discriminator_periods}"
     if c.segment_size % c.hop_size:
         yield f"segment_size: expected a multiple of hop_size {c.hop_size}, got {c.segment_size}"
     if c.win_size > c.n_fft or c.hop_size > c.n_fft or (c.n_fft - c.hop_size) % 2:

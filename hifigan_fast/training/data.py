@@ -1,116 +1,44 @@
-"""Clips on disk, the random crops of each epoch, and their order (jik876/hifi-gan `meldataset.py`)."""
+"""The random crops of each epoch, and their order (jik876/hifi-gan `meldataset.py`)."""
 
-import contextlib
 import itertools
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..extras import require
-
-VALIDATION_SHARE = 150 / 13100  # of LJSpeech's clips, in the original's lists
+from .files import find_clips, find_mels, opened_clip, opened_mel_of, read_clip, read_mel_of
 
 
-def find_clips(folder):
-    """The training and validation wavs of a folder, two lists of paths.
-
-    The original's `training.txt` and `validation.txt` (lines `name|…`, wavs in the folder or in its `wavs`) count where
-    they exist; otherwise all *.wav files below the folder, the last 150 of 13,100 in sorted order held out, at least 1.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"data: expected a folder of wavs, got {str(folder)!r}, which is no folder")
-    if (folder / "training.txt").is_file():
-        training, validation = _listed(folder, "training.txt"), _listed(folder, "validation.txt")
-    else:
-        clips = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".wav" and path.is_file())
-        held_out = max(1, round(len(clips) * VALIDATION_SHARE))
-        training, validation = clips[:-held_out], clips[-held_out:]
-    if not training or not validation:
-        raise ValueError(
-            f"data: expected at least 2 wavs in {str(folder)!r}, 1 of them for validation, "
-            f"got {len(training) + len(validation)}"
-        )
-    return training, validation
-
-
-def _listed(folder, name):
-    if not (folder / name).is_file():
-        raise ValueError(f"data: {str(folder)!r} has a training.txt but no {name}; expected both or neither")
-    clips = []
-    for number, line in enumerate((folder / name).read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        wav = line.split("|")[0] + ".wav"
-        places = [folder / wav, folder / "wavs" / wav]
-        found = [place for place in places if place.is_file()]
-        if not found:
-            raise ValueError(f"data: {folder / name}, line {number}: no file {places[0]} and no file {places[1]}")
-        clips.append(found[0])
-    return clips
-
-
-@contextlib.contextmanager
-def _opened_wav(path, sampling_rate):
-    """An open, readable, mono wav of the expected rate with at least one sample."""
-    require("training", "train", "soundfile")
-    import soundfile
-
-    try:
-        wav = soundfile.SoundFile(path)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise ValueError(f"data: {path} is not a readable wav: {error}") from None
-    with wav:
-        if wav.samplerate != sampling_rate:
-            raise ValueError(f"data: {path} has {wav.samplerate} Hz, expected the configuration's {sampling_rate} Hz")
-        if wav.channels != 1:
-            raise ValueError(f"data: {path} has {wav.channels} channels, expected 1")
-        if wav.frames == 0:
-            raise ValueError(f"data: {path} has no samples, expected at least 1")
-        yield wav
-
-
-def _open_mel(path, config, samples):
-    """A memory-mapped mel [num_mels, frames] whose frames fit a clip of `samples`."""
-    try:
-        mel = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"fine-tune: {path} is not a readable mel: {error}") from None
-    mel = mel[0] if mel.ndim == 3 and len(mel) == 1 else mel
-    most = samples // config.hop_size + 1
-    if mel.ndim != 2 or mel.shape[0] != config.num_mels or not 0 < mel.shape[1] <= most:
-        raise ValueError(
-            f"fine-tune: {path} has shape {mel.shape}, expected ({config.num_mels}, at most {most} frames for a clip "
-            f"of {samples} samples)"
-        )
-    return mel
+def open_clips(data, config, fine_tune=None):
+    """The training and the held-out `Clips` of a folder (`files.find_clips`), and of one of mels to fine-tune on."""
+    training, held_out = find_clips(data)
+    mels = None if fine_tune is None else find_mels(fine_tune, data, training + held_out)
+    return Clips(training, config, mels), Clips(held_out, config, mels)
 
 
 class Clips(Dataset):
     """Clips as float32 tensors: whole, or a random crop of `segment_size` samples.
 
-    Every file's header is read at once, so that a bad file is an error (ValueError, naming it) before the first step.
+    Every file's header is read at once, so that a bad file is an error (ValueError, naming it) before the first step;
+    a value that is not finite is one where the clip is read.
 
     Args:
-        paths: mono wavs of the configuration's sampling rate.
+        paths: mono clips of the configuration's sampling rate.
         config: a `Config`.
-        mels: folder of `<name>.npy` mels [num_mels, frames] or [1, num_mels, frames] to fine-tune on, or None.
+        mels: the mel of each path, [num_mels, frames] or [1, num_mels, frames], to fine-tune on (`files.find_mels`), or
+            None.
     """
 
     def __init__(self, paths, config, mels=None):
-        self.paths = list(paths)
-        self.config = config
-        self.mels = None if mels is None else Path(mels)
-        if self.mels is not None and not self.mels.is_dir():
-            raise ValueError(f"fine-tune: expected a folder of .npy mels, got {str(mels)!r}, which is no folder")
+        self.paths, self.config, self.mels = list(paths), config, mels
+        self.seconds = 0.0  # of all clips
         for path in self.paths:
-            with _opened_wav(path, config.sampling_rate) as wav:
-                if self.mels is not None:
-                    _open_mel(self._mel_path(path), config, wav.frames)
+            with opened_clip(path, config.sampling_rate) as clip:
+                self.seconds += clip.frames / config.sampling_rate
+                if mels is not None:
+                    opened_mel_of(path, mels[path], config, clip.frames)
 
     def __len__(self):
         return len(self.paths)
@@ -126,19 +54,15 @@ class Clips(Dataset):
 
     def whole(self, index):
         """A whole clip [T], and when fine-tuning its mel [num_mels, frames]; zero-padded to a segment if shorter."""
-        path = self.paths[index]
-        with _opened_wav(path, self.config.sampling_rate) as wav:
-            audio = wav.read(dtype="float64")
+        path, segment = self.paths[index], self.config.segment_size
+        audio = read_clip(path, self.config.sampling_rate)
         if self.mels is not None:
-            mel = np.array(_open_mel(self._mel_path(path), self.config, len(audio)), dtype=np.float32)
-            frames = self.config.segment_size // self.config.hop_size
-            return _padded(audio, self.config.segment_size), _padded(mel, frames)
+            mel = read_mel_of(path, self.mels[path], self.config, len(audio))
+            audio = audio[: mel.shape[1] * self.config.hop_size]  # where the mel ends a frame early, so does the clip
+            return _padded(audio, segment), _padded(mel, segment // self.config.hop_size)
         peak = np.abs(audio).max()
         audio = audio / (peak if peak > 0 else 1.0) * 0.95
-        return (_padded(audio, self.config.segment_size),)
-
-    def _mel_path(self, path):
-        return self.mels / f"{path.stem}.npy"
+        return (_padded(audio, segment),)
 
     def _crop(self, audio, random):
         start = random.integers(len(audio) - self.config.segment_size, endpoint=True)
@@ -200,18 +124,36 @@ class Order(Sampler):
 def endless_batches(clips, order, device):
     """The batches of `clips` in `order`, forever: lists of tensors [B, …], pinned where `device` is CUDA."""
     loader = DataLoader(
-        clips,
+        _Answers(clips),
         batch_sampler=order,
         num_workers=min(clips.config.num_workers, os.cpu_count()),  # torch warns of more
         collate_fn=_as_arrays,
         worker_init_fn=_leave_interrupts_to_the_main_process,
     )
     for arrays in loader:
+        if isinstance(arrays, ValueError):
+            raise arrays
         tensors = [torch.from_numpy(array) for array in arrays]
         yield [tensor.pin_memory() for tensor in tensors] if device.type == "cuda" else tensors
 
 
+class _Answers(Dataset):
+    """The items of `clips`, and a bad clip's error as its item: raised in a worker, torch buries it in a traceback."""
+
+    def __init__(self, clips):
+        self.clips = clips
+
+    def __getitem__(self, key):
+        try:
+            return self.clips[key]
+        except ValueError as error:
+            return error
+
+
 def _as_arrays(items):
+    for item in items:
+        if isinstance(item, ValueError):
+            return item
     # Arrays leave a worker through its pipe. Tensors would need shared memory, which containers are short of, and a
     # handshake that an interrupt breaks.
     return [torch.stack(parts).numpy() for parts in zip(*items, strict=True)]

@@ -5,6 +5,8 @@ Parameter names, shapes and order are the original's, so its `g_*` checkpoints l
 
 import functools
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +32,12 @@ def _same_conv(channels, kernel_size, dilation):
 class ResBlock1(nn.Module):
     """Residual pairs of a dilated and a plain convolution, length kept: [B, channels, T] -> [B, channels, T]."""
 
-    def __init__(self, channels, kernel_size, dilations):
+    def __init__(self, channels: int, kernel_size: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.convs1 = nn.ModuleList([_same_conv(channels, kernel_size, dilation) for dilation in dilations])
         self.convs2 = nn.ModuleList([_same_conv(channels, kernel_size, 1) for _ in dilations])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for dilated, plain in zip(self.convs1, self.convs2, strict=True):
             update = dilated(F.leaky_relu(x, LRELU_SLOPE))
             x = x + plain(F.leaky_relu(update, LRELU_SLOPE))
@@ -45,11 +47,11 @@ class ResBlock1(nn.Module):
 class ResBlock2(nn.Module):
     """Residual dilated convolutions, length kept: [B, channels, T] -> [B, channels, T]."""
 
-    def __init__(self, channels, kernel_size, dilations):
+    def __init__(self, channels: int, kernel_size: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.convs = nn.ModuleList([_same_conv(channels, kernel_size, dilation) for dilation in dilations])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for conv in self.convs:
             x = x + conv(F.leaky_relu(x, LRELU_SLOPE))
         return x
@@ -62,7 +64,7 @@ class Generator(nn.Module):
         config: a `Config`, or any object with its generator keys.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Any) -> None:
         super().__init__()
         block = {"1": ResBlock1, "2": ResBlock2}[config.resblock]
         channels = config.upsample_initial_channel
@@ -77,7 +79,7 @@ class Generator(nn.Module):
                 self.resblocks.append(block(channels, size, dilations))
         self.conv_post = _normalised(nn.Conv1d(channels, 1, 7, padding=3))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, num_mels, frames] -> [B, 1, frames · hop_size] in (-1, 1), in the dtype of `x`."""
         x = self.conv_pre(x)
         width = len(self.resblocks) // len(self.ups)
@@ -88,7 +90,7 @@ class Generator(nn.Module):
         # PyTorch's default slope here, as the original has it.
         return torch.tanh(self.conv_post(F.leaky_relu(x)))
 
-    def remove_weight_norm(self):
+    def remove_weight_norm(self) -> None:
         """Fold every g and v into a plain weight, for inference; the state_dict then has `weight` keys."""
         for module in self.modules():
             if hasattr(module, "weight_g"):

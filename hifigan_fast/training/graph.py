@@ -1,5 +1,8 @@
 """A training step as a CUDA graph: captured once, replayed from then on, without a launch by the host."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 
 WARM_UP = 3  # ordinary steps before the capture: tables, workspaces and optimizer states are made in them
@@ -16,7 +19,9 @@ class GraphedStep:
         device: a CUDA device.
     """
 
-    def __init__(self, run, optimizers, device):
+    def __init__(
+        self, run: Callable[..., Any], optimizers: Sequence[torch.optim.Optimizer], device: torch.device
+    ) -> None:
         self.run, self.optimizers, self.device = run, optimizers, device
         self.graph = self.inputs = self.shapes = self.results = None
         self.warm = 0

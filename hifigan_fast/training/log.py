@@ -4,6 +4,9 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..extras import require
 
@@ -18,7 +21,7 @@ class Log:
         sampling_rate: in Hz, of the audio.
     """
 
-    def __init__(self, folder, step, steps, sampling_rate):
+    def __init__(self, folder: str | Path, step: int, steps: int, sampling_rate: int) -> None:
         require("training", "train", "tensorboard", "tqdm", "matplotlib")
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
@@ -38,11 +41,11 @@ class Log:
         self._bar.close()
         self._board.close()
 
-    def advance(self):
+    def advance(self) -> None:
         """One step done; asks nothing of the device."""
         self._bar.update()
 
-    def losses(self, step, losses):
+    def losses(self, step: int, losses: Any) -> None:
         """The losses of a step (`step.Losses`): one wait for the device."""
         discriminator, generator, mel_error = losses.read()
         (then, earlier), now = self._since, time.perf_counter()
@@ -56,13 +59,13 @@ class Log:
         self._board.add_scalar("training/mel_spec_error", mel_error, step)
         self._row(step=step, disc_loss=discriminator, gen_loss=generator, mel_error=mel_error, seconds_per_step=seconds)
 
-    def validation(self, step, mel_error):
+    def validation(self, step: int, mel_error: float) -> None:
         """The mean mel error over the held-out clips."""
         self._board.add_scalar("validation/mel_spec_error", mel_error, step)
         self._row(step=step, validation_mel_error=mel_error)
         self._bar.write(f"step {step}: validation mel error {mel_error:.4f}")
 
-    def sample(self, step, group, name, index, audio, mel):
+    def sample(self, step: int, group: str, name: str, index: int, audio: np.ndarray, mel: np.ndarray) -> None:
         """Clip `index`, the arrays audio [T] and log-mel [num_mels, frames], to be heard and seen."""
         from matplotlib.figure import Figure
 
@@ -72,7 +75,7 @@ class Log:
         self._board.add_audio(f"{group}/{name}_{index}", audio, step, self.sampling_rate)
         self._board.add_figure(f"{group}/{name}_spec_{index}", figure, step)
 
-    def restart_clock(self, step):
+    def restart_clock(self, step: int) -> None:
         """Leave the time since the last report, and its steps, out of the next report's s/step."""
         self._since = time.perf_counter(), step
 

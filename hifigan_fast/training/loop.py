@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from ..voice import write_clips
-from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from .checkpoint import newest_checkpoint, save_checkpoint
 from .config import save_config
-from .data import Clips, Order, endless_batches, find_clips
+from .data import Order, endless_batches, open_clips
 from .log import Log
 from .processes import check_same_step, joined, pick_device
+from .resume import resume
 from .step import Trainer
 
 SAMPLES = 5  # held-out clips to hear and see, as in the original
@@ -37,7 +38,7 @@ def train(config, data, out, schedule, *, device=None, fine_tune=None, **how):
 
     Args:
         config: a `Config`; batch_size is the total over all processes.
-        data: folder of wavs (see `data.find_clips`), or None for synthetic voice.
+        data: folder of wavs (see `files.find_clips`), or None for synthetic voice.
         out: folder for checkpoints, config.json, metrics.jsonl and logs/; one for all processes.
         schedule: a `Schedule`, in steps, those before a resume included.
         device: "cpu", "cuda", "cuda:N", or None for CUDA where there is any.
@@ -56,7 +57,7 @@ def train(config, data, out, schedule, *, device=None, fine_tune=None, **how):
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
         data = _synthetic_data(out, config, first) if data is None else data
-        training, held_out = (Clips(paths, config, fine_tune) for paths in find_clips(data))
+        training, held_out = open_clips(data, config, fine_tune)
         order = Order(len(training), config, processes.rank, processes.ranks)
         trainer = Trainer(config, device, distributed=processes.ranks > 1, **how)
         _resume(trainer, out, order, first)
@@ -94,9 +95,11 @@ def _resume(trainer, out, order, first):
     """Load the newest checkpoint, if any, and set `order` to where it left off."""
     found = newest_checkpoint(out)
     if found:
-        load_checkpoint(trainer, *found)
-        _say(first, f"resuming after step {trainer.step} from {found[0].name} and {found[1].name}")
-    if trainer.batch >= order.batches_per_epoch:  # the batch size grew since
+        changes = resume(trainer, *found)
+        _say(
+            first, "\n".join([f"resuming after step {trainer.step} from {found[0].name} and {found[1].name}", *changes])
+        )
+    if trainer.batch >= order.batches_per_epoch:  # the batch size changed since
         trainer.end_epoch()
     order.begin(trainer.epoch, trainer.batch)
 
@@ -131,7 +134,7 @@ def validate(trainer, clips):
     Returns: a float.
     """
     fmax = trainer.config.fmax_for_loss
-    total = torch.zeros((), device=trainer.device)
+    total = torch.zeros((), dtype=torch.float32, device=trainer.device)
     for index in range(len(clips)):
         y, x = _whole(trainer, clips, index)
         real, generated = trainer.mel(y, fmax), trainer.mel(trainer.generator(x).squeeze(1), fmax)

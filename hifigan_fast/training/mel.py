@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from ..extras import require
+from .config import Config
 
 
-def mel_spectrogram(y, config, fmax):
+def mel_spectrogram(y: torch.Tensor, config: Config, fmax: float | None) -> torch.Tensor:
     """Log-mel magnitudes of waveforms.
 
     Reflect pad of (n_fft - hop_size)/2 a side, Hann window, sqrt(re² + im² + 1e-9), librosa's slaney filterbank,
@@ -38,11 +39,13 @@ def mel_spectrogram(y, config, fmax):
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # a table of inference mode would be of no use in training
 def _window(size, dtype, device):
     return torch.hann_window(size, dtype=dtype, device=device)
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _filterbank(sampling_rate, n_fft, num_mels, fmin, fmax, *, dtype, device):
     require("training", "train", "librosa")
     from librosa.filters import mel

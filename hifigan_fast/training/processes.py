@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ class Processes(NamedTuple):
 
 
 @contextlib.contextmanager
-def joined(device):
+def joined(device: torch.device) -> Iterator[Processes]:
     """Join torchrun's other processes, by NCCL on CUDA and gloo on the CPU; yields `Processes`."""
     processes = _from_environment()
     if processes.ranks == 1:
@@ -30,7 +31,7 @@ def joined(device):
         dist.destroy_process_group()
 
 
-def pick_device(name=None):
+def pick_device(name: str | None = None) -> torch.device:
     """The device `name` ("cpu", "cuda", "cuda:1"); None is CUDA where there is any. Under torchrun, the process's own.
 
     Raises ValueError for a name that is none of these and for a device that this machine does not have.
@@ -51,11 +52,11 @@ def pick_device(name=None):
     return device
 
 
-def check_same_step(step):
+def check_same_step(step: int) -> None:
     """Raise ValueError unless every process is at `step`: each must have found the same checkpoint."""
     if not dist.is_initialized():
         return
-    steps = [None] * dist.get_world_size()
+    steps: list[int | None] = [None] * dist.get_world_size()
     dist.all_gather_object(steps, step)
     if len(set(steps)) > 1:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 import hifigan_fast
 import hifigan_fast.reference
 
+from .config import Config
 from .generator import Generator
 from .graph import GraphedStep
 from .mel import mel_spectrogram
@@ -27,7 +28,7 @@ class Losses(NamedTuple):
     generator: torch.Tensor
     mel_error: torch.Tensor
 
-    def read(self):
+    def read(self) -> list[float]:
         """The three as floats, in one wait for the device."""
         return torch.stack(list(self)).tolist()
 
@@ -44,7 +45,15 @@ class Trainer:
         cuda_graph: replay steps as a CUDA graph (`graph.GraphedStep`); on a CUDA device, in one process.
     """
 
-    def __init__(self, config, device, discriminators="fast", precision="fp32", distributed=False, cuda_graph=False):
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        discriminators: str = "fast",
+        precision: str = "fp32",
+        distributed: bool = False,
+        cuda_graph: bool = False,
+    ) -> None:
         if discriminators not in DISCRIMINATORS:
             raise ValueError(f"discriminators: expected one of {list(DISCRIMINATORS)}, got {discriminators!r}")
         if precision not in PRECISIONS:
@@ -56,11 +65,13 @@ class Trainer:
         self.kind, self.dtype = DISCRIMINATORS[discriminators], PRECISIONS[precision]
         torch.manual_seed(config.seed)
         self.generator = Generator(config).to(device)
-        self.mpd = self.kind.MultiPeriodDiscriminator().to(device)
-        self.msd = self.kind.MultiScaleDiscriminator().to(device)
+        spectral = config.use_spectral_norm
+        self.mpd = self.kind.MultiPeriodDiscriminator(config.discriminator_periods, spectral).to(device)
+        self.msd = self.kind.MultiScaleDiscriminator(spectral).to(device)
         # The original's order, msd first: optimizer states transfer by index.
         chain = itertools.chain(self.msd.parameters(), self.mpd.parameters())
-        settings = {"lr": config.learning_rate, "betas": (config.adam_b1, config.adam_b2), "weight_decay": 0.01}
+        betas = config.adam_b1, config.adam_b2
+        settings: dict[str, Any] = {"lr": config.learning_rate, "betas": betas, "weight_decay": 0.01}
         self.optim_g = torch.optim.AdamW(self.generator.parameters(), **settings)
         self.optim_d = torch.optim.AdamW(chain, **settings)
         self.schedulers = [
@@ -84,7 +95,7 @@ class Trainer:
     def _autocast(self):
         return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
-    def train_step(self, y, x=None):
+    def train_step(self, y: torch.Tensor, x: torch.Tensor | None = None) -> Losses:
         """One step on waveforms y [B, segment_size] and the mels x [B, num_mels, frames]; None computes x from y."""
         x = None if x is None else x.to(self.device, non_blocking=True)
         losses = self._run(y.to(self.device, non_blocking=True), x)
@@ -124,11 +135,11 @@ class Trainer:
         self.optim_g.step()
         return loss
 
-    def mel(self, y, fmax):
+    def mel(self, y: torch.Tensor, fmax: float | None) -> torch.Tensor:
         """`mel_spectrogram` with the trainer's configuration."""
         return mel_spectrogram(y, self.config, fmax)
 
-    def end_epoch(self):
+    def end_epoch(self) -> None:
         """Decay the learning rates and begin the next epoch."""
         for scheduler in self.schedulers:
             scheduler.step()

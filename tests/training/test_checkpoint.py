@@ -72,7 +72,7 @@ def test_files_of_the_original_load(trainer, fresh, tmp_path):
     """No extra keys, and the optimizer state of an old torch: an int for a step, few hyperparameters."""
     save_checkpoint(tmp_path, trainer)
     rest = load(tmp_path / "do_00000001")
-    del rest["batch"], rest["seed"]
+    del rest["batch"], rest["batch_size"], rest["seed"]
     for name in ("optim_g", "optim_d"):
         group = rest[name]["param_groups"][0]
         kept = ("lr", "betas", "eps", "weight_decay", "amsgrad", "initial_lr", "params")

@@ -1,7 +1,13 @@
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
+import hifigan_fast
+from hifigan_fast.training import step
 from hifigan_fast.training.config import BUILT_IN, load_config, save_config
 
 
@@ -38,6 +44,52 @@ def test_unused_keys_may_be_missing(changed):
     load_config(changed(num_gpus=..., num_freq=..., dist_config=..., resblock_initial_channel=64))
 
 
+def test_byte_order_mark(changed):
+    path = changed(batch_size=3)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_config(path).batch_size == 3
+
+
+def test_failed_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    save_config(load_config("v1"), path)
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_config(load_config("v2"), path)
+    assert load_config(path) == load_config("v1")
+
+
+def test_optional_keys_build_the_discriminators(tiny_config, changed, monkeypatch):
+    asked = []
+    keys = [2, 3, 5, 7, 11], False, [3, 4], True
+    for changes in ({}, {"discriminator_periods": [3, 4], "use_spectral_norm": True}):
+        config = load_config(changed(**changes))
+        tiny_config.discriminator_periods = config.discriminator_periods
+        tiny_config.use_spectral_norm = config.use_spectral_norm
+        kind = SimpleNamespace(
+            MultiPeriodDiscriminator=lambda *args: asked.extend(args) or nn.Linear(1, 1),
+            MultiScaleDiscriminator=lambda *args: asked.extend(args) or nn.Linear(1, 1),
+        )
+        monkeypatch.setitem(step.DISCRIMINATORS, "fast", kind)
+        step.Trainer(tiny_config, torch.device("cpu"))
+    assert asked == [keys[0], keys[1], keys[1], keys[2], keys[3], keys[3]]
+
+
+def test_spectral_norm_in_every_discriminator():
+    def norms(ensemble):
+        return [all(hasattr(c, "weight_u") for c in (*d.convs, d.conv_post)) for d in ensemble.discriminators]
+
+    with torch.device("meta"):
+        assert norms(hifigan_fast.MultiPeriodDiscriminator([3], True)) == [True]
+        assert norms(hifigan_fast.MultiPeriodDiscriminator([3])) == [False]
+        assert norms(hifigan_fast.MultiScaleDiscriminator(True)) == [True, True, True]
+        assert norms(hifigan_fast.MultiScaleDiscriminator()) == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -49,6 +101,13 @@ def test_unused_keys_may_be_missing(changed):
         ({"resblock": 1}, "resblock: expected str, got 1"),
         ({"upsample_rates": [8, 8, 2.0, 2]}, r"upsample_rates: expected list\[int\]"),
         ({"fmax": "high"}, r"fmax: expected float \| None, got 'high'"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected float, got nan"),
+        ({"lr_decay": float("inf")}, "lr_decay: expected float, got inf"),
+        ({"use_spectral_norm": 1}, "use_spectral_norm: expected bool, got 1"),
+        ({"discriminator_periods": 5}, r"discriminator_periods: expected list\[int\], got 5"),
+        ({"discriminator_periods": []}, r"discriminator_periods: expected periods from 1 to segment_size, got \[\]"),
+        ({"discriminator_periods": [2, 0]}, r"discriminator_periods: .* got \[2, 0\]"),
+        ({"discriminator_periods": [2, 8193]}, r"discriminator_periods: .* got \[2, 8193\]"),
         ({"batch_size": 0}, "batch_size: expected more than 0, got 0"),
         ({"learning_rate": -1.0}, "learning_rate: expected more than 0"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),

@@ -54,6 +54,15 @@ def test_silence_has_a_finite_gradient():
     assert torch.isfinite(y.grad).all()
 
 
+def test_tables_of_inference_mode_serve_training_too():
+    config = load_config("v2", num_mels=40)  # of no other test: its tables are made here
+    with torch.inference_mode():
+        mel_spectrogram(torch.zeros(1, 2048, dtype=torch.float64), config, 7000)
+    y = torch.zeros(1, 2048, dtype=torch.float64, requires_grad=True)
+    mel_spectrogram(y, config, 7000).sum().backward()
+    assert torch.isfinite(y.grad).all()
+
+
 @pytest.mark.parametrize(
     ("y", "error", "message"),
     [

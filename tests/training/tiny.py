@@ -48,8 +48,8 @@ class Discriminator(nn.Module):
 
 
 DISCRIMINATORS = SimpleNamespace(
-    MultiPeriodDiscriminator=lambda: Discriminator(weight_norm),
-    MultiScaleDiscriminator=lambda: Discriminator(spectral_norm),
+    MultiPeriodDiscriminator=lambda periods=None, use_spectral_norm=False: Discriminator(weight_norm),
+    MultiScaleDiscriminator=lambda use_spectral_norm=False: Discriminator(spectral_norm),
     discriminator_step_loss=reference.discriminator_step_loss,
     generator_step_loss=reference.generator_step_loss,
 )

@@ -89,14 +89,25 @@ def _outputs(map, run, offset, begin, sequence, row, OUT: tl.constexpr, HEAD: tl
 
 
 @triton.jit
+def _left(run, begin):
+    """How many output rows a run has from row `begin` on."""
+    sequences = (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32)
+    return sequences * tl.load(run + OUT_ROWS).to(tl.int32) - begin
+
+
+@triton.jit
 def _rows(runs, tiles, tile, BLOCK: tl.constexpr):
     """A tile's run, its first output row, and of each whether it is there, its sequence and its number in that."""
     run = runs + tl.load(tiles + 2 * tile) * FIELDS
     out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
     begin = tl.load(tiles + 2 * tile + 1).to(tl.int32)
-    m = begin + tl.arange(0, BLOCK)
-    live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * out_rows
-    return run, begin, live, m // out_rows, m % out_rows
+    i = tl.arange(0, BLOCK)
+    sequence, row = begin // out_rows, begin % out_rows + i
+    # How many sequences further: a division by few rows. Sequences longer than a tile count as one of its length.
+    fewest = tl.minimum(out_rows, BLOCK)
+    behind = tl.maximum(row - (out_rows - fewest), 0)
+    further = ((behind + 0.5) * (1.0 / fewest)).to(tl.int32)
+    return run, begin, i < _left(run, begin), sequence + further, row - further * out_rows
 
 
 @triton.jit
@@ -268,6 +279,23 @@ def input_grad(
 
 
 @triton.jit
+def _column_sums(grad_out, runs, tiles, first_tile, end, channel, wanted, OUT: tl.constexpr, BLOCK: tl.constexpr):
+    """Of some channels the sum over all rows of some tiles, in whichever order they lie.
+
+    In a loop of its own, though the product has the same tiles: what a product in flight reads is not for registers too.
+    """
+    i = tl.arange(0, BLOCK)
+    sums = tl.zeros([BLOCK, channel.shape[0]], tl.float32)
+    for tile in range(first_tile, end):
+        run = runs + tl.load(tiles + 2 * tile) * FIELDS
+        begin = tl.load(tiles + 2 * tile + 1).to(tl.int32)
+        rows = grad_out + (tl.load(run + GRAD_OUT_OFFSET) + begin) * OUT + i * OUT
+        live = (i < _left(run, begin))[:, None] & wanted[None, :]
+        sums += tl.load(rows[:, None] + channel[None, :], live, other=0.0).to(tl.float32)
+    return tl.sum(sums, 0)
+
+
+@triton.jit
 def weight_grad(
     x,
     grad_out,
@@ -301,8 +329,8 @@ def weight_grad(
     tap, part = _split(k0, IG, BN)
     TURNED: tl.constexpr = BM < 64 and BN >= TURNED_FROM
     sums = tl.zeros([BN, BM] if TURNED else [BM, BN], tl.float32)
-    bias = tl.zeros([BM], tl.float32)
-    for tile in range(tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)):
+    first_tile, end = tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)
+    for tile in range(first_tile, end):
         run, begin, live, sequence, row = _rows(runs, tiles, tile, BK)
         rows = _outputs(grad_out, run, tl.load(run + GRAD_OUT_OFFSET), begin, sequence, row, OUT, HEAD, BK)
         grad = tl.load(rows[:, None] + channel[None, :], live[:, None] & (o < OG)[None, :], other=0.0)
@@ -325,11 +353,11 @@ def weight_grad(
             sums = tl.dot(tl.trans(inputs), grad, sums, input_precision=PRECISION)
         else:
             sums = tl.dot(tl.trans(grad), inputs, sums, input_precision=PRECISION)
-        bias += tl.sum(grad.to(tl.float32), 0)
     at = split.to(tl.int64) * OUT + channel
     if TURNED:
         tl.store(partial + at[None, :] * K + k[:, None], sums, (o < OG)[None, :] & (k < K)[:, None])
     else:
         tl.store(partial + at[:, None] * K + k[None, :], sums, (o < OG)[:, None] & (k < K)[None, :])
     if tl.program_id(2) == 0:
+        bias = _column_sums(grad_out, runs, tiles, first_tile, end, channel, o < OG, OUT, BK)
         tl.store(partial_bias + at, bias, o < OG)

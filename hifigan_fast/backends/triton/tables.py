@@ -23,7 +23,7 @@ def _on(device, table):
 
 
 def _table(rows, fields, device):
-    return _on(device, torch.tensor(rows, dtype=torch.int64).reshape(len(rows), fields))
+    return _on(device, torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), fields))
 
 
 @functools.cache

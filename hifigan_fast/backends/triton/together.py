@@ -17,7 +17,7 @@ _lock = threading.Lock()
 @functools.cache
 def _kept(device):
     """Counters of a device by row, for ever, and which row a stream has: launches of one stream follow one another."""
-    return torch.zeros(STREAMS, 1 + COUNTERS, dtype=torch.int32).to(device), {}
+    return torch.zeros(STREAMS, 1 + COUNTERS, dtype=torch.int32, device="cpu").to(device), {}
 
 
 def counters(device, count):

@@ -79,7 +79,7 @@ class Case:
         self.sources = []
         if direction == "input_grad":
             others = [randn(run.sequences * run.in_rows * self.layer.in_channels) for run in self.runs]
-            matching = torch.full((len(others),), 0.5, device=device)
+            matching = torch.full((len(others),), 0.5, dtype=torch.float32, device=device)
             self.sources = [([None] * len(others), None), (others, matching)]
 
     def call(self, backend):
