@@ -16,11 +16,11 @@ from .version import __version__
 
 __all__ = [
     "__version__",
-    "accelerate",
     "DiscriminatorP",
     "DiscriminatorS",
     "MultiPeriodDiscriminator",
     "MultiScaleDiscriminator",
+    "accelerate",
     "discriminator_loss",
     "discriminator_step_loss",
     "explain",

@@ -141,19 +141,27 @@ def explain(module: nn.Module) -> str:
     """Which backend runs the layers of each discriminator in `module`, and why: a table as a string.
 
     Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes. ValueError
-    where there is no discriminator of this package.
+    where there is no discriminator of this package, and none that `accelerate` made fast.
     """
     from tabulate import tabulate
 
     checks.check_module("module", module)
-    rows = []
+    rows, told = [], set()
     for name, child in module.named_modules():
-        if isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
+        if child in told:
+            continue
+        if hasattr(child.__dict__.get("forward"), "explained"):  # an accelerated module speaks for what it holds
+            rows += child.forward.explained(name)
+            told.update(child.modules())
+        elif isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
             rows += _explain_ensemble(name, child)
-        if isinstance(child, (DiscriminatorP, DiscriminatorS)):
+        else:
+            rows += _explain_foreign(name, child)
+        if isinstance(child, (DiscriminatorP, DiscriminatorS)) and child not in told:
             rows.append(_explain_discriminator(name, child))
     if not rows:
-        raise ValueError(f"module: {type(module).__name__} holds no discriminator of hifigan_fast")
+        kind = type(module).__name__
+        raise ValueError(f"module: {kind} holds no discriminator of hifigan_fast; accelerate() takes other projects'")
     return tabulate(rows, headers=("discriminator", "layers", "backend", "why"))
 
 
@@ -175,16 +183,18 @@ def _why_not_in_one_pass(members):
 
 def _explain_discriminator(name, discriminator):
     """One row: a discriminator's layers run on one backend, or all module by module."""
-    parameter = next(discriminator.parameters())
     member = member_of(discriminator)
-    reason = ensembles.why_not_fused(parameter, [member])
-    if reason:
-        backend, why = dispatch.MODULES, reason
-    else:
-        choice = dispatch.choose(parameter.device, dispatch.map_dtype(parameter))
-        backend, why = choice.backend.name, choice.why
     layers = f"{member.names[0]}–{len(member.names) - 2}, {member.names[-1]}"
-    return name or type(discriminator).__name__, layers, backend, why
+    return name or type(discriminator).__name__, layers, *ensembles.runs_on(next(discriminator.parameters()), [member])
+
+
+def _explain_foreign(name, module):
+    """A row for another project's module that calls several discriminators of this package one after the other."""
+    held = [m for child in (module, *module.children()) if type(child) is nn.ModuleList for m in child]
+    if sum(isinstance(m, (DiscriminatorP, DiscriminatorS)) for m in held) < 2 or type(module) is nn.ModuleList:
+        return []
+    why = f"a {type(module).__name__} from elsewhere calls them: accelerate() may run them together"
+    return [(name or type(module).__name__, "all", ONE_BY_ONE, why)]
 
 
 class DiscriminatorP(reference.DiscriminatorP):

@@ -77,6 +77,15 @@ def why_not_fused(like, members):
     )
 
 
+def runs_on(like, members):
+    """What runs a call on tensors like `like`, and why: as `explain` shows them."""
+    reason = why_not_fused(like, members)
+    if reason:
+        return dispatch.MODULES, reason
+    choice = dispatch.choose(like.device, dispatch.map_dtype(like))
+    return choice.backend.name, choice.why
+
+
 def slower(how, reason):
     """Whether there is a reason to run slower; it is said once, but for what was asked for."""
     if reason and reason != "requested" and not torch.compiler.is_compiling():

@@ -29,7 +29,7 @@ FIRST = 401  # samples of the first probe: deep layers keep a few rows
 BATCH = 2
 
 
-def accelerate(module):
+def accelerate(module: nn.Module) -> Report:
     """Make the discriminators in `module` fast, in place: classes, parameters, names, state dict and results stay.
 
     Discriminators are found by what they are and do, not by name: convolutions along time and leaky ReLUs that lead a
@@ -56,7 +56,7 @@ def accelerate(module):
     return report
 
 
-def restore(module):
+def restore(module: nn.Module) -> None:
     """Give every accelerated module in `module` its own forward back; TypeError where `module` is none."""
     checks.check_module("module", module)
     for child in module.modules():

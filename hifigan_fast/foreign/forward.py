@@ -1,14 +1,14 @@
 """The forward that stands in an accelerated module's own place: its discriminators in the fewest fused passes."""
 
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 
 from .. import dispatch, ensembles
 from ..autograd import run_ensemble
-from .conventions import mapped
+from .conventions import mapped, tensors_in
 from .state import changed, state_of
 
 
@@ -79,7 +79,9 @@ class FusedForward:
 
         Moves the spectral norms. ValueError where the waveforms are too short for a layer.
         """
-        convention = self.conventions[len(waves)]
+        return self._calls(waves, self.conventions[len(waves)])
+
+    def _calls(self, waves, convention):
         if not self._usual(waves, convention):
             return None
         if ensembles.slower(f"{type(self.module).__name__}'s own forward", self.changed()):
@@ -88,6 +90,31 @@ class FusedForward:
             return None
         sides = [waves[wave] if convention.dims == 3 else waves[wave].unsqueeze(1) for wave in convention.order]
         return [(numbers, self._pass(numbers, sides)) for numbers in self.groups]
+
+    def pair_calls(self, y, y_hat):
+        """`calls` for a real and a generated waveform, in this order, whether its own forward takes one or both.
+
+        None where `paired` must be asked. ValueError where it does not return all maps: its losses are others.
+        """
+        for convention in self.conventions.values():
+            shown = {(place.stack, place.depth) for place in convention.places()}
+            if shown != {(n, depth) for n, stack in enumerate(self.stacks) for depth in range(len(stack.layers))}:
+                raise ValueError(
+                    f"discriminators: {type(self.module).__name__} does not return all maps of its discriminators: "
+                    "expected one that does; take its own losses"
+                )
+        convention = self.conventions.get(2) or replace(self.conventions[1], order=(0, 1))
+        y, y_hat = dispatch.widest_under_autocast(y, y_hat)
+        return self._calls([y, y_hat], convention) if convention.order == (0, 1) else None
+
+    def paired(self, y, y_hat):
+        """Real scores, generated scores, real maps, generated maps, a list each, by calling the module."""
+        calls = [(y, y_hat)] if 2 in self.conventions else [(y,), (y_hat,)]
+        found = [[[None] * len(stack.layers) for stack in self.stacks] for _ in range(2)]
+        for first, waves in enumerate(calls):
+            for place, tensor in zip(self.conventions[len(waves)].places(), tensors_in(self.module(*waves))):
+                found[first + place.wave][place.stack][place.depth] = tensor
+        return *([maps[-1] for maps in side] for side in found), *found
 
     def maps(self, calls, order):
         """Feature maps [wave][stack][depth]."""
@@ -116,6 +143,17 @@ class FusedForward:
         if what is None and [member.stack for member in self.members] != self.stacks:
             what = "a convolution"
         return what and f"{what} changed after accelerate()"
+
+    def explained(self, name):
+        """Rows of `explain`, one a discriminator."""
+        reason, like = self.changed(), next(self.module.parameters())
+        name = name or type(self.module).__name__
+        how = (type(self.module).__name__ + "'s own forward", reason) if reason else None
+        how = how or ensembles.runs_on(like, self.members)
+        return [
+            (f"{name}, {f'period {m.period}' if m.folded else 'scale'}", f"{m.names[0]} to {m.names[-1]}", *how)
+            for m in self.members
+        ]
 
     def _pass(self, numbers, sides):
         """One fused pass: each waveform that its members read is made once, and each side's lie in the same order."""

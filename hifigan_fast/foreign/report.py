@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
 ACCELERATED, ALREADY, LEFT = "accelerated", "fast already", "left as it is"
 
 
@@ -21,12 +19,14 @@ class Entry:
 class Report:
     """What `accelerate` did. True where at least one module is fast now; prints as a table."""
 
-    entries: tuple
+    entries: tuple[Entry, ...]
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return any(entry.outcome != LEFT for entry in self.entries)
 
-    def __str__(self):
+    def __str__(self) -> str:
+        from tabulate import tabulate
+
         if not self.entries:
             return "no discriminator of waveforms found"
         rows = [(e.name or "(itself)", e.kind, e.outcome, e.why) for e in self.entries]

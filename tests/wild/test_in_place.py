@@ -238,3 +238,21 @@ def test_two_processes_equal_one_with_the_whole_batch(vits, tmp_path):
     losses.discriminator_loss(*vits(*waves(2))[:2])[0].backward()
     for grad, p in zip(found, vits.parameters(), strict=True):
         torch.testing.assert_close(grad, p.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_explain_names_what_could_be_done_and_what_was(vits):
+    with pytest.raises(ValueError, match=r"holds no discriminator of hifigan_fast; accelerate\(\) takes other"):
+        hf.explain(vits)
+    hf.accelerate(vits)
+    lines = hf.explain(nn.ModuleDict({"d": vits})).splitlines()[2:]
+    assert [line.split("  ")[0] for line in lines] == ["d, scale", "d, period 2", "d, period 3"]
+    assert all(" cpu " in line for line in lines)
+    vits.discriminators[1].period = 5
+    assert hf.explain(vits).count("period of a Period changed after accelerate()") == 3
+
+
+def test_explain_says_that_a_set_of_this_packages_classes_runs_one_by_one():
+    module = Pair(hf.DiscriminatorP(2), hf.DiscriminatorP(3))
+    lines = hf.explain(module).splitlines()[2:]
+    assert "one discriminator at a time" in lines[0] and "accelerate() may run them together" in lines[0]
+    assert len(lines) == 3
