@@ -14,7 +14,7 @@ from .conventions import agreed, read_convention
 from .forward import FusedForward
 from .observe import Refused, observe, untouched
 from .proof import prove
-from .recognition import check_structure, convs_in, looks_like_discriminator, read_stacks
+from .recognition import check_structure, convs_in, looks_like_discriminator, merged, read_stacks
 from .report import ACCELERATED, ALREADY, LEFT, Entry, Report
 
 OURS = (DiscriminatorP, DiscriminatorS, MultiPeriodDiscriminator, MultiScaleDiscriminator)
@@ -156,11 +156,12 @@ def _probed(module, names, like):
             continue
         found = [tuple(found)]
         for number, length in enumerate(_lengths({member.period for member in members})):
-            loudness = (0.1, 4.0)[number % 2]
+            loudness = (4.0, 0.1)[number % 2]
             again, *more = _guarded(_probe, module, _waveforms(names, length, dims, like, loudness))
-            if again != members:
-                raise Refused("its layers, slopes or periods differ from call to call")
+            members = merged(members, again)
             found.append(tuple(more))
+        if any(slope is None for member in members for slope in member.slopes):
+            raise Refused("a layer gave nothing negative: the slope of what follows it does not show")
         convention, sources = agreed(found)
         return members, sources, convention
     raise refusals[0]

@@ -9,7 +9,7 @@ from .. import dispatch
 from ..ratios import LIMIT, SMALL, SMALL_FLOOR_ULPS, error_ratio, weigh
 from .conventions import read_convention, tensors_in
 from .observe import Refused, observe, untouched
-from .recognition import convs_in, read_stacks
+from .recognition import convs_in, merged, read_stacks
 from .state import changed, state_of
 
 
@@ -77,7 +77,7 @@ def _own(forward, inputs):
         raise Refused(f"its forward changes {moved}")
     members, runs = read_stacks(module, observed)
     convention, _ = read_convention(observed, [x.detach() for x in inputs.values()], members, runs)
-    if members != forward.members or convention != forward.conventions[len(inputs)]:
+    if merged(forward.members, members) != forward.members or convention != forward.conventions[len(inputs)]:
         raise Refused("in training mode it does something else than in evaluation mode")
     order, maps, calls = [], [], [0] * len(members)
     for number, chain in runs:

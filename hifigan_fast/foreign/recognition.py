@@ -1,5 +1,7 @@
 """What a module is: the stacks of convolutions that its forward runs, read off the modules and off one call."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -65,8 +67,8 @@ def read_stacks(module, observed):
         number = numbers.setdefault(tuple(map(id, found.convs)), len(members))
         if number == len(members):
             members.append(found)
-        elif members[number] != found:
-            raise Refused(f"{found.names[0]} and what follows it run differently from call to call")
+        else:
+            (members[number],) = merged([members[number]], [found])
         runs.append((number, chain))
     called = {id(call.conv) for call in observed.convs}
     for name, conv in names.items():
@@ -90,18 +92,28 @@ def _read_chain(names, chain):
     return found
 
 
+def merged(members, again):
+    """What two calls showed, as one: a call shows a slope only where something was negative."""
+    if [(m.convs, m.period, m.folded) for m in members] != [(m.convs, m.period, m.folded) for m in again]:
+        raise Refused("its layers or periods differ from call to call")
+    found = []
+    for ours, theirs in zip(members, again):
+        slopes = [b if a is None else a for a, b in zip(ours.slopes, theirs.slopes)]
+        if any(b not in (None, slope) for b, slope in zip(theirs.slopes, slopes)):
+            raise Refused("its slopes differ from call to call")
+        found.append(replace(ours, slopes=tuple(slopes)))
+    return found
+
+
 def _slope(name, out, following):
-    """The slope of the leaky ReLU between a convolution's output and the next one's input."""
+    """The slope of the leaky ReLU between a convolution's output and the next one's input; None where none shows."""
     refused = Refused(f"what follows {name} is no leaky ReLU")
     if out.shape != following.shape:
         raise refused
     if not out.isfinite().all():
         raise Refused(f"the output of {name} is not finite")
     if torch.equal(out, following):
-        return 1.0
-    below = out < 0
-    if not below.any():
-        raise Refused(f"{name} gave nothing negative, from which the slope of what follows could be read")
+        return 1.0 if (out < 0).any() else None
     steepest = out.double().flatten().argmin()
     ratio = (following.double().flatten()[steepest] / out.double().flatten()[steepest]).item()
     for digits in range(1, 8):

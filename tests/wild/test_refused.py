@@ -84,6 +84,14 @@ def equal_members():
     return pair
 
 
+def positive():
+    """A layer without anything negative in a call of small waveforms: no slope shows there, and it is not 1."""
+    module = Written(3)
+    with torch.no_grad():
+        module.convs[3].bias.fill_(0.3)
+    return module
+
+
 RIGHT = {
     "a slope of 0.2 in one layer": lambda: Pair(OneOtherSlope(2), OneOtherSlope(3)),
     "one member of another slope": lambda: Pair(Period(2), OneOtherSlope(3)),
@@ -92,6 +100,7 @@ RIGHT = {
     "other nesting": lambda: Rebuilt(3),
     "shared weights": shared_weight,
     "equal weights": equal_members,
+    "positive layers": positive,
     "a sequential": lambda: nn.Sequential(nn.Conv1d(1, 4, 5), nn.LeakyReLU(0.3), nn.Conv1d(4, 1, 3)),
 }
 
@@ -100,7 +109,7 @@ RIGHT = {
 def test_taken_and_right(build):
     torch.manual_seed(0)
     module = build().train()
-    inputs = waves(1 if isinstance(module, (Rebuilt, nn.Sequential)) else 2, 231)
+    inputs = waves(1 if isinstance(module, (Written, nn.Sequential)) else 2, 231)
     _, expected = results(module, inputs)
     report = hf.accelerate(module)
     assert "forward" in vars(module), str(report)
