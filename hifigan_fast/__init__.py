@@ -10,6 +10,7 @@ from .discriminators import (
 )
 from .dispatch import save, use_backend
 from .foreign import accelerate, restore
+from .layouts import convert_state_dict
 from .losses import discriminator_loss, feature_loss, generator_loss
 from .step_losses import discriminator_step_loss, generator_step_loss
 from .version import __version__
@@ -21,6 +22,7 @@ __all__ = [
     "MultiPeriodDiscriminator",
     "MultiScaleDiscriminator",
     "accelerate",
+    "convert_state_dict",
     "discriminator_loss",
     "discriminator_step_loss",
     "explain",

@@ -12,7 +12,7 @@ PACKAGE = Path(hifigan_fast.__file__).parent
 # From the bottom up; a module may import from lower layers, and from its own where they are one folder.
 LAYERS = [
     ["version", "geometry", "extras", "_cpu"],
-    ["backends", "reference", "checks", "pooling", "ratios", "voice"],
+    ["backends", "reference", "checks", "layouts", "pooling", "ratios", "voice"],
     ["norms", "dispatch"],
     ["passes", "loss_grads"],
     ["operators"],

@@ -102,12 +102,12 @@ class ApplioPeriod(nn.Module):
 class GanPeriod(nn.Module):
     """ParallelWaveGAN's and espnet's: Sequential(conv, activation), a post kernel of 2 padded by 1, one list."""
 
-    def __init__(self, period):
+    def __init__(self, period, taps=2):
         super().__init__()
         self.period = period
         blocks = [nn.Sequential(conv, nn.LeakyReLU(0.1)) for conv in period_convs()]
         self.convs = nn.ModuleList(blocks)
-        self.output_conv = normed(nn.Conv2d(8, 1, (2, 1), 1, padding=(1, 0)))
+        self.output_conv = normed(nn.Conv2d(8, 1, (taps, 1), 1, padding=(1, 0)))
 
     def forward(self, x):
         x, outs = fold(x, self.period), []
