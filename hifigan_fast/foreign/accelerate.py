@@ -25,8 +25,8 @@ CLOSED = {  # classes by name: importing them takes seconds
     "FSDPModule": "sharded: accelerate a module, then shard it",
     "DataParallel": "replicated at every call: use DistributedDataParallel",
 }
-FIRST = 401  # samples of the first probe: deep layers keep a few rows
-BATCH = 2
+FIRST = 401  # samples of the first probe, a prime: deep layers keep a few rows
+PROOF = 523  # of the proof
 
 
 def accelerate(module: nn.Module) -> Report:
@@ -139,7 +139,7 @@ def _fused_forward(module, defaults):
             conventions[count] = convention
     forward = FusedForward(module, members, sources, conventions, defaults)
     ratios = [
-        _guarded(prove, forward, _waveforms(list(defaults)[:count], 2 * FIRST + 7, convention.dims, like))
+        _guarded(prove, forward, _waveforms(list(defaults)[:count], PROOF, convention.dims, like, batch=1))
         for count, convention in conventions.items()
     ]
     return forward, max(ratios)
@@ -157,7 +157,7 @@ def _probed(module, names, like):
         found = [tuple(found)]
         for number, length in enumerate(_lengths({member.period for member in members})):
             loudness = (4.0, 0.1)[number % 2]
-            again, *more = _guarded(_probe, module, _waveforms(names, length, dims, like, loudness))
+            again, *more = _guarded(_probe, module, _waveforms(names, length, dims, like, loudness=loudness))
             members = merged(members, again)
             found.append(tuple(more))
         if any(slope is None for member in members for slope in member.slopes):
@@ -186,9 +186,9 @@ def _guarded(call, *args):
         raise Refused(f"a probe raised {type(error).__name__}: {said}") from error
 
 
-def _waveforms(names, length, dims, like, loudness=1.0):
+def _waveforms(names, length, dims, like, batch=2, loudness=1.0):
     generator = torch.Generator().manual_seed(length)
-    shape = (BATCH, 1, length) if dims == 3 else (BATCH, length)
+    shape = (batch, 1, length) if dims == 3 else (batch, length)
     return {name: (loudness * torch.randn(shape, generator=generator)).to(like) for name in names}
 
 
