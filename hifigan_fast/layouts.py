@@ -54,11 +54,12 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], to: str) -> dict[
     """
     if to not in LAYOUTS:
         raise ValueError(f"to: got {to!r}, expected one of {', '.join(LAYOUTS)}")
-    found = {key: KEY.fullmatch(key) for key in state_dict}
-    unknown = [key for key, match in found.items() if match is None]
-    if unknown or not found:
-        raise ValueError(f"state_dict: expected a discriminator's keys, got {unknown[0] if unknown else 'none'}")
-    layers, depths = {}, {}
+    found = {key: match for key in state_dict if (match := KEY.fullmatch(key))}
+    unknown = next((key for key in state_dict if key not in found), None if found else "none")
+    if unknown:
+        raise ValueError(f"state_dict: expected a discriminator's keys, got {unknown}")
+    layers: dict[tuple, dict] = {}
+    depths: dict[tuple, set] = {}
     for key, match in found.items():
         layers.setdefault((match["prefix"], match["member"], match["layer"]), {})[match["tensor"]] = state_dict[key]
         if match["depth"]:

@@ -46,7 +46,7 @@ def accelerate(module: nn.Module) -> Report:
         TypeError: `module` is none.
     """
     checks.check_module("module", module)
-    entries = []
+    entries: list[Entry] = []
     _walk("", module, entries)
     report = Report(tuple(entries))
     if not report:

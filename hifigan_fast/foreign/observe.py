@@ -69,8 +69,8 @@ class ConvCall:
     conv: nn.Module
     given: torch.Tensor
     seen: torch.Tensor
-    result: torch.Tensor = None
-    out: torch.Tensor = None
+    result: torch.Tensor | None = None
+    out: torch.Tensor | None = None
 
 
 @dataclass
