@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-.PHONY: bench bench-layers test test-all ptx sanitize dist docs types lint format clean
+.PHONY: bench bench-layers test test-all ptx wild sanitize dist docs types lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -59,6 +59,13 @@ test-all: $(VENV)/.test  ## and what is exhaustive: all generated cases, every c
 
 ptx: $(VENV)/.test  ## compiled weight gradients of every class and arithmetic, executed without a GPU
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest -q tests/ptx -m ''
+
+# Without what those packages need: their discriminators are loaded by file, and need PyTorch only.
+build/wild: $(VENV)/.test
+	$(PIP) install -q --no-deps --target $@ so-vits-svc-fork coqui-tts descript-audio-codec vocos
+
+wild: build/wild  ## accelerate() on published packages' own discriminators
+	PYTHONPATH=$< $(BIN)/python -m pytest -q tests/wild/test_real.py $(ARGS)
 
 sanitize: $(VENV)/.sanitize  ## the kernels over odd shapes, under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM='$(abspath $(BIN)/ninja)' -DHIFIGAN_SANITIZE=ON

@@ -9,6 +9,8 @@ from .discriminators import (
     frozen,
 )
 from .dispatch import save, use_backend
+from .foreign import accelerate, restore
+from .layouts import convert_state_dict
 from .losses import discriminator_loss, feature_loss, generator_loss
 from .step_losses import DiscriminatorStepLoss, GeneratorStepLoss, discriminator_step_loss, generator_step_loss
 from .version import __version__
@@ -21,6 +23,8 @@ __all__ = [
     "GeneratorStepLoss",
     "MultiPeriodDiscriminator",
     "MultiScaleDiscriminator",
+    "accelerate",
+    "convert_state_dict",
     "discriminator_loss",
     "discriminator_step_loss",
     "explain",
@@ -28,6 +32,7 @@ __all__ = [
     "frozen",
     "generator_loss",
     "generator_step_loss",
+    "restore",
     "save",
     "use_backend",
 ]

@@ -1,9 +1,10 @@
-"""The command line: hifigan-fast train | synthesize | bench | check | tune | info."""
+"""The command line: hifigan-fast train | synthesize | bench | check | convert | tune | info."""
 
 import argparse
 import sys
 
 from .arguments import Parser
+from .layouts import LAYOUTS
 from .training import command as train_command
 from .training.command import positive
 from .version import __version__
@@ -37,6 +38,13 @@ def _tune(args):
     return tune.run(args.out)
 
 
+def _convert(args):
+    from .layouts import convert_file
+
+    print(f"converted {', '.join(convert_file(args.source, args.target, args.to))}: {args.target}")
+    return 0
+
+
 def _info(args):
     from . import info
 
@@ -50,9 +58,8 @@ def _parser():
         description="HiFi-GAN's discriminators, several times faster; and the training around them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="train | synthesize | bench | check | tune | info"
-    )
+    kinds = "train | synthesize | bench | check | convert | tune | info"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=kinds)
 
     train = commands.add_parser("train", help="train a HiFi-GAN vocoder")
     train_command.add_arguments(train)
@@ -93,6 +100,15 @@ def _parser():
     for command, batch in ((bench, 4), (check, 1)):
         command.add_argument("--batch-size", metavar="N", type=positive, default=batch, help="default %(default)s")
         command.add_argument("--segment", metavar="N", type=positive, default=8192, help="samples; default %(default)s")
+    convert = add(
+        "convert",
+        _convert,
+        "rename the discriminators' tensors of a checkpoint as another project names them",
+        "  hifigan-fast convert do_02500000 do_coqui.pth --to coqui\n  hifigan-fast convert D_0.pth D.pth --to jik876",
+    )
+    convert.add_argument("source", metavar="IN", help="a state dict, or a dict of several, as torch.save writes it")
+    convert.add_argument("target", metavar="OUT", help="the new file; what is no discriminator is copied")
+    convert.add_argument("--to", required=True, choices=LAYOUTS, help="the layout; those of IN are recognised")
     tune = add(
         "tune",
         _tune,

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from . import checks, dispatch, norms, pooling, reference
-from .autograd import run_ensemble, spectral_states
-from .geometry import LRELU_SLOPE, Ensemble, Layer, Stack
-from .passes import Call
+from . import checks, dispatch, ensembles, pooling, reference
+from .autograd import run_ensemble
+from .ensembles import BY_MODULES, Member, slower
+from .geometry import LRELU_SLOPE
 from .reference.discriminators import Scored, ScoredPair
 
-BY_MODULES, ONE_BY_ONE = "module by module in plain PyTorch", "one discriminator at a time"  # slower ways to run
+ONE_BY_ONE = "one discriminator at a time"  # slower than in one pass
 
 
 def convs_of(discriminator):
@@ -33,31 +33,26 @@ def _drop_stale_weights(discriminator):
             conv.weight = conv.weight.detach()
 
 
+def member_of(discriminator):
+    """A discriminator as the passes take it: nothing to probe."""
+    convs = convs_of(discriminator)
+    names = [f"convs.{i}" for i in range(len(convs) - 1)] + ["conv_post"]
+    slopes = (LRELU_SLOPE,) * (len(convs) - 1) + (1.0,)
+    folded = isinstance(discriminator, reference.DiscriminatorP)
+    return Member(names, convs, slopes, discriminator.period if folded else 1, folded)
+
+
+def members_of(discriminators):
+    return [member_of(discriminator) for discriminator in discriminators]
+
+
 def stack_of(discriminator):
     """A discriminator's layers as data."""
-    convs = convs_of(discriminator)
-    slopes = [LRELU_SLOPE] * (len(convs) - 1) + [1.0]
-    layers = tuple(Layer.of(conv, slope) for conv, slope in zip(convs, slopes))
-    folded = isinstance(discriminator, reference.DiscriminatorP)
-    return Stack(layers, discriminator.period if folded else 1, folded)
+    return member_of(discriminator).stack
 
 
 def has_hooks(module):
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
-
-
-def _why_module_by_module(discriminators):
-    """Why these discriminators cannot run as one fused pass, in words; None if they can."""
-    for index, discriminator in enumerate(discriminators):
-        for position, conv in enumerate(convs_of(discriminator)):
-            name = "conv_post" if conv is discriminator.conv_post else f"convs.{position}"
-            reason = norms.unreadable(conv)
-            if reason:
-                return f"discriminator {index}: {name} {reason}"
-            weight = norms.parameters(conv).raw
-            if weight.dtype != norms.parameters(conv).bias.dtype:
-                return f"discriminator {index}: {name} mixes dtypes"
-    return None
 
 
 def _why_each_is_called(discriminators):
@@ -72,72 +67,22 @@ def _why_each_is_called(discriminators):
     return None
 
 
-def _why_not_together(discriminators):
+def _why_not_together(members):
     """Why no pass can run these discriminators together, in words; None if one can."""
-    layers = [stack_of(d).layers for d in discriminators]
+    layers = [member.stack.layers for member in members]
     if not layers or any(own != layers[0] for own in layers):
         return "the discriminators differ in their layers"
     return None
 
 
-def _fused(discriminators, sides, waves):
-    """One fused pass, as what `autograd.run_ensemble` and `run_step` take; moves the spectral norms.
-
-    Args:
-        sides: waveforms [side][level], each [batch, 1, samples].
-        waves: the level that each discriminator reads.
-    """
-    stacks = tuple(stack_of(d) for d in discriminators)
-    lengths = tuple(wave.shape[-1] for wave in sides[0])
-    for stack, wave in zip(stacks, waves):
-        stack.rows(lengths[wave])  # too short: said before spectral norm moves
-    first = sides[0][0]
-    dtype = dispatch.map_dtype(first)
-    choice = dispatch.choose(first.device, dtype)
-    weight_sets, states = [], []
-    for discriminator in discriminators:
-        convs = convs_of(discriminator)
-        own = len(sides) if any(norms.iterates(conv) for conv in convs) else 1
-        weight_sets.append(tuple(len(states) + side % own for side in range(len(sides))))
-        # Side after side, as the modules' calls would: each moves the power iteration on.
-        states += spectral_states(convs, own, choice.backend)
-    ensemble = Ensemble(stacks, tuple(waves), lengths, sides[0][0].shape[0], len(sides), tuple(weight_sets))
-    parameters = [[norms.parameters(conv) for conv in convs_of(d)] for d in discriminators]
-    return Call(choice.backend, ensemble, dtype, states, dispatch.to_save()), sides, parameters
-
-
 def _check_parameters(name, x, discriminators):
     """The parameters must be where the waveform is, and of its dtype, as for any convolution."""
-    if dispatch.not_fusible(x.device):
-        return
-    autocast = dispatch.map_dtype(x) != x.dtype  # mixes dtypes as it sees fit, but for float64
-    for parameter in (p for d in discriminators for p in d.parameters()):
-        if parameter.device != x.device:
-            _refuse_parameters(name, "device", parameter, x)
-        if parameter.dtype != x.dtype and (not autocast or torch.float64 in (parameter.dtype, x.dtype)):
-            _refuse_parameters(name, "dtype", parameter, x)
-
-
-def _refuse_parameters(name, what, parameter, x):
-    ours, given = getattr(parameter, what), getattr(x, what)
-    raise ValueError(f"{name}: expected the {what} of the parameters, {ours}, got {given}")
-
-
-def _why_no_pass(like):
-    """Why no fused pass runs on tensors like `like`, whatever the discriminators, in words; None if one does."""
-    return dispatch.not_fusible(like.device) or dispatch.no_kernels(like.device, dispatch.map_dtype(like))
-
-
-def _why_not_fused(like, discriminators):
-    """Why a call on tensors like `like` runs module by module, in words; None if it runs fused."""
-    return _why_no_pass(like) or _why_module_by_module(discriminators)
-
-
-def _slower(how, reason):
-    """Whether there is a reason to run slower; it is said once, but for what was asked for."""
-    if reason and reason != "requested" and not torch.compiler.is_compiling():
-        dispatch.warn_once(f"running {how}: {reason}")
-    return reason is not None
+    parameters = (p for d in discriminators for p in d.parameters())
+    found = None if dispatch.not_fusible(x.device) else ensembles.mismatch(x, parameters)
+    if found:
+        parameter, what = found
+        ours, given = getattr(parameter, what), getattr(x, what)
+        raise ValueError(f"{name}: expected the {what} of the parameters, {ours}, got {given}")
 
 
 def _run_single(discriminator, x):
@@ -145,14 +90,15 @@ def _run_single(discriminator, x):
     if isinstance(discriminator, reference.DiscriminatorP):
         checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
     _check_parameters("x", x, [discriminator])
-    if _slower(BY_MODULES, _why_not_fused(x, [discriminator])):
+    members = members_of([discriminator])
+    if slower(BY_MODULES, ensembles.why_not_fused(x, members)):
         return None
-    ((maps,),) = run_ensemble(*_fused([discriminator], [[x]], [0]))
+    ((maps,),) = run_ensemble(*ensembles.fused(members, [[x]], [0]))
     return torch.flatten(maps[-1], 1, -1), maps
 
 
 def fused_pair(ensemble, y, y_hat):
-    """A pair's fused pass, as `_fused` returns it; None where the discriminators must run module by module, or alone.
+    """A pair's pass, as `ensembles.fused` returns it; None where the discriminators run module by module, or alone.
 
     Raises as calling the ensemble does.
     """
@@ -164,13 +110,14 @@ def fused_pair(ensemble, y, y_hat):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
     _check_parameters("y", y, discriminators)
     each = _why_each_is_called(discriminators)
-    if _slower(BY_MODULES, _why_no_pass(y) if each else _why_not_fused(y, discriminators)):
+    members = [] if each else members_of(discriminators)
+    if slower(BY_MODULES, ensembles.why_not_fused(y, members)):
         return None
-    if _slower(ONE_BY_ONE, each or _why_not_together(discriminators)):
+    if slower(ONE_BY_ONE, each or _why_not_together(members)):
         return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
-        return _fused(discriminators, _pooled(ensemble, y, y_hat), range(len(discriminators)))
-    return _fused(discriminators, [[y], [y_hat]], [0] * len(discriminators))
+        return ensembles.fused(members, _pooled(ensemble, y, y_hat), range(len(members)))
+    return ensembles.fused(members, [[y], [y_hat]], [0] * len(members))
 
 
 def _run_pair(ensemble, y, y_hat):
@@ -194,26 +141,34 @@ def explain(module: nn.Module) -> str:
     """Which backend runs the layers of each discriminator in `module`, and why: a table as a string.
 
     Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes. ValueError
-    where there is no discriminator of this package.
+    where there is no discriminator of this package, and none that `accelerate` made fast.
     """
     from tabulate import tabulate
 
     checks.check_module("module", module)
-    rows = []
+    rows, told = [], set()
     for name, child in module.named_modules():
-        if isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
+        if child in told:
+            continue
+        if hasattr(child.__dict__.get("forward"), "explained"):  # an accelerated module speaks for what it holds
+            rows += child.forward.explained(name)
+            told.update(child.modules())
+        elif isinstance(child, (reference.MultiPeriodDiscriminator, reference.MultiScaleDiscriminator)):
             rows += _explain_ensemble(name, child)
-        if isinstance(child, (DiscriminatorP, DiscriminatorS)):
+        else:
+            rows += _explain_foreign(name, child)
+        if isinstance(child, (DiscriminatorP, DiscriminatorS)) and child not in told:
             rows.append(_explain_discriminator(name, child))
     if not rows:
-        raise ValueError(f"module: {type(module).__name__} holds no discriminator of hifigan_fast")
+        kind = type(module).__name__
+        raise ValueError(f"module: {kind} holds no discriminator of hifigan_fast; accelerate() takes other projects'")
     return tabulate(rows, headers=("discriminator", "layers", "backend", "why"))
 
 
 def _explain_ensemble(name, ensemble):
     """A row where its members do not run together, and one for each that is not of this package."""
     members = list(ensemble.discriminators)
-    reason = _why_each_is_called(members) or _why_module_by_module(members) or _why_not_together(members)
+    reason = _why_each_is_called(members) or _why_not_in_one_pass(members_of(members))
     rows = [(name or type(ensemble).__name__, "all", ONE_BY_ONE, reason)] if reason else []
     for index, member in enumerate(members):
         if not isinstance(member, (DiscriminatorP, DiscriminatorS)):
@@ -222,17 +177,24 @@ def _explain_ensemble(name, ensemble):
     return rows
 
 
+def _why_not_in_one_pass(members):
+    return ensembles.why_module_by_module(members) or _why_not_together(members)
+
+
 def _explain_discriminator(name, discriminator):
     """One row: a discriminator's layers run on one backend, or all module by module."""
-    parameter = next(discriminator.parameters())
-    reason = _why_not_fused(parameter, [discriminator])
-    if reason:
-        backend, why = dispatch.MODULES, reason
-    else:
-        choice = dispatch.choose(parameter.device, dispatch.map_dtype(parameter))
-        backend, why = choice.backend.name, choice.why
-    layers = f"convs.0–{len(discriminator.convs) - 1}, conv_post"
-    return name or type(discriminator).__name__, layers, backend, why
+    member = member_of(discriminator)
+    layers = f"{member.names[0]}–{len(member.names) - 2}, {member.names[-1]}"
+    return name or type(discriminator).__name__, layers, *ensembles.runs_on(next(discriminator.parameters()), [member])
+
+
+def _explain_foreign(name, module):
+    """A row for another project's module that calls several discriminators of this package one after the other."""
+    held = [m for child in (module, *module.children()) if type(child) is nn.ModuleList for m in child]
+    if sum(isinstance(m, (DiscriminatorP, DiscriminatorS)) for m in held) < 2 or type(module) is nn.ModuleList:
+        return []
+    why = f"a {type(module).__name__} from elsewhere calls them: accelerate() may run them together"
+    return [(name or type(module).__name__, "all", ONE_BY_ONE, why)]
 
 
 class DiscriminatorP(reference.DiscriminatorP):

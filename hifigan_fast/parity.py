@@ -15,11 +15,7 @@ import torch
 from . import dispatch, losses, reference
 from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator
 from .geometry import LRELU_SLOPE
-
-LIMIT = 2.0
-FLOOR_ULPS = 1.0  # beside torch's error; the limit doubles it
-SMALL = 16  # tensors of fewer elements (a head's bias) are judged together, and with a wider floor
-SMALL_FLOOR_ULPS = 8.0
+from .ratios import FLOOR_ULPS, LIMIT, SMALL, SMALL_FLOOR_ULPS, error_ratio, weigh
 
 ENSEMBLES = {
     "mpd": (MultiPeriodDiscriminator, reference.MultiPeriodDiscriminator),
@@ -78,12 +74,6 @@ def trained_like(module, seed=0):
     return module
 
 
-def weigh(tensor, generator):
-    """A random weighting of a tensor's elements, the same for every dtype."""
-    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
-    return (tensor * (noise / max(tensor.numel(), 1) ** 0.5).to(tensor)).sum()
-
-
 def evaluate(module, y, y_hat, seed=0, autocast=False):
     """Run a discriminator ensemble forward and backward, under autocast to bfloat16 if wanted -> `Result`.
 
@@ -135,31 +125,6 @@ def _taking_sides(module, maps):
     finally:
         for handle in handles:
             handle.remove()
-
-
-def error_ratio(pairs, ulps, eps, least_scale=0.0):
-    """The worse of the RMS and the maximum error ratio. pairs: [((ours, its oracle), (torch's, its oracle))].
-
-    The floor is `ulps` of the oracle's RMS and maximum, or of `least_scale` where that is larger.
-    """
-    errors = [[], []]
-    scale = []
-    for both in pairs:
-        for which, (value, oracle) in enumerate(both):
-            if value is None or oracle is None or value.shape != oracle.shape:
-                return 1.0 if value is None and oracle is None else float("inf")
-            errors[which].append((value.double() - oracle).flatten())
-        scale.append(both[1][1].flatten())
-    ours, plain, scale = (torch.cat(parts) for parts in (*errors, scale))
-    if not ours.numel():
-        return 0.0
-    floor = ulps * eps
-    rms = [t.square().mean().sqrt() for t in (ours, plain, scale)]
-    top = [t.abs().max() for t in (ours, plain, scale)]
-    for measures in (rms, top):
-        measures[2] = measures[2].clamp(min=least_scale)
-    tiny = torch.finfo(torch.float64).tiny
-    return max((a / (b + floor * s + tiny)).item() for a, b, s in (rms, top))
 
 
 def judge(ours, plain, oracle_of_ours, oracle_of_plain, dtype):

@@ -9,6 +9,7 @@ import torch
 from . import losses
 from .autograd import run_step
 from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator, fused_pair, has_hooks
+from .foreign.forward import FusedForward
 from .reference.step_losses import (
     Discriminators,
     DiscriminatorStepLoss,
@@ -26,8 +27,8 @@ def discriminator_step_loss(
     """The discriminators' loss on real and generated waveforms (HiFi-GAN, section 2.4).
 
     Args:
-        discriminators: an ensemble (`MultiPeriodDiscriminator`, `MultiScaleDiscriminator`, or any module that returns
-            what they do), or a sequence of them.
+        discriminators: an ensemble (`MultiPeriodDiscriminator`, `MultiScaleDiscriminator`, any module that returns
+            what they do, or an accelerated one that returns all its maps), or a sequence of them.
         y, y_hat: [B, 1, T], real and generated; detach y_hat from the generator.
 
     Returns a `DiscriminatorStepLoss`, taken in float32 where maps are of half precision. Raises as the discriminators.
@@ -48,17 +49,40 @@ def generator_step_loss(discriminators: Discriminators, y: torch.Tensor, y_hat: 
 
 
 def _fused(ensemble, kind, y, y_hat):
-    """`autograd.run_step` of an ensemble of ours; None where its modules must be called: they have hooks, say."""
+    """`autograd.run_step` of an ensemble of ours, or an accelerated one; None where its modules must be called: they
+    have hooks, say."""
+    if _accelerated(ensemble):
+        return None if has_hooks(ensemble) else _together(ensemble.forward.pair_calls(y, y_hat), kind)
     forwards = MultiPeriodDiscriminator.forward, MultiScaleDiscriminator.forward
     ours = type(ensemble).forward in forwards and "forward" not in ensemble.__dict__
     call = fused_pair(ensemble, y, y_hat) if ours and not has_hooks(ensemble) else None
     return None if call is None else run_step(call[0], kind, *call[1:])
 
 
+def _accelerated(ensemble):
+    return isinstance(ensemble.__dict__.get("forward"), FusedForward)
+
+
+def _together(calls, kind):
+    """The losses of several passes as one's: sums, and the terms [side judged · stack] in the order of the stacks."""
+    if calls is None:
+        return None
+    adversarial, terms, features = zip(*(run_step(call[0], kind, *call[1:]) for _, call in calls))
+    columns = [column for own, (numbers, _) in zip(terms, calls) for column in own.view(-1, len(numbers)).unbind(1)]
+    places = [number for numbers, _ in calls for number in numbers]
+    ordered = [columns[places.index(number)] for number in range(len(places))]
+    return sum(adversarial[1:], adversarial[0]), torch.stack(ordered, 1).flatten(), sum(features[1:], features[0])
+
+
+def _called(ensemble):
+    """What is called with both waveforms and returns what `MultiPeriodDiscriminator` does."""
+    return ensemble.forward.paired if _accelerated(ensemble) else ensemble
+
+
 def _discriminator_half(ensemble, y, y_hat):
     found = _fused(ensemble, "discriminator", y, y_hat)
     if found is None:
-        return discriminator_half(ensemble, y, y_hat, losses)
+        return discriminator_half(_called(ensemble), y, y_hat, losses)
     adversarial, terms, _ = found
     return DiscriminatorStepLoss(adversarial, terms.view(2, -1).t())
 
@@ -66,6 +90,6 @@ def _discriminator_half(ensemble, y, y_hat):
 def _generator_half(ensemble, y, y_hat):
     found = _fused(ensemble, "generator", y, y_hat)
     if found is None:
-        return generator_half(ensemble, y, y_hat, losses)
+        return generator_half(_called(ensemble), y, y_hat, losses)
     adversarial, terms, features = found
     return GeneratorStepLoss(adversarial, features, terms)

@@ -12,12 +12,14 @@ PACKAGE = Path(hifigan_fast.__file__).parent
 # From the bottom up; a module may import from lower layers, and from its own where they are one folder.
 LAYERS = [
     ["version", "geometry", "extras", "arguments", "_cpu"],
-    ["backends", "reference", "checks", "pooling", "voice"],
+    ["backends", "reference", "checks", "layouts", "pooling", "ratios", "voice"],
     ["norms", "dispatch"],
     ["passes", "loss_grads"],
     ["operators"],
     ["autograd"],
+    ["ensembles"],
     ["losses", "discriminators"],
+    ["foreign"],
     ["step_losses"],
     ["parity", "info"],
     ["__init__"],

@@ -27,6 +27,9 @@ def every_public_name(y: Tensor, y_hat: Tensor) -> None:
         found = hf.generator_step_loss(nn.ModuleList([mpd, msd]), y, y_hat)
         assert_type(found.adversarial + found.features, Tensor)
     assert_type(hf.explain(mpd), str)
+    assert_type(bool(hf.accelerate(nn.Sequential(mpd))), bool)
+    hf.restore(mpd)
+    assert_type(hf.convert_state_dict(mpd.state_dict(), "dac"), dict[str, Tensor])
 
 
 def the_reference_has_the_same_types(y: Tensor, y_hat: Tensor) -> None:

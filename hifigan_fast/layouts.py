@@ -1,0 +1,119 @@
+"""Discriminators' state dicts in the layouts of other projects: the same tensors by other names."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+# What a tensor is, by norm, in the legacy norms' names and in those of parametrizations.
+LEGACY = {
+    "weight": {"g": "weight_g", "v": "weight_v"},
+    "spectral": {"raw": "weight_orig", "u": "weight_u", "v": "weight_v"},
+    "none": {"raw": "weight"},
+}
+PARAMETRIZED = {
+    "weight": {"g": "parametrizations.weight.original0", "v": "parametrizations.weight.original1"},
+    "spectral": {
+        "raw": "parametrizations.weight.original",
+        "u": "parametrizations.weight.0._u",
+        "v": "parametrizations.weight.0._v",
+    },
+    "none": {"raw": "weight"},
+}
+# The name of a discriminator, of a layer and of the head, of a scale discriminator's layers, and of the norms' tensors.
+LAYOUTS = {
+    "jik876": ("discriminators", "convs.{}", "conv_post", None, LEGACY),
+    "parametrized": ("discriminators", "convs.{}", "conv_post", None, PARAMETRIZED),
+    "coqui": ("discriminators", "convs.{}", "conv_post", None, PARAMETRIZED | {"spectral": LEGACY["spectral"]}),
+    "coqui-vits": ("nets", "convs.{}", "conv_post", None, PARAMETRIZED | {"spectral": LEGACY["spectral"]}),
+    "espnet": ("discriminators", "convs.{}.0", "output_conv", "layers.{}", LEGACY),
+    "dac": ("discriminators", "convs.{}.0", "conv_post", None, LEGACY),
+    "audiocraft": ("discriminators", "convs.{}.conv", "conv_post.conv", None, LEGACY),
+}
+TENSORS = sorted({t for norms in (LEGACY, PARAMETRIZED) for names in norms.values() for t in names.values()} | {"bias"})
+KEY = re.compile(
+    r"(?P<prefix>(?:.*\.)?)(?:discriminators|nets)\.(?P<member>\d+)\."
+    r"(?P<layer>(?:convs|layers)\.(?P<depth>\d+)(?:\.0|\.conv)?|conv_post(?:\.conv)?|output_conv)\."
+    rf"(?P<tensor>{'|'.join(map(re.escape, TENSORS))})"
+)
+
+
+def convert_state_dict(state_dict: Mapping[str, torch.Tensor], to: str) -> dict[str, torch.Tensor]:
+    """A state dict of HiFi-GAN-like discriminators, from whichever of the known layouts to another.
+
+    Only names change, and their order does not: shapes are the caller's affair (espnet's head has two taps, others'
+    three). What stands before `discriminators` (`module.`, `mpd.`) stays.
+
+    Args:
+        state_dict: of one discriminator set, or several with a prefix each.
+        to: "jik876" (legacy norms), "parametrized" (the same names, `torch.nn.utils.parametrizations`), "coqui",
+            "coqui-vits", "espnet" (ParallelWaveGAN's too), "dac" or "audiocraft".
+
+    Raises:
+        ValueError: `to` is none of these, or a key or the tensors of a layer are of none.
+    """
+    if to not in LAYOUTS:
+        raise ValueError(f"to: got {to!r}, expected one of {', '.join(LAYOUTS)}")
+    found = {key: match for key in state_dict if (match := KEY.fullmatch(key))}
+    unknown = next((key for key in state_dict if key not in found), None if found else "none")
+    if unknown:
+        raise ValueError(f"state_dict: expected a discriminator's keys, got {unknown}")
+    layers: dict[tuple, dict] = {}
+    depths: dict[tuple, set] = {}
+    for key, match in found.items():
+        layers.setdefault((match["prefix"], match["member"], match["layer"]), {})[match["tensor"]] = state_dict[key]
+        if match["depth"]:
+            member = depths.setdefault((match["prefix"], match["member"], match["layer"].split(".")[0]), set())
+            member.add(int(match["depth"]))
+    named = {place: _named(place, tensors, depths, to) for place, tensors in layers.items()}
+    return {named[m["prefix"], m["member"], m["layer"]][m["tensor"]]: state_dict[key] for key, m in found.items()}
+
+
+def _named(place, tensors, depths, to):
+    """{name of a tensor as it was: its whole key in the layout `to`} of one layer."""
+    prefix, member, layer = place
+    discriminator, conv, head, scale, norms = LAYOUTS[to]
+    norm, roles = _norm(place, tensors)
+    raw = tensors[roles["v" if norm == "weight" else "raw"]]
+    kind, *rest = layer.split(".")
+    known = sorted(depths.get((prefix, member, "layers" if kind == "layers" else "convs"), ()))
+    of_head = kind in ("conv_post", "output_conv") or (kind == "layers" and int(rest[0]) == known[-1])
+    depth = len(known) - (kind == "layers") if of_head else int(rest[0])
+    if scale and raw.dim() == 3:
+        own = scale.format(depth) + ("" if of_head else ".0")
+    else:
+        own = head if of_head else conv.format(depth)
+    names = {tensor: norms[norm][role] for role, tensor in roles.items()} | {"bias": "bias"}
+    return {tensor: f"{prefix}{discriminator}.{member}.{own}.{names[tensor]}" for tensor in tensors}
+
+
+def _norm(place, tensors):
+    """A layer's norm, and its tensors' names: `weight_v` is a parameter under one norm, a buffer under another."""
+    for names in (LEGACY, PARAMETRIZED):
+        for norm, roles in names.items():
+            if set(tensors) - {"bias"} == set(roles.values()):
+                return norm, roles
+    where = f"{place[0]}discriminators.{place[1]}.{place[2]}"
+    raise ValueError(f"state_dict: {where} has {', '.join(tensors)}: expected the tensors of one norm")
+
+
+def convert_file(source: str, target: str, to: str) -> list[str]:
+    """Convert a checkpoint: a state dict, or a dict of several beside other things, which stay -> the parts converted.
+
+    Read with `weights_only=True`. ValueError where no part is a discriminator's state dict; errors of `torch.load`.
+    """
+    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{source}: expected a state dict or a dict of them, got a {type(checkpoint).__name__}")
+    if _is_ours(checkpoint):
+        torch.save(convert_state_dict(checkpoint, to), target)
+        return ["the state dict"]
+    parts = [name for name, value in checkpoint.items() if isinstance(value, dict) and _is_ours(value)]
+    if not parts:
+        raise ValueError(f"{source}: no part of it is a discriminator's state dict: it holds {', '.join(checkpoint)}")
+    torch.save(checkpoint | {name: convert_state_dict(checkpoint[name], to) for name in parts}, target)
+    return parts
+
+
+def _is_ours(state_dict):
+    return bool(state_dict) and all(isinstance(key, str) and KEY.fullmatch(key) for key in state_dict)

@@ -1,0 +1,1 @@
+"""Other projects' discriminators, restated small: what `accelerate` meets."""

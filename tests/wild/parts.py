@@ -1,0 +1,114 @@
+"""Discriminators of one waveform, as projects write them; of few channels, since recognition is structural."""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+NORMS = {
+    None: lambda conv: conv,
+    "weight": nn.utils.weight_norm,
+    "spectral": nn.utils.spectral_norm,
+    "parametrized": parametrizations.weight_norm,
+    "parametrized spectral": parametrizations.spectral_norm,
+}
+PERIOD_CHANNELS = (1, 4, 6, 8, 8, 8)
+
+
+def normed(conv, norm="weight"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return NORMS[norm](conv)
+
+
+def period_convs(channels=PERIOD_CHANNELS, strides=(3, 3, 3, 3, 1), kernel=5, norm="weight"):
+    return [
+        normed(nn.Conv2d(a, b, (kernel, 1), (s, 1), (kernel // 2, 0)), norm)
+        for a, b, s in zip(channels, channels[1:], strides)
+    ]
+
+
+def scale_convs(norm="weight"):
+    """VITS's shape: strides of 4, groups up to a quarter of the channels."""
+    return [
+        normed(nn.Conv1d(1, 8, 15, 1, 7), norm),
+        normed(nn.Conv1d(8, 16, 41, 4, 20, groups=4), norm),
+        normed(nn.Conv1d(16, 16, 41, 4, 20, groups=4), norm),
+        normed(nn.Conv1d(16, 16, 5, 1, 2), norm),
+    ]
+
+
+def fold(x, period):
+    """Padded on the right only if it must be, as most do."""
+    batch, channels, length = x.shape
+    if length % period:
+        x = F.pad(x, (0, period - length % period), "reflect")
+    return x.view(batch, channels, -1, period)
+
+
+class Period(nn.Module):
+    """jik876's, VITS's, BigVGAN's: scores and maps, of which the last is the raw scores."""
+
+    def __init__(self, period, norm="weight", **shape):
+        super().__init__()
+        self.period, self.slope = period, 0.1
+        self.convs = nn.ModuleList(period_convs(norm=norm, **shape))
+        self.conv_post = normed(nn.Conv2d(self.convs[-1].out_channels, 1, (3, 1), 1, (1, 0)), norm)
+
+    def forward(self, x):
+        x, fmap = fold(x, self.period), []
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), self.slope)
+            fmap.append(x)
+        x = self.conv_post(x)
+        fmap.append(x)
+        return torch.flatten(x, 1, -1), fmap
+
+
+class Scale(nn.Module):
+    def __init__(self, norm="weight"):
+        super().__init__()
+        self.convs = nn.ModuleList(scale_convs(norm))
+        self.conv_post = normed(nn.Conv1d(16, 1, 3, 1, 1), norm)
+
+    def forward(self, x):
+        fmap = []
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.1)
+            fmap.append(x)
+        x = self.conv_post(x)
+        fmap.append(x)
+        return torch.flatten(x, 1, -1), fmap
+
+
+class Pair(nn.Module):
+    """A set called on both waveforms, each discriminator twice."""
+
+    def __init__(self, *discriminators):
+        super().__init__()
+        self.discriminators = nn.ModuleList(discriminators)
+
+    def forward(self, y, y_hat):
+        real, generated, maps_r, maps_g = [], [], [], []
+        for d in self.discriminators:
+            score, fmap = d(y)
+            score_hat, fmap_hat = d(y_hat)
+            real.append(score)
+            maps_r.append(fmap)
+            generated.append(score_hat)
+            maps_g.append(fmap_hat)
+        return real, generated, maps_r, maps_g
+
+
+class Single(nn.Module):
+    """A set called on one waveform."""
+
+    def __init__(self, *discriminators):
+        super().__init__()
+        self.discriminators = nn.ModuleList(discriminators)
+
+    def forward(self, x):
+        found = [d(x) for d in self.discriminators]
+        return [score for score, _ in found], [fmap for _, fmap in found]

@@ -1,0 +1,124 @@
+"""State dicts between the layouts of other projects: they load where they are said to, and come back as they were."""
+
+import pytest
+import torch
+from torch import nn
+
+import hifigan_fast as hf
+from hifigan_fast.cli import main
+
+from .parts import Pair, Period, Scale
+from .variants import AudiocraftPeriod, DacPeriod, DacSet, GanPeriod, GanScale, PooledPair, Single
+
+
+def sets():
+    """(layout, module) of equal structure, prefix `mpd.` or `msd.`; ParallelWaveGAN's heads have another shape."""
+    jik876 = nn.ModuleDict({"mpd": Pair(Period(2), Period(3)), "msd": PooledPair()})
+    parametrized = nn.ModuleDict(
+        {
+            "mpd": Pair(Period(2, "parametrized"), Period(3, "parametrized")),
+            "msd": Pair(Scale("parametrized spectral"), Scale("parametrized"), Scale("parametrized")),
+        }
+    )
+    coqui = nn.ModuleDict(
+        {
+            "mpd": Single(Period(2, "parametrized"), Period(3, "parametrized")),
+            "msd": Single(Scale("spectral"), Scale("parametrized"), Scale("parametrized")),
+        }
+    )
+    return {"jik876": jik876, "parametrized": parametrized, "coqui": coqui}
+
+
+@pytest.mark.parametrize("source", ["jik876", "parametrized", "coqui"])
+@pytest.mark.parametrize("to", ["jik876", "parametrized", "coqui"])
+def test_a_converted_state_dict_loads_strictly(source, to):
+    modules = sets()
+    state = modules[source].state_dict()
+    converted = hf.convert_state_dict(state, to)
+    modules[to].load_state_dict(converted)
+    assert sorted(converted) == sorted(modules[to].state_dict())
+    back = hf.convert_state_dict(converted, source)
+    assert list(back) == list(state) and all(back[key] is state[key] for key in state)
+
+
+def renamed():
+    nets = nn.Module()
+    nets.nets = Pair(Scale("parametrized"), Period(2, "parametrized")).discriminators
+    return nets
+
+
+# A layout, a module that has it, and one of the same tensors in jik876's or the parametrized layout.
+OTHERS = {
+    "dac": (lambda: DacSet(DacPeriod(2), DacPeriod(3)), lambda: Pair(Period(2), Period(3)), "jik876"),
+    "audiocraft": (lambda: Single(AudiocraftPeriod(2)), lambda: Pair(Period(2)), "jik876"),
+    "espnet": (
+        lambda: DacSet(GanScale(), GanPeriod(2, taps=3)),
+        lambda: Pair(Scale(), Period(2)),
+        "jik876",
+    ),
+    "coqui-vits": (renamed, lambda: Pair(Scale("parametrized"), Period(2, "parametrized")), "parametrized"),
+}
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_other_names_load_there_and_come_back(layout):
+    theirs, ours, own = OTHERS[layout]
+    theirs, ours = theirs(), ours()
+    state = {f"module.mpd.{key}": value for key, value in ours.state_dict().items()}
+    converted = hf.convert_state_dict(state, layout)
+    theirs.load_state_dict({key.removeprefix("module.mpd."): value for key, value in converted.items()})
+    back = hf.convert_state_dict(converted, own)
+    assert list(back) == list(state) and all(back[key] is state[key] for key in state)
+
+
+def test_spectral_norms_vector_is_no_direction():
+    """`weight_v` is a buffer under one norm and a parameter under the other."""
+    state = nn.ModuleList([Scale("spectral"), Scale("weight")]).state_dict()
+    state = {f"discriminators.{key}": value for key, value in state.items()}
+    found = hf.convert_state_dict(state, "parametrized")
+    vector = found["discriminators.0.convs.1.parametrizations.weight.0._v"]
+    assert vector is state["discriminators.0.convs.1.weight_v"] and vector.dim() == 1
+    assert found["discriminators.1.convs.1.parametrizations.weight.original1"].dim() == 3
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.update(extra=torch.zeros(1)), "expected a discriminator's keys, got extra"),
+        (lambda s: s.clear(), "expected a discriminator's keys, got none"),
+        (lambda s: s.pop("discriminators.0.convs.1.weight_g"), r"discriminators.0.convs.1 has .*tensors of one norm"),
+    ],
+)
+def test_what_is_no_such_state_dict(change, message):
+    state = dict(Pair(Period(2)).state_dict())
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        hf.convert_state_dict(state, "dac")
+
+
+def test_an_unknown_layout_names_the_known():
+    with pytest.raises(ValueError, match="to: got 'vits', expected one of jik876, parametrized"):
+        hf.convert_state_dict({}, "vits")
+
+
+def test_a_file_is_converted_part_by_part(tmp_path, capsys):
+    """What is no discriminator stays; the official layout of two sets and their optimizer's state."""
+    modules = sets()
+    kept = {"steps": 3, "optim_d": {"state": {0: torch.ones(2)}}}
+    parts = {"mpd": modules["jik876"]["mpd"].state_dict(), "msd": modules["jik876"]["msd"].state_dict()}
+    torch.save(parts | kept, tmp_path / "do")
+    assert main(["convert", str(tmp_path / "do"), str(tmp_path / "out"), "--to", "parametrized"]) == 0
+    assert "converted mpd, msd" in capsys.readouterr().out
+    found = torch.load(tmp_path / "out", weights_only=True)
+    for name in parts:
+        modules["parametrized"][name].load_state_dict(found[name])
+    assert found["steps"] == 3 and torch.equal(found["optim_d"]["state"][0], torch.ones(2))
+    torch.save(kept, tmp_path / "do")
+    assert main(["convert", str(tmp_path / "do"), str(tmp_path / "out"), "--to", "dac"]) == 2
+    assert "no part of it is a discriminator's state dict: it holds steps, optim_d" in capsys.readouterr().err
+
+
+def test_a_file_of_one_state_dict(tmp_path):
+    torch.save(Pair(Period(2)).state_dict(), tmp_path / "d")
+    assert main(["convert", str(tmp_path / "d"), str(tmp_path / "out"), "--to", "dac"]) == 0
+    DacSet(DacPeriod(2)).load_state_dict(torch.load(tmp_path / "out", weights_only=True))
