@@ -189,7 +189,10 @@ def _guarded(call, *args):
 def _waveforms(names, length, dims, like, batch=2, loudness=1.0):
     generator = torch.Generator().manual_seed(length)
     shape = (batch, 1, length) if dims == 3 else (batch, length)
-    return {name: (loudness * torch.randn(shape, generator=generator)).to(like) for name in names}
+    return {
+        name: (loudness * torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")).to(like)
+        for name in names
+    }
 
 
 def _lengths(periods):
