@@ -9,6 +9,7 @@ os.environ.setdefault(
 )
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,15 @@ from hifigan_fast.backends.triton import configs
 from hifigan_fast.voice import synthetic_voice
 
 SPEECH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ljspeech"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreter_without_overflow_checks(request):
+    """Every sum of integers checked is a third of the interpreter's time: where tests are exhaustive."""
+    if request.config.option.markexpr and find_spec("triton"):
+        from triton.runtime.interpreter import interpreter_builder as interpreter
+
+        interpreter.options = replace(interpreter.options, sanitize_overflow=False)
 
 
 @pytest.fixture(scope="session")
