@@ -74,8 +74,7 @@ def feature_loss(fmap_r: Maps, fmap_g: Maps) -> torch.Tensor:
         A scalar (0 for empty lists): float32 for maps of half precision, else of their dtype. TypeError where an entry
         of the lists is no list of maps.
     """
-    checks.check_maps("fmap_r", fmap_r)
-    checks.check_maps("fmap_g", fmap_g)
+    fmap_r, fmap_g = checks.checked_maps("fmap_r", fmap_r), checks.checked_maps("fmap_g", fmap_g)
     pairs = [(r, g) for maps_r, maps_g in zip(fmap_r, fmap_g) for r, g in zip(maps_r, maps_g)]
     if not pairs or torch.compiler.is_compiling() or _why_not_fused(pairs):
         return reference.feature_loss(*([in_float32(maps) for maps in side] for side in (fmap_r, fmap_g)))
@@ -126,12 +125,12 @@ def discriminator_loss(
     Returns the loss and, per discriminator, its real and its generated part as detached scalars (the original
     returns Python floats, at the price of a host sync each): float32 for logits of half precision, else of their dtype.
     """
-    checks.check_scores("disc_real_outputs", disc_real_outputs)
-    checks.check_scores("disc_generated_outputs", disc_generated_outputs)
-    pairs = list(zip(disc_real_outputs, disc_generated_outputs))
+    real = checks.checked_scores("disc_real_outputs", disc_real_outputs)
+    generated = checks.checked_scores("disc_generated_outputs", disc_generated_outputs)
+    pairs = list(zip(real, generated))
     found = _squared_means([*(r for r, _ in pairs), *(g for _, g in pairs)], (1,) * len(pairs) + (0,) * len(pairs))
     if found is None:
-        return reference.discriminator_loss(in_float32(disc_real_outputs), in_float32(disc_generated_outputs))
+        return reference.discriminator_loss(in_float32(real), in_float32(generated))
     terms = list(found[1].detach().unbind())
     return found[0], terms[: len(pairs)], terms[len(pairs) :]
 
@@ -141,8 +140,8 @@ def generator_loss(disc_outputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, 
 
     Both are float32 for logits of half precision, else of their dtype.
     """
-    checks.check_scores("disc_outputs", disc_outputs)
-    found = _squared_means(list(disc_outputs), (1,) * len(disc_outputs))
+    scores = checks.checked_scores("disc_outputs", disc_outputs)
+    found = _squared_means(scores, (1,) * len(scores))
     if found is None:
-        return reference.generator_loss(in_float32(disc_outputs))
+        return reference.generator_loss(in_float32(scores))
     return found[0], list(found[1].unbind())
