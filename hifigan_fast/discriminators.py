@@ -46,34 +46,32 @@ def has_hooks(module):
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
-def _why_module_by_module(discriminators):
-    """Why these discriminators cannot run as one fused pass, in words; None if they can."""
-    for index, discriminator in enumerate(discriminators):
-        for position, conv in enumerate(convs_of(discriminator)):
-            name = "conv_post" if conv is discriminator.conv_post else f"convs.{position}"
-            reason = norms.unreadable(conv)
-            if reason:
-                return f"discriminator {index}: {name} {reason}"
-            weight = norms.parameters(conv).raw
-            if weight.dtype != norms.parameters(conv).bias.dtype:
-                return f"discriminator {index}: {name} mixes dtypes"
-    return None
-
-
-def _why_each_is_called(discriminators):
-    """Why an ensemble must call its discriminators, whatever their convolutions, in words; None if it need not."""
-    for index, discriminator in enumerate(discriminators):
-        if has_hooks(discriminator):
-            return f"discriminators.{index} has a hook"
-        if "forward" in discriminator.__dict__:
-            return f"discriminators.{index} has a forward of its own"
-        if type(discriminator) not in (DiscriminatorP, DiscriminatorS):
-            return f"discriminators.{index} is a {type(discriminator).__name__}"
+def _why_module_by_module(discriminator):
+    """Why a discriminator's convolutions must be called, in words; None if a fused pass can take their place."""
+    for position, conv in enumerate(convs_of(discriminator)):
+        name = "conv_post" if conv is discriminator.conv_post else f"convs.{position}"
+        reason = norms.unreadable(conv)
+        if reason:
+            return f"{name} {reason}"
+        weight = norms.parameters(conv).raw
+        if weight.dtype != norms.parameters(conv).bias.dtype:
+            return f"{name} mixes dtypes"
     return None
 
 
 def _why_not_together(discriminators):
-    """Why no pass can run these discriminators together, in words; None if one can."""
+    """Why an ensemble must call its discriminators one by one, in words; None if one pass can run them together."""
+    for index, discriminator in enumerate(discriminators):
+        name = f"discriminators.{index}"
+        if has_hooks(discriminator):
+            return f"{name} has a hook"
+        if "forward" in discriminator.__dict__:
+            return f"{name} has a forward of its own"
+        if type(discriminator) not in (DiscriminatorP, DiscriminatorS):
+            return f"{name} is a {type(discriminator).__name__}"
+        reason = _why_module_by_module(discriminator)
+        if reason:
+            return f"{name}.{reason}"
     layers = [stack_of(d).layers for d in discriminators]
     if not layers or any(own != layers[0] for own in layers):
         return "the discriminators differ in their layers"
@@ -128,9 +126,9 @@ def _why_no_pass(like):
     return dispatch.not_fusible(like.device) or dispatch.no_kernels(like.device, dispatch.map_dtype(like))
 
 
-def _why_not_fused(like, discriminators):
+def _why_not_fused(like, discriminator):
     """Why a call on tensors like `like` runs module by module, in words; None if it runs fused."""
-    return _why_no_pass(like) or _why_module_by_module(discriminators)
+    return _why_no_pass(like) or _why_module_by_module(discriminator)
 
 
 def _slower(how, reason):
@@ -145,7 +143,7 @@ def _run_single(discriminator, x):
     if isinstance(discriminator, reference.DiscriminatorP):
         checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
     _check_parameters("x", x, [discriminator])
-    if _slower(BY_MODULES, _why_not_fused(x, [discriminator])):
+    if _slower(BY_MODULES, _why_not_fused(x, discriminator)):
         return None
     ((maps,),) = run_ensemble(*_fused([discriminator], [[x]], [0]))
     return torch.flatten(maps[-1], 1, -1), maps
@@ -163,10 +161,7 @@ def fused_pair(ensemble, y, y_hat):
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
     _check_parameters("y", y, discriminators)
-    each = _why_each_is_called(discriminators)
-    if _slower(BY_MODULES, _why_no_pass(y) if each else _why_not_fused(y, discriminators)):
-        return None
-    if _slower(ONE_BY_ONE, each or _why_not_together(discriminators)):
+    if _slower(BY_MODULES, _why_no_pass(y)) or _slower(ONE_BY_ONE, _why_not_together(discriminators)):
         return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
         return _fused(discriminators, _pooled(ensemble, y, y_hat), range(len(discriminators)))
@@ -213,7 +208,7 @@ def explain(module: nn.Module) -> str:
 def _explain_ensemble(name, ensemble):
     """A row where its members do not run together, and one for each that is not of this package."""
     members = list(ensemble.discriminators)
-    reason = _why_each_is_called(members) or _why_module_by_module(members) or _why_not_together(members)
+    reason = _why_not_together(members)
     rows = [(name or type(ensemble).__name__, "all", ONE_BY_ONE, reason)] if reason else []
     for index, member in enumerate(members):
         if not isinstance(member, (DiscriminatorP, DiscriminatorS)):
@@ -225,7 +220,7 @@ def _explain_ensemble(name, ensemble):
 def _explain_discriminator(name, discriminator):
     """One row: a discriminator's layers run on one backend, or all module by module."""
     parameter = next(discriminator.parameters())
-    reason = _why_not_fused(parameter, [discriminator])
+    reason = _why_not_fused(parameter, discriminator)
     if reason:
         backend, why = dispatch.MODULES, reason
     else:

@@ -49,8 +49,9 @@ def generator_step_loss(discriminators: Discriminators, y: torch.Tensor, y_hat: 
 
 def _fused(ensemble, kind, y, y_hat):
     """`autograd.run_step` of an ensemble of ours; None where its modules must be called: they have hooks, say."""
-    forwards = MultiPeriodDiscriminator.forward, MultiScaleDiscriminator.forward
-    ours = type(ensemble).forward in forwards and "forward" not in ensemble.__dict__
+    kinds = MultiPeriodDiscriminator, MultiScaleDiscriminator
+    forwards = [kind.forward for kind in kinds]
+    ours = isinstance(ensemble, kinds) and type(ensemble).forward in forwards and "forward" not in ensemble.__dict__
     call = fused_pair(ensemble, y, y_hat) if ours and not has_hooks(ensemble) else None
     return None if call is None else run_step(call[0], kind, *call[1:])
 

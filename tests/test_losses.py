@@ -120,7 +120,13 @@ def test_gradients_of_half_precision_maps_and_logits_are_of_their_dtype(dtype):
 
 @pytest.mark.parametrize(
     "wrong, came",
-    [([torch.ones(2, 3)], "a Tensor"), ([[[torch.ones(2)]]], "a list"), ({"a": 1}, "a str"), ([1], "a int"), (1, "int")],
+    [
+        ([torch.ones(2, 3)], "a Tensor"),
+        ([[[torch.ones(2)]]], "a list"),
+        ({"a": 1}, "a str"),
+        ([1], "a int"),
+        (1, "int"),
+    ],
 )
 def test_maps_that_are_no_lists_of_lists(wrong, came):
     """A flat list of maps would be read as one of batches, each map's samples as maps."""
