@@ -11,9 +11,14 @@ from collections.abc import Sequence
 import torch
 
 from . import checks, dispatch, reference
+from .backends.contract import is_dense
 from .reference.losses import Maps, in_float32
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
+
+
+def _layouts(tensors):
+    return [(t.shape, t.stride()) for t in tensors]
 
 
 class _FeatureL1(torch.autograd.Function):
@@ -22,7 +27,7 @@ class _FeatureL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx, backend, *maps):
         pairs = len(maps) // 2
-        ctx.backend = backend
+        ctx.backend, ctx.layouts = backend, _layouts(maps)
         ctx.save_for_backward(*maps)
         return backend.feature_l1([m.detach() for m in maps[:pairs]], [m.detach() for m in maps[pairs:]])
 
@@ -31,23 +36,15 @@ class _FeatureL1(torch.autograd.Function):
         maps = ctx.saved_tensors
         pairs, needs = len(maps) // 2, ctx.needs_input_grad[1:]
         real, generated = maps[:pairs], maps[pairs:]
-        if torch.is_grad_enabled():  # create_graph
+        if (
+            torch.is_grad_enabled() or _layouts(maps) != ctx.layouts
+        ):  # create_graph; a hook on saved tensors made others
             signs = [(g - r).sgn() * (grad / r.numel()) for r, g, grad in zip(real, generated, grads)]
             return None, *(-s for s in signs), *signs
         grads_real, grads_generated = ctx.backend.feature_l1_backward(
             real, generated, grads, needs[:pairs], needs[pairs:]
         )
         return None, *grads_real, *grads_generated
-
-
-def _is_dense(x):
-    """Whether the elements fill their memory without gaps or overlaps, in whatever order of dimensions."""
-    expected = 1
-    for size, stride in sorted(((n, s) for n, s in zip(x.shape, x.stride()) if n > 1), key=lambda d: d[1]):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
 
 
 def _why_not_fused(pairs):
@@ -59,7 +56,7 @@ def _why_not_fused(pairs):
                 return "maps differ in dtype, device or layout"
             if m.is_neg() or not m.dtype.is_floating_point:
                 return "maps are negated lazily, or not real"
-        if real.shape != generated.shape or not real.numel() or not _is_dense(real):
+        if real.shape != generated.shape or not real.numel() or not is_dense(real):
             return "maps are empty, not dense or differ in shape"
     return dispatch.not_fusible(first.device)
 
@@ -89,7 +86,7 @@ class _SquaredMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx, backend, targets, *scores):
         ctx.set_materialize_grads(False)
-        ctx.backend, ctx.targets = backend, targets
+        ctx.backend, ctx.targets, ctx.layouts = backend, targets, _layouts(scores)
         ctx.save_for_backward(*scores)
         dtype = torch.promote_types(scores[0].dtype, torch.float32)
         return backend.squared_means([s.detach() for s in scores], targets, dtype)
@@ -97,7 +94,7 @@ class _SquaredMeans(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_total, grad_means):
         scores, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled():  # create_graph
+        if torch.is_grad_enabled() or _layouts(scores) != ctx.layouts:
             given = [grad for grad in (grad_total, grad_means) if grad is not None]
             by = (sum(given) * 2).expand(len(scores)).unbind()
             return None, None, *((g / s.numel() * (s - t)).to(s.dtype) for g, s, t in zip(by, scores, ctx.targets))
