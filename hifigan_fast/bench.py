@@ -266,12 +266,13 @@ def conditions(repeats):
 
 
 def _read_clips(folder, count):
-    import soundfile
+    """The first `count` clips of a folder, mono and of whatever rate, as arrays."""
+    from .training import files
 
-    from .training.data import find_clips
-
-    training, held_out = find_clips(folder)
-    return [soundfile.read(path, dtype="float32")[0] for path in (*training, *held_out)[:count]]
+    clips = files.clips_below(folder)
+    if not clips:
+        raise ValueError(f"data: expected wavs or FLAC files in {str(folder)!r}, got none{files.hint(folder)}")
+    return [files.read_clip(path) for path in clips[:count]]
 
 
 def _measured_backend():

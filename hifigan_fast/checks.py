@@ -1,5 +1,7 @@
 """What every public call checks before a kernel runs: shapes, dtypes, devices, in the caller's words."""
 
+from collections.abc import Iterable
+
 import torch
 
 
@@ -31,22 +33,35 @@ def check_module(name, module):
         raise TypeError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
 
 
-def check_scores(name, scores):
-    """Logits as the discriminators return them: one tensor each."""
+def _listed(name, values, expected):
+    """As a list: what can be read but once, a generator, would be used up by checking it."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected {expected} for each discriminator, got {type(values).__name__}")
+    return list(values)
+
+
+def checked_scores(name, scores):
+    """Logits as the discriminators return them, one tensor each, as a list."""
+    scores = _listed(name, scores, "one tensor")
     for score in scores:
         if not isinstance(score, torch.Tensor):
             raise TypeError(
                 f"{name}: expected one tensor for each discriminator, got a {type(score).__name__} among them"
             )
+    return scores
 
 
-def check_maps(name, maps):
-    """Feature maps as the discriminators return them: a list of tensors each."""
-    for own in maps:
-        if isinstance(own, torch.Tensor) or not all(isinstance(m, torch.Tensor) for m in own):
+def checked_maps(name, maps):
+    """Feature maps as the discriminators return them, a list of tensors each, as a list of lists."""
+    found = []
+    for own in _listed(name, maps, "a list of maps"):
+        listed = isinstance(own, Iterable) and not isinstance(own, torch.Tensor)
+        found.append(list(own) if listed else [])
+        if not listed or not all(isinstance(m, torch.Tensor) for m in found[-1]):
             raise TypeError(
                 f"{name}: expected a list of maps for each discriminator, got a {type(own).__name__} that is none"
             )
+    return found
 
 
 def check_reflect_pad(name, length, period):

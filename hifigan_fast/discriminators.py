@@ -42,10 +42,6 @@ def member_of(discriminator):
     return Member(names, convs, slopes, discriminator.period if folded else 1, folded)
 
 
-def members_of(discriminators):
-    return [member_of(discriminator) for discriminator in discriminators]
-
-
 def stack_of(discriminator):
     """A discriminator's layers as data."""
     return member_of(discriminator).stack
@@ -55,21 +51,20 @@ def has_hooks(module):
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
-def _why_each_is_called(discriminators):
-    """Why an ensemble must call its discriminators, whatever their convolutions, in words; None if it need not."""
+def _why_not_together(discriminators):
+    """Why an ensemble must call its discriminators one by one, in words; None if one pass can run them together."""
     for index, discriminator in enumerate(discriminators):
+        name = f"discriminators.{index}"
         if has_hooks(discriminator):
-            return f"discriminators.{index} has a hook"
+            return f"{name} has a hook"
         if "forward" in discriminator.__dict__:
-            return f"discriminators.{index} has a forward of its own"
+            return f"{name} has a forward of its own"
         if type(discriminator) not in (DiscriminatorP, DiscriminatorS):
-            return f"discriminators.{index} is a {type(discriminator).__name__}"
-    return None
-
-
-def _why_not_together(members):
-    """Why no pass can run these discriminators together, in words; None if one can."""
-    layers = [member.stack.layers for member in members]
+            return f"{name} is a {type(discriminator).__name__}"
+        reason = member_of(discriminator).why_module_by_module()
+        if reason:
+            return f"{name}.{reason}"
+    layers = [stack_of(discriminator).layers for discriminator in discriminators]
     if not layers or any(own != layers[0] for own in layers):
         return "the discriminators differ in their layers"
     return None
@@ -90,7 +85,7 @@ def _run_single(discriminator, x):
     if isinstance(discriminator, reference.DiscriminatorP):
         checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
     _check_parameters("x", x, [discriminator])
-    members = members_of([discriminator])
+    members = [member_of(discriminator)]
     if slower(BY_MODULES, ensembles.why_not_fused(x, members)):
         return None
     ((maps,),) = run_ensemble(*ensembles.fused(members, [[x]], [0]))
@@ -109,12 +104,9 @@ def fused_pair(ensemble, y, y_hat):
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
     _check_parameters("y", y, discriminators)
-    each = _why_each_is_called(discriminators)
-    members = [] if each else members_of(discriminators)
-    if slower(BY_MODULES, ensembles.why_not_fused(y, members)):
+    if slower(BY_MODULES, ensembles.why_no_pass(y)) or slower(ONE_BY_ONE, _why_not_together(discriminators)):
         return None
-    if slower(ONE_BY_ONE, each or _why_not_together(members)):
-        return None
+    members = [member_of(discriminator) for discriminator in discriminators]
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
         return ensembles.fused(members, _pooled(ensemble, y, y_hat), range(len(members)))
     return ensembles.fused(members, [[y], [y_hat]], [0] * len(members))
@@ -168,17 +160,13 @@ def explain(module: nn.Module) -> str:
 def _explain_ensemble(name, ensemble):
     """A row where its members do not run together, and one for each that is not of this package."""
     members = list(ensemble.discriminators)
-    reason = _why_each_is_called(members) or _why_not_in_one_pass(members_of(members))
+    reason = _why_not_together(members)
     rows = [(name or type(ensemble).__name__, "all", ONE_BY_ONE, reason)] if reason else []
     for index, member in enumerate(members):
         if not isinstance(member, (DiscriminatorP, DiscriminatorS)):
             own = f"{name}.discriminators.{index}".lstrip(".")
             rows.append((own, "all", "its own forward", f"a {type(member).__name__} from elsewhere"))
     return rows
-
-
-def _why_not_in_one_pass(members):
-    return ensembles.why_module_by_module(members) or _why_not_together(members)
 
 
 def _explain_discriminator(name, discriminator):

@@ -59,22 +59,15 @@ def mismatch(x, parameters):
     return None
 
 
-def why_module_by_module(members):
-    """Why these discriminators cannot run fused, in words; None if they can."""
-    for index, member in enumerate(members):
-        reason = member.why_module_by_module()
-        if reason:
-            return f"discriminator {index}: {reason}"
-    return None
+def why_no_pass(like):
+    """Why no fused pass runs on tensors like `like`, whatever the discriminators, in words; None if one does."""
+    return dispatch.not_fusible(like.device) or dispatch.no_kernels(like.device, dispatch.map_dtype(like))
 
 
 def why_not_fused(like, members):
     """Why a call on tensors like `like` runs module by module, in words; None if it runs fused."""
-    return (
-        dispatch.not_fusible(like.device)
-        or dispatch.no_kernels(like.device, dispatch.map_dtype(like))
-        or why_module_by_module(members)
-    )
+    reasons = (member.why_module_by_module() for member in members)
+    return why_no_pass(like) or next(filter(None, reasons), None)
 
 
 def runs_on(like, members):

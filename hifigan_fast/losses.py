@@ -11,9 +11,14 @@ from collections.abc import Sequence
 import torch
 
 from . import checks, dispatch, reference
+from .backends.contract import is_dense
 from .reference.losses import Maps, in_float32
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
+
+
+def _layouts(tensors):
+    return [(t.shape, t.stride()) for t in tensors]
 
 
 class _FeatureL1(torch.autograd.Function):
@@ -22,7 +27,7 @@ class _FeatureL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx, backend, *maps):
         pairs = len(maps) // 2
-        ctx.backend = backend
+        ctx.backend, ctx.layouts = backend, _layouts(maps)
         ctx.save_for_backward(*maps)
         return backend.feature_l1([m.detach() for m in maps[:pairs]], [m.detach() for m in maps[pairs:]])
 
@@ -31,23 +36,15 @@ class _FeatureL1(torch.autograd.Function):
         maps = ctx.saved_tensors
         pairs, needs = len(maps) // 2, ctx.needs_input_grad[1:]
         real, generated = maps[:pairs], maps[pairs:]
-        if torch.is_grad_enabled():  # create_graph
+        if (
+            torch.is_grad_enabled() or _layouts(maps) != ctx.layouts
+        ):  # create_graph; a hook on saved tensors made others
             signs = [(g - r).sgn() * (grad / r.numel()) for r, g, grad in zip(real, generated, grads)]
             return None, *(-s for s in signs), *signs
         grads_real, grads_generated = ctx.backend.feature_l1_backward(
             real, generated, grads, needs[:pairs], needs[pairs:]
         )
         return None, *grads_real, *grads_generated
-
-
-def _is_dense(x):
-    """Whether the elements fill their memory without gaps or overlaps, in whatever order of dimensions."""
-    expected = 1
-    for size, stride in sorted(((n, s) for n, s in zip(x.shape, x.stride()) if n > 1), key=lambda d: d[1]):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
 
 
 def _why_not_fused(pairs):
@@ -59,7 +56,7 @@ def _why_not_fused(pairs):
                 return "maps differ in dtype, device or layout"
             if m.is_neg() or not m.dtype.is_floating_point:
                 return "maps are negated lazily, or not real"
-        if real.shape != generated.shape or not real.numel() or not _is_dense(real):
+        if real.shape != generated.shape or not real.numel() or not is_dense(real):
             return "maps are empty, not dense or differ in shape"
     return dispatch.not_fusible(first.device)
 
@@ -74,8 +71,7 @@ def feature_loss(fmap_r: Maps, fmap_g: Maps) -> torch.Tensor:
         A scalar (0 for empty lists): float32 for maps of half precision, else of their dtype. TypeError where an entry
         of the lists is no list of maps.
     """
-    checks.check_maps("fmap_r", fmap_r)
-    checks.check_maps("fmap_g", fmap_g)
+    fmap_r, fmap_g = checks.checked_maps("fmap_r", fmap_r), checks.checked_maps("fmap_g", fmap_g)
     pairs = [(r, g) for maps_r, maps_g in zip(fmap_r, fmap_g) for r, g in zip(maps_r, maps_g)]
     if not pairs or torch.compiler.is_compiling() or _why_not_fused(pairs):
         return reference.feature_loss(*([in_float32(maps) for maps in side] for side in (fmap_r, fmap_g)))
@@ -90,7 +86,7 @@ class _SquaredMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx, backend, targets, *scores):
         ctx.set_materialize_grads(False)
-        ctx.backend, ctx.targets = backend, targets
+        ctx.backend, ctx.targets, ctx.layouts = backend, targets, _layouts(scores)
         ctx.save_for_backward(*scores)
         dtype = torch.promote_types(scores[0].dtype, torch.float32)
         return backend.squared_means([s.detach() for s in scores], targets, dtype)
@@ -98,7 +94,7 @@ class _SquaredMeans(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_total, grad_means):
         scores, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled():  # create_graph
+        if torch.is_grad_enabled() or _layouts(scores) != ctx.layouts:
             given = [grad for grad in (grad_total, grad_means) if grad is not None]
             by = (sum(given) * 2).expand(len(scores)).unbind()
             return None, None, *((g / s.numel() * (s - t)).to(s.dtype) for g, s, t in zip(by, scores, ctx.targets))
@@ -126,12 +122,12 @@ def discriminator_loss(
     Returns the loss and, per discriminator, its real and its generated part as detached scalars (the original
     returns Python floats, at the price of a host sync each): float32 for logits of half precision, else of their dtype.
     """
-    checks.check_scores("disc_real_outputs", disc_real_outputs)
-    checks.check_scores("disc_generated_outputs", disc_generated_outputs)
-    pairs = list(zip(disc_real_outputs, disc_generated_outputs))
+    real = checks.checked_scores("disc_real_outputs", disc_real_outputs)
+    generated = checks.checked_scores("disc_generated_outputs", disc_generated_outputs)
+    pairs = list(zip(real, generated))
     found = _squared_means([*(r for r, _ in pairs), *(g for _, g in pairs)], (1,) * len(pairs) + (0,) * len(pairs))
     if found is None:
-        return reference.discriminator_loss(in_float32(disc_real_outputs), in_float32(disc_generated_outputs))
+        return reference.discriminator_loss(in_float32(real), in_float32(generated))
     terms = list(found[1].detach().unbind())
     return found[0], terms[: len(pairs)], terms[len(pairs) :]
 
@@ -141,8 +137,8 @@ def generator_loss(disc_outputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, 
 
     Both are float32 for logits of half precision, else of their dtype.
     """
-    checks.check_scores("disc_outputs", disc_outputs)
-    found = _squared_means(list(disc_outputs), (1,) * len(disc_outputs))
+    scores = checks.checked_scores("disc_outputs", disc_outputs)
+    found = _squared_means(scores, (1,) * len(scores))
     if found is None:
-        return reference.generator_loss(in_float32(disc_outputs))
+        return reference.generator_loss(in_float32(scores))
     return found[0], list(found[1].unbind())

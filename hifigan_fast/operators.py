@@ -153,6 +153,11 @@ def sizes(waves, described):
     return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // Description(*described).sides]]
 
 
+def _flat(saved):
+    """What a forward pass saved, as it was in memory: a hook on saved tensors may give it back in another layout."""
+    return [t.resolve_neg().contiguous() for t in saved]
+
+
 @_without_autocast
 def _forward(waves, parameters, states, *described):
     call = call_of(*sizes(waves, described), *described)
@@ -208,6 +213,7 @@ def _backward(
     map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *sized
 ):
     call = call_of(*sized)
+    buffers, (scaling, packed) = map(_flat, (buffers, (scaling, packed)))
     _check(call, waves, parameters, (*map_grads, *buffers))
     call.states = call.split_states(states)
     outputs = passes.Saved(call, buffers)

@@ -53,8 +53,9 @@ def _fused(ensemble, kind, y, y_hat):
     have hooks, say."""
     if _accelerated(ensemble):
         return None if has_hooks(ensemble) else _together(ensemble.forward.pair_calls(y, y_hat), kind)
-    forwards = MultiPeriodDiscriminator.forward, MultiScaleDiscriminator.forward
-    ours = type(ensemble).forward in forwards and "forward" not in ensemble.__dict__
+    kinds = MultiPeriodDiscriminator, MultiScaleDiscriminator
+    forwards = [kind.forward for kind in kinds]
+    ours = isinstance(ensemble, kinds) and type(ensemble).forward in forwards and "forward" not in ensemble.__dict__
     call = fused_pair(ensemble, y, y_hat) if ours and not has_hooks(ensemble) else None
     return None if call is None else run_step(call[0], kind, *call[1:])
 

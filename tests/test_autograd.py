@@ -316,6 +316,32 @@ def test_saved_tensor_hooks_reach_all_that_is_saved():
     assert len(packed) > 6
 
 
+def apart(t):
+    return torch.stack([t, torch.full_like(t, 7)], -1)[..., 0]
+
+
+def turned(t):
+    return t.transpose(0, -1).contiguous().transpose(0, -1) if t.dim() > 1 else t
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("unpack", [apart, turned, lambda t: torch._neg_view(-t)], ids=["apart", "turned", "negated"])
+def test_saved_tensors_that_come_back_in_another_layout(backend, unpack):
+    """Only their addresses reach the kernels, which would read what lies between the elements."""
+    if backend == "cpu" and dispatch.refusal(dispatch.BACKENDS["cpu"], torch.device("cpu"), torch.float32):
+        pytest.skip("no C++ extension")
+    mpd, waves = hf.MultiPeriodDiscriminator((2,)), parity.waveforms(1, 300)
+    found = []
+    for hook in (lambda t: t, unpack):
+        with hf.use_backend(backend), torch.autograd.graph.saved_tensors_hooks(lambda t: t, hook):
+            _, generated, *maps = mpd(*waves)
+            step = hf.generator_step_loss(mpd, *waves)
+            loss = hf.generator_loss(generated)[0] + hf.feature_loss(*maps) + step.adversarial + step.features
+            found.append(torch.autograd.grad(loss, list(mpd.parameters())))
+    for expected, ours in zip(*found):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_undefined_gradients_under_create_graph():
     class Nothing(torch.autograd.Function):
         @staticmethod

@@ -1,5 +1,7 @@
 """Bad input: a clear error that names the argument, what came and what was expected, before any kernel runs."""
 
+import functools
+
 import pytest
 import torch
 
@@ -147,6 +149,17 @@ def test_what_other_projects_pass_in_the_place_of_periods(module, first, got):
         module.MultiPeriodDiscriminator(first)
 
 
+@pytest.mark.parametrize("module", [hf, reference])
+@pytest.mark.parametrize(
+    "flag, got", [(Configuration(resblock="1"), r"{'resblock': '1'}"), ((2, 3), r"\(2, 3\)"), ("no", "'no'"), (2, "2")]
+)
+def test_what_other_projects_pass_in_the_place_of_a_flag(module, flag, got):
+    """A configuration is true: it would be spectral norm in every discriminator, in silence."""
+    for made in (module.MultiScaleDiscriminator, module.DiscriminatorS, functools.partial(module.DiscriminatorP, 2)):
+        with pytest.raises(ValueError, match=f"use_spectral_norm: expected True or False, got {got}"):
+            made(use_spectral_norm=flag)
+
+
 @pytest.mark.parametrize("period", [0, -3, 2.0, "2", True])
 def test_one_period_of_several(period):
     with pytest.raises(ValueError, match=f"period: expected an integer of at least 1, got {period!r}"):
@@ -192,6 +205,17 @@ def test_step_losses_of_modules_that_return_what_they_should():
     module = returns((Y, Y), [Y, Y], [(Y, Y), [Y]], [[Y, Y], (Y,)])
     assert hf.generator_step_loss(module, Y, Y).features == 0
     assert hf.discriminator_step_loss(module, Y, Y).terms.shape == (2, 2)
+
+
+class Scripted(torch.nn.Module):
+    def forward(self, y: torch.Tensor, y_hat: torch.Tensor):
+        return [y[0]], [y_hat[0]], [[y]], [[y_hat]]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_step_losses_of_a_scripted_module():
+    found = hf.generator_step_loss(torch.jit.script(Scripted()), Y, Y + 1)
+    assert (found.adversarial, found.features) == (0, 2)
 
 
 @pytest.mark.parametrize(

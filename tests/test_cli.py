@@ -2,10 +2,12 @@
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tqdm
 from torch import nn
@@ -161,14 +163,36 @@ def test_bench_prints_a_table_and_writes_json_and_png(made_up, bar, monkeypatch,
     assert sum(bar.moved) == bar.total and len(bar.moved) == len(parity.ENSEMBLES) + 2 * count
 
 
-def test_a_folder_of_wavs_is_measured(made_up, tmp_path, capsys):
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_folder_of_wavs_is_measured(made_up, tmp_path, capsys, count):
     pytest.importorskip("soundfile")
     from hifigan_fast.voice import write_clips
 
     asked = made_up()
-    write_clips(tmp_path / "wavs", 2, 0.5)
+    write_clips(tmp_path / "wavs", count, 0.5)
     assert main(["bench", "--data", str(tmp_path / "wavs"), "--out", str(tmp_path / "out")]) == 0
-    assert [len(clip) for clip in asked["clips"]] == 2 * [11025] and "the clips of " in capsys.readouterr().out
+    assert [len(clip) for clip in asked["clips"]] == count * [11025] and "the clips of " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        (np.zeros((300, 2)), "0.wav has 2 channels, expected 1"),
+        (np.full(300, np.nan), "0.wav has 300 values that are not finite"),
+        (np.zeros(0), "0.wav has no samples"),
+        (None, "expected wavs or FLAC files in .*, got none; convert its 1 .mp3 files"),
+    ],
+)
+def test_wavs_that_cannot_be_measured_are_named_before_anything_runs(made_up, tmp_path, capsys, values, said):
+    soundfile = pytest.importorskip("soundfile")
+    asked = made_up()
+    if values is None:
+        (tmp_path / "0.mp3").touch()
+    else:
+        soundfile.write(tmp_path / "0.wav", values, 22050, subtype="FLOAT")
+    assert main(["bench", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert re.search(f"error: data: .*{said}", capsys.readouterr().err)
+    assert not asked and not (tmp_path / "out").exists()
 
 
 def test_the_quick_gate_judges_what_is_measured_and_the_full_one_everything(made_up, monkeypatch, tmp_path):

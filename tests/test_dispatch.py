@@ -88,9 +88,11 @@ def test_a_hook_on_an_inner_convolution_runs_module_by_module(mpd):
     seen = []
     mpd.discriminators[0].convs[1].register_forward_hook(lambda *_: seen.append(1))
     assert "modules" in hf.explain(mpd) and "convs.1 has a forward hook" in hf.explain(mpd)
-    with pytest.warns(UserWarning, match="module by module"):
+    with pytest.warns(UserWarning, match="module by module in plain PyTorch: convs.1 has a forward hook"):
         same_as_reference(mpd, *parity.waveforms(1, 300))
     assert len(seen) == 2
+    rows = [line.split() for line in hf.explain(mpd).splitlines() if line.startswith("discriminators.")]
+    assert rows[0][3:] == ["modules", "convs.1", "has", "a", "forward", "hook"] and "modules" not in rows[1]
 
 
 def test_a_hook_on_a_discriminator_fires_and_the_rest_stays_fused(mpd):
@@ -186,6 +188,10 @@ def a_hook(mpd):
     mpd.discriminators[1].register_forward_hook(lambda *_: None)
 
 
+def a_hook_within(mpd):
+    mpd.discriminators[0].convs[1].register_forward_hook(lambda *_: None)
+
+
 def a_forward_of_its_own(mpd):
     mpd.discriminators[1].forward = functools.partial(hf.DiscriminatorP.forward, mpd.discriminators[1])
 
@@ -193,6 +199,7 @@ def a_forward_of_its_own(mpd):
 ONE_BY_ONE = {
     "the discriminators differ in their layers": different_layers,
     "discriminators.1 has a hook": a_hook,
+    "discriminators.0.convs.1 has a forward hook": a_hook_within,
     "discriminators.1 has a forward of its own": a_forward_of_its_own,
 }
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hifigan_fast.backends import cpu
 from hifigan_fast.geometry import run_table
 
 from .extension_calls import DTYPES, RIGHT, Call, lib, reason, span, spans
@@ -18,6 +19,13 @@ pytestmark = pytest.mark.skipif(lib is None, reason=str(reason))
 def test_the_right_call_works(role, entry, dtype):
     for result in Call(role, dtype=dtype).run(entry):
         assert result.isfinite().all() and result.abs().sum() > 0
+
+
+@pytest.mark.parametrize("gaps", [torch.zeros(480, 2)[:, 0], torch.zeros(1).expand(480)], ids=["apart", "expanded"])
+def test_no_address_of_elements_that_do_not_lie_side_by_side(gaps):
+    with pytest.raises(ValueError, match=r"expected elements side by side, got shape \[480\], strides"):
+        cpu.span(gaps)
+    assert cpu.span(torch.zeros(4, 5).t())
 
 
 # Address 8 is never read: the size is refused first. The right call has 480 floats (120 rows of 4 channels) on the

@@ -119,7 +119,14 @@ def test_gradients_of_half_precision_maps_and_logits_are_of_their_dtype(dtype):
 
 
 @pytest.mark.parametrize(
-    "wrong, came", [([torch.ones(2, 3)], "a Tensor"), ([[[torch.ones(2)]]], "a list"), ({"a": 1}, "a str")]
+    "wrong, came",
+    [
+        ([torch.ones(2, 3)], "a Tensor"),
+        ([[[torch.ones(2)]]], "a list"),
+        ({"a": 1}, "a str"),
+        ([1], "a int"),
+        (1, "int"),
+    ],
 )
 def test_maps_that_are_no_lists_of_lists(wrong, came):
     """A flat list of maps would be read as one of batches, each map's samples as maps."""
@@ -128,3 +135,24 @@ def test_maps_that_are_no_lists_of_lists(wrong, came):
         hf.feature_loss(wrong, right)
     with pytest.raises(TypeError, match="fmap_g: expected a list of maps"):
         hf.feature_loss(right, wrong)
+
+
+def test_what_can_be_read_once_is_read_once():
+    """As the original's loops do: a check that uses a generator up would leave a loss of nothing, 0."""
+    logits = [scores(seed, torch.float32) for seed in (0, 1)]
+    assert hf.discriminator_loss(*map(iter, logits)) == hf.discriminator_loss(*logits)
+    assert hf.generator_loss(iter(logits[0])) == hf.generator_loss(logits[0])
+    both = [maps(seed) for seed in (0, 1)]
+    assert hf.feature_loss(*(map(iter, own) for own in both)) == hf.feature_loss(*both) > 0
+
+
+@pytest.mark.parametrize("wrong, came", [(None, "NoneType"), (1, "int"), ([None], "a NoneType among them")])
+def test_logits_that_are_no_list_of_tensors(wrong, came):
+    right = [torch.ones(2, 3)]
+    for name, call in (
+        ("disc_real_outputs", lambda: hf.discriminator_loss(wrong, right)),
+        ("disc_generated_outputs", lambda: hf.discriminator_loss(right, wrong)),
+        ("disc_outputs", lambda: hf.generator_loss(wrong)),
+    ):
+        with pytest.raises(TypeError, match=f"{name}: expected one tensor for each discriminator, got {came}"):
+            call()

@@ -17,6 +17,16 @@ import torch.nn.functional as F
 from ..geometry import Layer
 
 
+def is_dense(x):
+    """Whether the elements fill their memory without gaps or overlaps, in whatever order of dimensions."""
+    expected = 1
+    for size, stride in sorted(((n, s) for n, s in zip(x.shape, x.stride()) if n > 1), key=lambda d: d[1]):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
 @dataclass
 class WeightSet:
     """The parameters of one layer under one set: effective weights are raw · scale, a scale an output channel.

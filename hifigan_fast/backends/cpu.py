@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..geometry import run_table
+from .contract import is_dense
 from .memory import Pool
 from .setwise import SetwiseBackend
 
@@ -50,6 +51,8 @@ def span(tensor):
     """Where a tensor's elements lie, how many and what they are; the extension holds all three against the call."""
     if tensor is None:
         return None
+    if not (tensor.is_contiguous() or is_dense(tensor)):
+        raise ValueError(f"expected elements side by side, got shape {list(tensor.shape)}, strides {tensor.stride()}")
     return extension()[0].Span(tensor.data_ptr(), tensor.numel(), dtype_of(tensor.dtype))
 
 

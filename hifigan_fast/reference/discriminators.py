@@ -21,6 +21,18 @@ Scored = tuple[torch.Tensor, list[torch.Tensor]]  # logits, feature maps
 ScoredPair = tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]], list[list[torch.Tensor]]]
 
 
+def _shown(value):
+    """A wrong argument, by its type where it is long."""
+    text = repr(value)
+    return text if len(text) < 60 else f"a {type(value).__name__}"
+
+
+def _check_flag(name, value):
+    """ValueError for what is neither True nor False: a configuration, which other projects' classes take first."""
+    if not isinstance(value, int) or value not in (0, 1):
+        raise ValueError(f"{name}: expected True or False, got {_shown(value)}")
+
+
 def _normalised(conv, use_spectral_norm):
     """Wrap `conv` in the legacy norm whose key layout the official checkpoints have."""
     with warnings.catch_warnings():  # the legacy norm is deprecated, but it is the checkpoints' format
@@ -42,7 +54,8 @@ class DiscriminatorP(nn.Module):
         super().__init__()
         for name, value in (("period", period), ("kernel_size", kernel_size), ("stride", stride)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+                raise ValueError(f"{name}: expected an integer of at least 1, got {_shown(value)}")
+        _check_flag("use_spectral_norm", use_spectral_norm)
         self.period = period
 
         def layer(in_channels: int, out_channels: int, taps: int, step: int, padding: int) -> nn.Module:
@@ -76,6 +89,7 @@ class DiscriminatorS(nn.Module):
 
     def __init__(self, use_spectral_norm: bool = False) -> None:
         super().__init__()
+        _check_flag("use_spectral_norm", use_spectral_norm)
 
         def layer(in_channels: int, out_channels: int, taps: int, step: int, groups: int = 1) -> nn.Module:
             conv = nn.Conv1d(in_channels, out_channels, taps, step, padding=taps // 2, groups=groups)
@@ -115,9 +129,8 @@ def _listed(periods):
     listed = isinstance(periods, Iterable) and not isinstance(periods, (str, bytes, Mapping))
     found = list(periods) if listed else []
     if not found:
-        got = repr(periods)
         raise ValueError(
-            f"periods: expected at least one period, got {got if len(got) < 60 else f'a {type(periods).__name__}'}: "
+            f"periods: expected at least one period, got {_shown(periods)}: "
             "pass integers, periods=(2, 3, 5, 7, 11), or a configuration's, periods=h.mpd_reshapes"
         )
     return found

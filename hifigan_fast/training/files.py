@@ -21,21 +21,25 @@ def find_clips(folder):
     where they exist; otherwise all wavs below the folder, and FLAC files without a wav of their name beside them, the
     last 150 of 13,100 in sorted order held out, at least 1. Links to folders are followed; a folder counts once.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"data: expected a folder of wavs, got {str(folder)!r}, which is no folder")
+    folder = _folder(folder)
     if (folder / "training.txt").is_file():
         training, validation = _listed(folder, "training.txt"), _listed(folder, "validation.txt")
     else:
-        clips = _clips_below(folder)
+        clips = clips_below(folder)
         held_out = max(1, round(len(clips) * VALIDATION_SHARE))
         training, validation = clips[:-held_out], clips[-held_out:]
     if not training or not validation:
         raise ValueError(
             f"data: expected at least 2 wavs in {str(folder)!r}, or FLAC files, 1 of them for validation, "
-            f"got {len(training) + len(validation)}{_hint(folder)}"
+            f"got {len(training) + len(validation)}{hint(folder)}"
         )
     return training, validation
+
+
+def _folder(path):
+    if not Path(path).is_dir():
+        raise ValueError(f"data: expected a folder of wavs, got {str(path)!r}, which is no folder")
+    return Path(path)
 
 
 def _listed(folder, name):
@@ -61,15 +65,16 @@ def _listed(folder, name):
     return clips
 
 
-def _clips_below(folder):
-    clips = [path for path in files_below(folder) if path.suffix.lower() in (WAV, FLAC)]
+def clips_below(folder):
+    """All clips below a folder, sorted: its wavs, and FLAC files without a wav of their name beside them."""
+    clips = [path for path in files_below(_folder(folder)) if path.suffix.lower() in (WAV, FLAC)]
     wavs = {path.with_suffix("") for path in clips if path.suffix.lower() == WAV}
     return sorted(path for path in clips if path.suffix.lower() == WAV or path.with_suffix("") not in wavs)
 
 
 def files_below(folder):
     """Every file below a folder, links followed. A folder counts once: by its own path, else by the first link's."""
-    seen, waiting = set(), collections.deque([folder])
+    seen, waiting = set(), collections.deque([Path(folder)])
     while waiting:
         here = waiting.popleft()
         real = os.path.realpath(here)
@@ -85,7 +90,7 @@ def files_below(folder):
                 raise ValueError(f"data: {path} is a link to {os.readlink(path)}, which is not there")
 
 
-def _hint(folder):
+def hint(folder):
     """What else a folder without clips has, in words."""
     others = collections.Counter(path.suffix.lower() for path in files_below(folder))
     found = [f"{others[suffix]} {suffix} files" for suffix in sorted(NOT_READ & others.keys())]
@@ -141,8 +146,8 @@ def _refuse_rivals(mel, clips):
 
 
 @contextlib.contextmanager
-def opened_clip(path, sampling_rate):
-    """An open, readable, mono clip (a `soundfile.SoundFile`) of the expected rate with at least one sample."""
+def opened_clip(path, sampling_rate=None):
+    """An open, readable, mono clip (a `soundfile.SoundFile`) of the rate, if one is given, with at least one sample."""
     require("training", "train", "soundfile")
     import soundfile
 
@@ -151,7 +156,7 @@ def opened_clip(path, sampling_rate):
     except (OSError, soundfile.SoundFileError) as error:
         raise ValueError(f"data: {path} is not a readable {path.suffix[1:]}: {error}") from None
     with clip:
-        if clip.samplerate != sampling_rate:
+        if sampling_rate is not None and clip.samplerate != sampling_rate:
             raise ValueError(f"data: {path} has {clip.samplerate} Hz, expected the configuration's {sampling_rate} Hz")
         if clip.channels != 1:
             raise ValueError(f"data: {path} has {clip.channels} channels, expected 1")
@@ -160,8 +165,8 @@ def opened_clip(path, sampling_rate):
         yield clip
 
 
-def read_clip(path, sampling_rate):
-    """All samples of a clip, float64 [T]."""
+def read_clip(path, sampling_rate=None):
+    """All samples of a clip (`opened_clip`), float64 [T], each finite."""
     with opened_clip(path, sampling_rate) as clip:
         import soundfile
 
