@@ -10,6 +10,7 @@ from hifigan_fast.training import header, loop
 from hifigan_fast.training.checkpoint import newest_checkpoint
 from hifigan_fast.training.config import load_config
 from hifigan_fast.training.generator import Generator
+from hifigan_fast.training.log import Log
 from hifigan_fast.training.step import Trainer
 
 from .test_checkpoint import equal, load
@@ -225,6 +226,15 @@ def test_without_data_it_trains_on_synthetic_voice(out, run, capsys, monkeypatch
     assert run(out, steps=1, data=None) == 0
     assert f"synthetic voice in {out / 'synthetic_voice'}" in capsys.readouterr().out
     assert len(list((out / "synthetic_voice").glob("*.wav"))) == loop.SYNTHETIC_CLIPS
+
+
+@pytest.mark.parametrize("line", [b"hello", b"", b'{"loss": 1}', b"[1]", b"\xff\xfe"])
+def test_damaged_metrics_are_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="out: .*metrics.jsonl, line 2: expected an object with a step"):
+        Log(tmp_path, 2, 4, 22050)
+    assert path.read_bytes().count(b"\n") == 3
 
 
 def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(uninterrupted, out, run, monkeypatch):
