@@ -188,6 +188,7 @@ def _train(run, guard, log):
     with Interrupts(say=run.first) as interrupts:
         if log:
             show_samples(trainer, run.held_out, log, generated=False)
+            log.restart_clock(trainer.step)
         for y, *mels in endless_batches(run.training, run.order, trainer.device):
             losses = guard.train_step(y, *mels)
             if trainer.batch == run.order.batches_per_epoch:

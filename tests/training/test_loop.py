@@ -228,6 +228,15 @@ def test_without_data_it_trains_on_synthetic_voice(out, run, capsys, monkeypatch
     assert len(list((out / "synthetic_voice").glob("*.wav"))) == loop.SYNTHETIC_CLIPS
 
 
+def test_seconds_of_a_step_leave_out_all_else(out, run, monkeypatch):
+    events = []
+    monkeypatch.setattr(loop, "show_samples", lambda *_, **__: events.append("samples"))
+    monkeypatch.setattr(loop.checkpoint, "save_checkpoint", lambda *_: events.append("checkpoint"))
+    monkeypatch.setattr(Log, "restart_clock", lambda self, step: events.append(step))
+    run(out, steps=1)
+    assert events == ["samples", 0, "samples", 1, "checkpoint", 1]
+
+
 @pytest.mark.parametrize("line", [b"hello", b"", b'{"loss": 1}', b"[1]", b"\xff\xfe"])
 def test_damaged_metrics_are_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
