@@ -126,13 +126,20 @@ def _targets(inputs, out):
                 f"inputs: expected wavs, .npy mels or folders of them, got {str(path)!r}, which is not there"
             )
     sources = {}
+    given = {_identity(path) for path in targets}
     for path, target in targets.items():
         if target in sources:
             raise ValueError(f"inputs: {sources[target]} and {path} would both be written to {target}")
         sources[target] = path
-        if target.exists() and any(target.samefile(source) for source in targets):
+        if target.exists() and _identity(target) in given:
             raise ValueError(f"out: {target} is an input, expected another folder")
     return targets
+
+
+def _identity(path):
+    """What a file is, by whichever path."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager

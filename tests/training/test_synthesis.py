@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,6 +263,22 @@ def test_results_never_replace_their_inputs(trained, wavs, capsys):
     assert synthesize(trained[0], wavs / "a.wav", out=wavs) == 2
     assert f"out: {wavs / 'a.wav'} is an input, expected another folder" in capsys.readouterr().err
     assert (wavs / "a.wav").read_bytes() == before
+
+
+def test_looking_for_results_among_the_inputs_takes_a_look_at_each(tmp_path, monkeypatch):
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+        for i in range(40):
+            (tmp_path / folder / f"{i}.wav").touch()
+    looks, stat = [], Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: looks.append(path) or stat(path, **how))
+    assert len(synthesis._targets([tmp_path / "in"], tmp_path / "out")) == 40
+    assert len(looks) < 10 * 40
+    monkeypatch.undo()
+    (tmp_path / "out" / "7.wav").unlink()
+    (tmp_path / "out" / "7.wav").hardlink_to(tmp_path / "in" / "9.wav")
+    with pytest.raises(ValueError, match="out: .*7.wav is an input, expected another folder"):
+        synthesis._targets([tmp_path / "in"], tmp_path / "out")
 
 
 def test_published_configurations_load(trained, wavs, tmp_path):
