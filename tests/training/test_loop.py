@@ -273,6 +273,10 @@ def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(uninterrupted, o
         ({"init_generator": "nowhere"}, "checkpoint nowhere is not readable"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),
         ({"fine_tune": "nowhere"}, "fine-tune: expected a folder of .npy mels, got 'nowhere'"),
+        (
+            {"fine_tune": "mels", "data": None},
+            "fine-tune: expected a data folder, of the clips of these mels, got 'mels' alone",
+        ),
     ],
 )
 def test_bad_flags(out, run, changes, message):
