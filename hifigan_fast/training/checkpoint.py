@@ -25,6 +25,9 @@ def save_checkpoint(folder: str | Path, trainer: Any) -> None:
     Raises OSError where one cannot be written (a full disk); the files of earlier steps are never touched.
     """
     folder = Path(folder)
+    for path in folder.glob("*.tmp"):  # what a kill left of a step that a resumed run need not save again
+        if re.fullmatch(r"(g|do)_\d{8,}\.tmp", path.name):
+            path.unlink()
     generator = {"generator": trainer.generator.state_dict()}
     rest = {
         "mpd": trainer.mpd.state_dict(),

@@ -92,7 +92,7 @@ def _keep_rows(path, step):
     """Drop the rows beyond `step`, and a last line that a kill cut short."""
     if not path.exists():
         return
-    rows: list[bytes] = []
+    rows = []
     for line in path.read_bytes().splitlines(keepends=True):
         if not line.endswith(b"\n"):
             break

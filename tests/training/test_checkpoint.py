@@ -214,6 +214,13 @@ def test_interrupt_while_writing_leaves_nothing_half(trainer, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_kill_left_of_a_write_goes_with_the_next(trainer, tmp_path):
+    for name in ("g_00000007.tmp", "do_00000007.tmp", "mine.tmp", "g_7.tmp"):
+        (tmp_path / name).touch()
+    save_checkpoint(tmp_path, trainer)
+    assert {path.name for path in tmp_path.iterdir()} == {"do_00000001", "g_00000001", "g_7.tmp", "mine.tmp"}
+
+
 def _another_generator(g, do):
     del g["generator"]["conv_pre.bias"]
 
