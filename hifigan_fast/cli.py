@@ -1,6 +1,7 @@
 """The command line: hifigan-fast train | synthesize | bench | check | convert | tune | info."""
 
 import argparse
+import signal
 import sys
 
 from .arguments import Parser
@@ -135,6 +136,9 @@ def main(argv=None):
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

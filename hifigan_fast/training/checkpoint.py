@@ -6,14 +6,17 @@ epoch they are the whole random state of a run (see `data.Clips` and `data.Order
 """
 
 import os
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-REST = ["mpd", "msd", "optim_g", "optim_d", "steps", "epoch"]  # the original's keys of do_*
+from ..reference.norm_keys import translate_norm_keys
+
+GENERATOR = {"generator": dict}  # the original's keys of g_* and their types
+REST = {"mpd": dict, "msd": dict, "optim_g": dict, "optim_d": dict, "steps": int, "epoch": int}  # and of do_*
+OWN = {"batch": int, "batch_size": int, "seed": int}  # our keys of do_*
 
 
 def save_checkpoint(folder: str | Path, trainer: Any) -> None:
@@ -22,6 +25,9 @@ def save_checkpoint(folder: str | Path, trainer: Any) -> None:
     Raises OSError where one cannot be written (a full disk); the files of earlier steps are never touched.
     """
     folder = Path(folder)
+    for path in folder.glob("*.tmp"):  # what a kill left of a step that a resumed run need not save again
+        if re.fullmatch(r"(g|do)_\d{8,}\.tmp", path.name):
+            path.unlink()
     generator = {"generator": trainer.generator.state_dict()}
     rest = {
         "mpd": trainer.mpd.state_dict(),
@@ -96,14 +102,18 @@ def load_checkpoint(trainer: Any, generator_path: str | Path, rest_path: str | P
     """Put `trainer` where the two files left off; files of the original, without our keys, begin their epoch anew.
 
     Raises ValueError, naming the file, what came and what was expected, for a file that is unreadable or of another
-    model, and for one of another seed.
+    model, and for one of another seed or with other betas.
     """
-    rest = _read(rest_path, REST)
+    rest = _read(rest_path, REST, OWN)
     seed = rest.get("seed", trainer.config.seed)
     if seed != trainer.config.seed:
         raise ValueError(f"seed: {rest_path} was trained with seed {seed}, got {trainer.config.seed}")
     load_generator(trainer.generator, generator_path)
     _load_rest(trainer, rest, rest_path)
+    for optimizer, name in zip(trainer.optimizers, ("optim_g", "optim_d"), strict=True):
+        saved, given = tuple(rest[name]["param_groups"][0]["betas"]), optimizer.param_groups[0]["betas"]
+        if saved != given:
+            raise ValueError(f"adam_b1, adam_b2: {rest_path}, {name} was trained with {saved}, got {given}")
     trainer.step, trainer.epoch = rest["steps"], rest["epoch"]
     size = trainer.config.batch_size
     clips = rest.get("batch", 0) * rest.get("batch_size", size)
@@ -114,7 +124,7 @@ def load_checkpoint(trainer: Any, generator_path: str | Path, rest_path: str | P
 
 def load_generator(generator: torch.nn.Module, path: str | Path) -> None:
     """Put the weights of a `g_*` file into a generator. Raises ValueError as `load_checkpoint`."""
-    _load_module(generator, _read(path, ["generator"])["generator"], f"{path}, generator")
+    _load_module(generator, _read(path, GENERATOR)["generator"], f"{path}, generator")
 
 
 def load_pair(trainer: Any, generator_path: str | Path, rest_path: str | Path) -> None:
@@ -122,16 +132,11 @@ def load_pair(trainer: Any, generator_path: str | Path, rest_path: str | Path) -
 
     Raises ValueError as `load_checkpoint`, but for a pair of another seed.
     """
-    settings = [[_settings(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
     load_generator(trainer.generator, generator_path)
-    _load_rest(trainer, _read(rest_path, REST), rest_path)
-    for optimizer, own in zip(trainer.optimizers, settings, strict=True):
-        for group, values in zip(optimizer.param_groups, own, strict=True):
-            group.update(values)
-
-
-def _settings(group):
-    return {key: value for key, value in group.items() if key != "params"}
+    _load_rest(trainer, _read(rest_path, REST, OWN), rest_path)
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
 
 
 def _load_rest(trainer, rest, path):
@@ -141,36 +146,59 @@ def _load_rest(trainer, rest, path):
         _load_optimizer(getattr(trainer, name), rest[name], f"{path}, {name}")
 
 
-def _read(path, keys):
+def _read(path, types, optional=None):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint {path} is not readable: {error}") from error
-    missing = [key for key in keys if key not in content] if isinstance(content, dict) else keys
+    except Exception as error:  # torch's unpickler has many for a file that is none
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # what follows is advice to trust the file
+        raise ValueError(f"checkpoint {path} is not readable: {type(error).__name__}: {reason}") from error
+    missing = [key for key in types if key not in content] if isinstance(content, dict) else list(types)
     if missing:
-        raise ValueError(f"checkpoint {path}: expected the keys {keys}, missing {missing}")
+        raise ValueError(f"checkpoint {path}: expected the keys {list(types)}, missing {missing}")
+    for key, kind in (types | (optional or {})).items():
+        value = content.get(key, kind())
+        if not isinstance(value, kind) or (kind is int and value < 0):
+            expected = "a number of at least 0" if kind is int else "a dict"
+            got = repr(value) if isinstance(value, (int, float, str)) else type(value).__name__
+            raise ValueError(f"checkpoint {path}: {key}: expected {expected}, got {got}")
     return content
 
 
 def _load_module(module, state, name):
+    state = dict(state)
+    translate_norm_keys(module, state, "")
     expected = {key: list(value.shape) for key, value in module.state_dict().items()}
-    found = {key: list(value.shape) for key, value in state.items()}
+    found = {key: list(getattr(value, "shape", ())) for key, value in state.items()}
     for key in [*expected, *(found.keys() - expected.keys())]:
         if expected.get(key) != found.get(key):
             raise ValueError(
                 f"checkpoint {name}: of another model: {key} has shape {found.get(key, 'none, it is missing')}, "
                 f"expected {expected.get(key, 'no such tensor')}"
             )
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"checkpoint {name}: {key} has values that are not finite")
     module.load_state_dict(state)
 
 
 def _load_optimizer(optimizer, state, name):
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = [list(entry["exp_avg"].shape) for _, entry in sorted(state["state"].items())]
-    expected = [list(p.shape) for p in parameters]
-    if moments and moments != expected:
+    """Put moments and learning rate into an AdamW of one group. All else that it is set to stays."""
+    [own], parameters = optimizer.state_dict()["param_groups"], optimizer.param_groups[0]["params"]
+    expected = {index: [list(p.shape)] * 2 for index, p in enumerate(parameters)}
+    try:
+        [group], entries = state["param_groups"], state["state"]
+        own["lr"], _ = float(group["lr"]), tuple(group["betas"])
+        moments = {index: [entry["exp_avg"], entry["exp_avg_sq"]] for index, entry in entries.items()}
+        found = {index: [list(moment.shape) for moment in pair] for index, pair in moments.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"checkpoint {name}: of another model: moments of {len(moments)} parameters, expected those of "
+            f"checkpoint {name}: expected an AdamW's state with one group of parameters: {error!r}"
+        ) from None
+    if found and found != expected:
+        raise ValueError(
+            f"checkpoint {name}: of another model: moments of {len(found)} parameters, expected those of "
             f"{len(expected)} and their shapes"
         )
-    optimizer.load_state_dict(state)
+    if not all(moment.isfinite().all() for pair in moments.values() for moment in pair):
+        raise ValueError(f"checkpoint {name}: has moments that are not finite")
+    optimizer.load_state_dict({"state": entries, "param_groups": [own]})

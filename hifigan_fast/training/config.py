@@ -148,6 +148,8 @@ def _signal_problems(c):
     for key in ("seed", "num_workers"):
         if getattr(c, key) < 0:
             yield f"{key}: expected at least 0, got {getattr(c, key)}"
+    if c.seed >= 1 << 64:
+        yield f"seed: expected less than 2^64, got {c.seed}"
     if not (0 <= c.adam_b1 < 1 and 0 <= c.adam_b2 < 1):
         yield f"adam_b1, adam_b2: expected at least 0 and below 1, got {c.adam_b1}, {c.adam_b2}"
     if not c.discriminator_periods or not all(1 <= p <= c.segment_size for p in c.discriminator_periods):

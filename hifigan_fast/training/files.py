@@ -146,43 +146,57 @@ def _refuse_rivals(mel, clips):
 
 
 @contextlib.contextmanager
-def opened_clip(path, sampling_rate=None):
-    """An open, readable, mono clip (a `soundfile.SoundFile`) of the rate, if one is given, with at least one sample."""
+def opened_clip(path, sampling_rate=None, argument="data"):
+    """An open, readable, mono clip (a `soundfile.SoundFile`) of the rate, if one is given, with at least one sample.
+
+    Errors name the argument that it came by.
+    """
     require("training", "train", "soundfile")
     import soundfile
 
     try:
         clip = soundfile.SoundFile(path)
     except (OSError, soundfile.SoundFileError) as error:
-        raise ValueError(f"data: {path} is not a readable {path.suffix[1:]}: {error}") from None
+        raise ValueError(f"{argument}: {path} is not a readable {path.suffix[1:]}: {error}") from None
     with clip:
         if sampling_rate is not None and clip.samplerate != sampling_rate:
-            raise ValueError(f"data: {path} has {clip.samplerate} Hz, expected the configuration's {sampling_rate} Hz")
+            raise ValueError(
+                f"{argument}: {path} has {clip.samplerate} Hz, expected the configuration's {sampling_rate} Hz"
+            )
         if clip.channels != 1:
-            raise ValueError(f"data: {path} has {clip.channels} channels, expected 1")
+            raise ValueError(f"{argument}: {path} has {clip.channels} channels, expected 1")
         if clip.frames == 0:
-            raise ValueError(f"data: {path} has no samples, expected at least 1")
+            raise ValueError(f"{argument}: {path} has no samples, expected at least 1")
         yield clip
 
 
 def read_clip(path, sampling_rate=None):
     """All samples of a clip (`opened_clip`), float64 [T], each finite."""
     with opened_clip(path, sampling_rate) as clip:
-        import soundfile
+        return read_samples(clip, 0, clip.frames, "data")
 
-        try:
-            audio = clip.read(dtype="float64")
-        except soundfile.SoundFileError as error:
-            raise ValueError(f"data: {path} is damaged: {error}") from None
-    check_finite(f"data: {path}", audio)
+
+def read_samples(clip, first, last, argument):
+    """The samples from first up to last of an `opened_clip`, float64."""
+    import soundfile
+
+    name = f"{argument}: {clip.name}"
+    try:
+        clip.seek(first)
+        audio = clip.read(last - first, dtype="float64")
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"{name} is damaged: {error}") from None
+    if len(audio) < last - first:
+        raise ValueError(f"{name} is damaged: it ends after {first + len(audio)} of {clip.frames} samples")
+    check_finite(name, audio, first)
     return audio
 
 
 def opened_mel(path, config, argument):
     """A memory-mapped log-mel [num_mels, frames]; errors name the argument that it came by."""
     try:
-        mel = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        mel = np.lib.format.open_memmap(path, mode="r")  # np.load opens archives, too
+    except (OSError, ValueError) as error:
         raise ValueError(f"{argument}: {path} is not a readable mel: {error}") from None
     shape, mel = mel.shape, mel[0] if mel.ndim == 3 and len(mel) == 1 else mel
     if mel.ndim != 2 or mel.shape[0] != config.num_mels or not mel.shape[1] or mel.dtype.kind != "f":
@@ -212,13 +226,14 @@ def read_mel_of(clip, path, config, samples):
     return mel.astype(np.float32)
 
 
-def check_finite(name, values):
-    """Raise ValueError unless all values of an array are finite, as float32."""
+def check_finite(name, values, begin=0):
+    """Raise ValueError unless all values of an array are finite, as float32; its last axis begins at index `begin`."""
     with np.errstate(over="ignore"):
         bad = np.argwhere(~np.isfinite(values.astype(np.float32)))
     if len(bad):
         first = tuple(bad[0].tolist())
+        at = *first[:-1], begin + first[-1]
         raise ValueError(
             f"{name} has {len(bad)} values that are not finite in float32, the first is {values[first]} at index "
-            f"{', '.join(map(str, first))}"
+            f"{', '.join(map(str, at))}"
         )

@@ -82,10 +82,12 @@ class Snapshot:
         self.modules, self.optimizers = modules, optimizers
         self._originals: list[torch.Tensor] = []
         self._copies: list[torch.Tensor] = []
+        self._states: list[dict[torch.Tensor, dict[str, torch.Tensor]]] = []
 
     @torch.no_grad()
     def take(self) -> None:
         """Copy all as it is now."""
+        self._states = [{p: dict(state) for p, state in optimizer.state.items()} for optimizer in self.optimizers]
         originals = self._tensors()
         if len(originals) != len(self._originals) or any(a is not b for a, b in zip(originals, self._originals)):
             self._originals, self._copies = originals, [tensor.clone() for tensor in originals]
@@ -95,10 +97,11 @@ class Snapshot:
     @torch.no_grad()
     def restore(self) -> None:
         """Put all back as it was at the last `take`."""
-        known = {id(tensor) for tensor in self._originals}
-        for optimizer in self.optimizers:  # a parameter's first step made its state
-            for parameter, state in list(optimizer.state.items()):
-                if not all(id(value) in known for value in state.values()):
+        for optimizer, states in zip(self.optimizers, self._states, strict=True):
+            for parameter in list(optimizer.state):
+                if parameter in states:  # the step may have moved a tensor of it to the device
+                    optimizer.state[parameter].update(states[parameter])
+                else:  # a parameter's first step made its state
                     del optimizer.state[parameter]
         torch._foreach_copy_(self._originals, self._copies)
 

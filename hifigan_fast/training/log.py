@@ -93,10 +93,19 @@ def _keep_rows(path, step):
     if not path.exists():
         return
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            beyond = json.loads(line)["step"] > step
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"out: {path}, line {len(rows) + 1}: expected an object with a step, got {line[:80]!r}; "
+                "mend the file or move it away"
+            ) from None
+        if beyond:
             break
         rows.append(line)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(rows), encoding="utf-8")
+    temporary.write_bytes(b"".join(rows))
     os.replace(temporary, path)

@@ -110,6 +110,8 @@ def train(
     schedule.check()
     if skip_non_finite < 0:
         raise ValueError(f"skip_non_finite: expected at least 0 steps, got {skip_non_finite}")
+    if fine_tune is not None and data is None:
+        raise ValueError(f"fine-tune: expected a data folder, of the clips of these mels, got {str(fine_tune)!r} alone")
     place, folder = pick_device(device), Path(out)
     torch.backends.cudnn.benchmark = True
     with joined(place) as processes, contextlib.ExitStack() as stack:
@@ -188,6 +190,7 @@ def _train(run, guard, log):
     with Interrupts(say=run.first) as interrupts:
         if log:
             show_samples(trainer, run.held_out, log, generated=False)
+            log.restart_clock(trainer.step)
         for y, *mels in endless_batches(run.training, run.order, trainer.device):
             losses = guard.train_step(y, *mels)
             if trainer.batch == run.order.batches_per_epoch:

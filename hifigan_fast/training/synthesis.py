@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ..extras import require
 from .checkpoint import load_generator
 from .config import Config, load_config
-from .files import FLAC, WAV, check_finite, files_below, opened_clip, opened_mel
+from .files import FLAC, WAV, check_finite, files_below, opened_clip, opened_mel, read_samples
 from .generator import Generator, reach
 from .mel import log_mel
 from .processes import pick_device
@@ -75,7 +75,7 @@ def synthesize(
         device: as for `processes.pick_device`.
 
     Returns: seconds of audio written. Raises ValueError, before anything is written, for an input, a checkpoint or a
-    configuration that does not fit, and later for values that are not finite.
+    configuration that does not fit, and later for values that are not finite, in an input or a result.
     """
     require("synthesis", "train", "soundfile", "librosa", "tqdm")
     from tqdm import tqdm
@@ -96,8 +96,10 @@ def synthesize(
         for path, target in targets.items():
             with _opened(path, settings, place) as (mel, frames), _written(target, settings.sampling_rate) as wav:
                 for piece in generate(generator, settings, mel, frames):
-                    wav.write(piece[0].float().cpu().numpy())
-                    bar.update(piece.shape[1] / settings.sampling_rate)
+                    audio = piece[0].cpu().numpy()
+                    check_finite(f"checkpoint: what {checkpoint} makes of {path}", audio, wav.frames)
+                    wav.write(audio)
+                    bar.update(len(audio) / settings.sampling_rate)
     return seconds
 
 
@@ -124,13 +126,20 @@ def _targets(inputs, out):
                 f"inputs: expected wavs, .npy mels or folders of them, got {str(path)!r}, which is not there"
             )
     sources = {}
+    given = {_identity(path) for path in targets}
     for path, target in targets.items():
         if target in sources:
             raise ValueError(f"inputs: {sources[target]} and {path} would both be written to {target}")
         sources[target] = path
-        if target.exists() and any(target.samefile(source) for source in targets):
+        if target.exists() and _identity(target) in given:
             raise ValueError(f"out: {target} is an input, expected another folder")
     return targets
+
+
+def _identity(path):
+    """What a file is, by whichever path."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager
@@ -138,40 +147,30 @@ def _opened(path, config, device):
     """(first, last) -> the file's mel from frame first up to last, [1, num_mels, …]; and how many frames it has."""
     if path.suffix.lower() == MEL:
         mel = opened_mel(path, config, "inputs")
-        yield lambda first, last: _finite(mel[:, first:last], path)[None].to(device), mel.shape[1]
+
+        def read(first, last):
+            part = np.array(mel[:, first:last])
+            check_finite(f"inputs: {path}", part, first)
+            return torch.from_numpy(part.astype(np.float32))[None].to(device)
+
+        yield read, mel.shape[1]
         return
     pad = (config.n_fft - config.hop_size) // 2
-    with opened_clip(path, config.sampling_rate) as wav:
-        if wav.frames <= pad:
+    with opened_clip(path, config.sampling_rate, "inputs") as clip:
+        if clip.frames <= pad or clip.frames < config.hop_size:
             raise ValueError(
-                f"inputs: {path} has {wav.frames} samples, expected more than {pad}, the mel's reflect pad"
+                f"inputs: {path} has {clip.frames} samples, expected more than {pad}, the mel's reflect pad, "
+                f"and at least {config.hop_size}, a hop"
             )
 
-        def mel(first, last):
+        def read(first, last):
             start, stop = first * config.hop_size - pad, (last - 1) * config.hop_size - pad + config.n_fft
-            audio = _finite(_samples(wav, max(0, start), min(stop, wav.frames), path), path)
-            padding = max(0, -start), max(0, stop - wav.frames)
-            return log_mel(F.pad(audio[None, None].to(device), padding, "reflect")[0], config, config.fmax)
+            samples = read_samples(clip, max(0, start), min(stop, clip.frames), "inputs")
+            audio = torch.from_numpy(samples).float().to(device)
+            padding = max(0, -start), max(0, stop - clip.frames)
+            return log_mel(F.pad(audio[None, None], padding, "reflect")[0], config, config.fmax)
 
-        yield mel, wav.frames // config.hop_size
-
-
-def _samples(wav, first, last, path):
-    import soundfile
-
-    try:
-        wav.seek(first)
-        audio = wav.read(last - first, dtype="float32")
-    except soundfile.SoundFileError as error:
-        raise ValueError(f"inputs: {path} is damaged: {error}") from None
-    if len(audio) < last - first:
-        raise ValueError(f"inputs: {path} is damaged: it ends after {first + len(audio)} of {wav.frames} samples")
-    return audio
-
-
-def _finite(array, path):
-    check_finite(f"inputs: {path}", array)
-    return torch.from_numpy(np.array(array, dtype=np.float32))
+        yield read, clip.frames // config.hop_size
 
 
 @contextlib.contextmanager

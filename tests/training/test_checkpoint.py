@@ -214,6 +214,13 @@ def test_interrupt_while_writing_leaves_nothing_half(trainer, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_kill_left_of_a_write_goes_with_the_next(trainer, tmp_path):
+    for name in ("g_00000007.tmp", "do_00000007.tmp", "mine.tmp", "g_7.tmp"):
+        (tmp_path / name).touch()
+    save_checkpoint(tmp_path, trainer)
+    assert {path.name for path in tmp_path.iterdir()} == {"do_00000001", "g_00000001", "g_7.tmp", "mine.tmp"}
+
+
 def _another_generator(g, do):
     del g["generator"]["conv_pre.bias"]
 
@@ -260,7 +267,72 @@ def test_checkpoint_of_another_model(trainer, fresh, tmp_path, change, message):
         load_checkpoint(fresh, *paths)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def _unnamed_moments(g, do):
+    del do["optim_g"]["state"][0]["exp_avg"]
+
+
+def _poisoned_moments(g, do):
+    do["optim_g"]["state"][3]["exp_avg_sq"][0] = torch.inf
+
+
+def _poisoned_weights(g, do):
+    do["msd"]["conv.bias"][1] = torch.nan
+
+
+def _other_betas(g, do):
+    do["optim_d"]["param_groups"][0]["betas"] = (0.5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g, do: do.update(mpd=None), "do_00000001: mpd: expected a dict, got NoneType"),
+        (lambda g, do: g.update(generator=[1]), "g_00000001: generator: expected a dict, got list"),
+        (lambda g, do: do.update(steps=-4), "do_00000001: steps: expected a number of at least 0, got -4"),
+        (lambda g, do: do.update(batch="x"), "do_00000001: batch: expected a number of at least 0, got 'x'"),
+        (lambda g, do: do.update(optim_g={}), "do_00000001, optim_g: expected an AdamW's state"),
+        (_unnamed_moments, "do_00000001, optim_g: expected an AdamW's state .*exp_avg"),
+        (_poisoned_moments, "do_00000001, optim_g: has moments that are not finite"),
+        (_poisoned_weights, "do_00000001, msd: conv.bias has values that are not finite"),
+        (_other_betas, r"adam_b1, adam_b2: .*do_00000001, optim_d was trained with \(0.5, 0.9\), got \(0.8, 0.99\)"),
+    ],
+)
+def test_checkpoint_with_something_else_in_it(trainer, fresh, tmp_path, change, message):
+    test_checkpoint_of_another_model(trainer, fresh, tmp_path, change, message)
+
+
+def test_settings_of_the_optimizers_are_the_runs_own(trainer, fresh, tmp_path):
+    """A run with --cuda-graph saves what a CPU refuses to step with; moments, step counts and rates are taken over."""
+    save_checkpoint(tmp_path, trainer)
+    path = tmp_path / "do_00000001"
+    rest = load(path)
+    for name in ("optim_g", "optim_d"):
+        rest[name]["param_groups"][0] |= {"capturable": True, "lr": torch.tensor(1e-4), "weight_decay": 0.5}
+    torch.save(rest, path)
+    load_checkpoint(fresh, tmp_path / "g_00000001", path)
+    for ours, theirs in zip(fresh.optimizers, trainer.optimizers, strict=True):
+        assert equal(ours.state_dict()["state"], theirs.state_dict()["state"])
+        [group], [own] = ours.state_dict()["param_groups"], theirs.state_dict()["param_groups"]
+        assert group == own | {"lr": pytest.approx(1e-4)}
+    fresh.train_step(torch.rand(2, 1024) - 0.5)
+
+
+def test_networks_with_parametrized_norms_load(trainer, fresh, tmp_path):
+    save_checkpoint(tmp_path, trainer)
+    for path, name in ((tmp_path / "g_00000001", "generator"), (tmp_path / "do_00000001", "mpd")):
+        content = load(path)
+        names = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+        for key in list(content[name]):
+            stem, _, last = key.rpartition(".")
+            content[name][f"{stem}.{names.get(last, last)}"] = content[name].pop(key)
+        torch.save(content, path)
+    load_checkpoint(fresh, *newest_checkpoint(tmp_path))
+    assert equal(states(fresh), states(trainer))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint", b"hello world", b"version https://git-lfs.github.com/spec/v1"]
+)
 def test_unreadable_checkpoint(trainer, fresh, tmp_path, content):
     save_checkpoint(tmp_path, trainer)
     whole = (tmp_path / "do_00000001").read_bytes()

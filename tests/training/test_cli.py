@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from hifigan_fast import cli
-from hifigan_fast.training import loop
+from hifigan_fast import bench, cli
+from hifigan_fast.training import config, loop
 
 from .conftest import ROOT
 from .test_checkpoint import load
@@ -79,6 +79,17 @@ def test_step_that_is_not_finite_is_one_line_and_status_2(monkeypatch, capsys):
     monkeypatch.setattr(loop, "train", train)
     assert cli.main(["train", "--out", "x"]) == 2
     assert capsys.readouterr().err == "error: step 2: losses or gradients are not finite\n"
+
+
+@pytest.mark.parametrize("command", [["train", "--out", "x"], ["check"]])
+def test_ctrl_c_wherever_it_comes_is_one_line(monkeypatch, capsys, command):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(config, "load_config", interrupted)
+    monkeypatch.setattr(bench, "gate", interrupted)
+    assert cli.main(command) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
 
 
 def test_reading_the_flags_loads_no_training_library():

@@ -111,6 +111,7 @@ def test_spectral_norm_in_every_discriminator():
         ({"batch_size": 0}, "batch_size: expected more than 0, got 0"),
         ({"learning_rate": -1.0}, "learning_rate: expected more than 0"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),
+        ({"seed": 1 << 64}, r"seed: expected less than 2\^64, got 18446744073709551616"),
         ({"adam_b1": 1.0}, "adam_b1, adam_b2"),
         ({"resblock": "3"}, "resblock: expected '1' or '2', got '3'"),
         ({"hop_size": 512}, "hop_size: expected the product of upsample_rates .* 256, got 512"),

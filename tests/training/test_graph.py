@@ -92,6 +92,20 @@ def test_step_that_was_undone_leaves_the_graph_valid(cuda):
     assert Recorded.captures == 1
 
 
+def test_first_step_after_a_resume_undone_keeps_its_moments(cuda):
+    """It moves their step counts, which a checkpoint leaves on the CPU, to the device."""
+    line = Line()
+    line.run(torch.ones(2), None)
+    state = line.optimizer.state[line.w]
+    before = {key: value.clone() for key, value in state.items()}
+    snapshot = Snapshot([torch.nn.ParameterList([line.w])], [line.optimizer])
+    snapshot.take()
+    state["step"] = before["step"].clone()  # what a move to another device gives
+    line.step(torch.full((2,), torch.nan), None)
+    snapshot.restore()
+    assert dict(line.optimizer.state[line.w]) == before
+
+
 def test_a_scheduler_changes_the_rate_that_a_graph_reads(cuda):
     line = Line()
     line.step(torch.ones(2), None)

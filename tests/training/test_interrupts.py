@@ -58,14 +58,18 @@ def test_going_on_is_bit_for_bit(out, run, signal_in_step):
 
 
 def test_second_ctrl_c_stops_at_once(out, run, signal_in_step, monkeypatch, capfd):
+    went_on = []
+
     def save(folder, trainer):
         signal.raise_signal(signal.SIGTERM)  # a launcher's, on top of it: changes nothing
+        went_on.append(trainer.step)
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("did not stop")
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", save)
     signal_in_step(signal.SIGINT, 1)
     assert run(out, steps=6, **NEVER) == 130
+    assert went_on == [1]
     assert f"stopped at once; there is no checkpoint in {out}" in capfd.readouterr().err
 
 

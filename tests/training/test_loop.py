@@ -10,6 +10,7 @@ from hifigan_fast.training import header, loop
 from hifigan_fast.training.checkpoint import newest_checkpoint
 from hifigan_fast.training.config import load_config
 from hifigan_fast.training.generator import Generator
+from hifigan_fast.training.log import Log
 from hifigan_fast.training.step import Trainer
 
 from .test_checkpoint import equal, load
@@ -227,6 +228,24 @@ def test_without_data_it_trains_on_synthetic_voice(out, run, capsys, monkeypatch
     assert len(list((out / "synthetic_voice").glob("*.wav"))) == loop.SYNTHETIC_CLIPS
 
 
+def test_seconds_of_a_step_leave_out_all_else(out, run, monkeypatch):
+    events = []
+    monkeypatch.setattr(loop, "show_samples", lambda *_, **__: events.append("samples"))
+    monkeypatch.setattr(loop.checkpoint, "save_checkpoint", lambda *_: events.append("checkpoint"))
+    monkeypatch.setattr(Log, "restart_clock", lambda self, step: events.append(step))
+    run(out, steps=1)
+    assert events == ["samples", 0, "samples", 1, "checkpoint", 1]
+
+
+@pytest.mark.parametrize("line", [b"hello", b"", b'{"loss": 1}', b"[1]", b"\xff\xfe"])
+def test_damaged_metrics_are_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="out: .*metrics.jsonl, line 2: expected an object with a step"):
+        Log(tmp_path, 2, 4, 22050)
+    assert path.read_bytes().count(b"\n") == 3
+
+
 def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(uninterrupted, out, run, monkeypatch):
     settings = {"checkpoint_interval": 3, "validation_interval": 4}
     assert run(out, steps=3, **settings) == 0
@@ -254,6 +273,10 @@ def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(uninterrupted, o
         ({"init_generator": "nowhere"}, "checkpoint nowhere is not readable"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),
         ({"fine_tune": "nowhere"}, "fine-tune: expected a folder of .npy mels, got 'nowhere'"),
+        (
+            {"fine_tune": "mels", "data": None},
+            "fine-tune: expected a data folder, of the clips of these mels, got 'mels' alone",
+        ),
     ],
 )
 def test_bad_flags(out, run, changes, message):

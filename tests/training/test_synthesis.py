@@ -1,7 +1,9 @@
 """Waveforms of any length, by chunks; `hifigan-fast synthesize`."""
 
+import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,7 +160,10 @@ def bad_inputs():
     yield {"m.npy": nan[:, :0]}, ["m.npy"], r"m.npy has shape \(20, 0\)"
     yield {"m.npy": np.ones((20, 9), int)}, ["m.npy"], r"inputs: .*m.npy has shape \(20, 9\) and dtype int64"
     yield {"m.npy": b"no mel"}, ["m.npy"], "m.npy is not a readable mel"
-    yield {"a.wav": b"no wav"}, ["a.wav"], "a.wav is not a readable wav"
+    yield {"a.wav": b"no wav"}, ["a.wav"], "inputs: .*a.wav is not a readable wav"
+    archive = io.BytesIO()
+    np.savez(archive, nan)
+    yield {"m.npy": archive.getvalue()}, ["m.npy"], "inputs: .*m.npy is not a readable mel"
     yield (
         {"a.wav": (silence[:96], RATE)},
         ["a.wav"],
@@ -169,7 +174,7 @@ def bad_inputs():
     yield {"a.wav": (silence, RATE), "a.npy": nan}, ["a.wav", "a.npy"], "would both be written to .*a.wav"
 
 
-@pytest.mark.parametrize("index", range(12))
+@pytest.mark.parametrize("index", range(13))
 def test_bad_input_is_named_and_nothing_written(trained, tmp_path, capsys, index):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -193,6 +198,42 @@ def test_damaged_file(trained, tmp_path, capsys):
     (tmp_path / "a.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:6000])
     assert synthesize(trained[0], tmp_path / "a.flac", out=tmp_path / "heard") == 2
     assert "a.flac is damaged: " in capsys.readouterr().err
+    assert not list((tmp_path / "heard").iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.wav", "m.npy"])
+def test_index_of_a_value_in_a_later_chunk(trained, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(synthesis, "CHUNK", 64 * 30)
+    if name == "a.wav":
+        audio = synthetic_voice(0.5)
+        audio[7003] = np.nan
+        soundfile.write(tmp_path / name, audio, RATE, subtype="FLOAT")
+    else:
+        mel = np.zeros((20, 200), np.float32)
+        mel[3, 107:] = np.inf
+        np.save(tmp_path / name, mel)
+    assert synthesize(trained[0], tmp_path / name, out=tmp_path / "heard") == 2
+    assert f"at index {'7003' if name == 'a.wav' else '3, 107'}\n" in capsys.readouterr().err
+
+
+def test_clip_shorter_than_a_hop(trained, tmp_path, capsys, tiny_config_file):
+    """With n_fft = hop_size the mel pads nothing; the clip still has no frame."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(tiny_config_file.read_text()) | {"n_fft": 64, "win_size": 64}))
+    soundfile.write(tmp_path / "a.wav", np.zeros(63), RATE)
+    assert synthesize(trained[0], tmp_path / "a.wav", out=tmp_path / "heard", config=config) == 2
+    assert "a.wav has 63 samples, expected more than 0, the mel's reflect pad, and at least 64, a hop" in (
+        capsys.readouterr().err
+    )
+
+
+def test_result_that_is_not_finite(trained, wavs, tmp_path, capsys, monkeypatch):
+    """As PCM it would be a tone or silence."""
+    monkeypatch.setattr(synthesis, "generate", lambda *_: [torch.zeros(1, 64), torch.full((1, 64), torch.nan)])
+    assert synthesize(trained[0], wavs / "a.wav", out=tmp_path / "heard") == 2
+    assert f"makes of {wavs / 'a.wav'} has 64 values that are not finite in float32, the first is nan at index 64" in (
+        capsys.readouterr().err
+    )
     assert not list((tmp_path / "heard").iterdir())
 
 
@@ -222,6 +263,22 @@ def test_results_never_replace_their_inputs(trained, wavs, capsys):
     assert synthesize(trained[0], wavs / "a.wav", out=wavs) == 2
     assert f"out: {wavs / 'a.wav'} is an input, expected another folder" in capsys.readouterr().err
     assert (wavs / "a.wav").read_bytes() == before
+
+
+def test_looking_for_results_among_the_inputs_takes_a_look_at_each(tmp_path, monkeypatch):
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+        for i in range(40):
+            (tmp_path / folder / f"{i}.wav").touch()
+    looks, stat = [], Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: looks.append(path) or stat(path, **how))
+    assert len(synthesis._targets([tmp_path / "in"], tmp_path / "out")) == 40
+    assert len(looks) < 10 * 40
+    monkeypatch.undo()
+    (tmp_path / "out" / "7.wav").unlink()
+    (tmp_path / "out" / "7.wav").hardlink_to(tmp_path / "in" / "9.wav")
+    with pytest.raises(ValueError, match="out: .*7.wav is an input, expected another folder"):
+        synthesis._targets([tmp_path / "in"], tmp_path / "out")
 
 
 def test_published_configurations_load(trained, wavs, tmp_path):
