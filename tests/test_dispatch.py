@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import importlib.machinery
 import os
 import subprocess
 import sys
@@ -321,6 +322,15 @@ with hf.use_backend("reference"):
     assert "reference" in hf.explain(d)
     d(torch.randn(1, 1, 300))
 """
+
+
+def test_an_extension_that_does_not_load_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / f"_cpu{importlib.machinery.EXTENSION_SUFFIXES[-1]}").write_text("built for another machine")
+    monkeypatch.setattr(hf, "__path__", [str(tmp_path)])
+    monkeypatch.delattr(hf, "_cpu", raising=False)
+    monkeypatch.delitem(sys.modules, "hifigan_fast._cpu", raising=False)
+    module, why = cpu.extension.__wrapped__()
+    assert module is None and "the C++ extension does not load (" in why and str(tmp_path) in why
 
 
 def test_without_the_extension_it_works_and_says_so_once():

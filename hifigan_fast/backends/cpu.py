@@ -20,6 +20,8 @@ def extension():
     try:
         from .. import _cpu
     except ImportError as error:
+        if error.path and not error.path.endswith(".py"):  # it is there
+            return None, f"the C++ extension does not load ({error}): install it again, built on this machine"
         source = Path(__file__).resolve().parents[2]
         if (source / "CMakeLists.txt").exists():
             return None, (
