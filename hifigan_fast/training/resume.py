@@ -33,7 +33,7 @@ def set_learning_rate(trainer):
         rate *= trainer.config.lr_decay
     for optimizer in (trainer.optim_g, trainer.optim_d):
         for group in optimizer.param_groups:
-            group |= {"lr": rate, "initial_lr": trainer.config.learning_rate}
+            group["lr"] = rate
     return rate
 
 
