@@ -293,8 +293,14 @@ def test_parameters_of_mixed_dtypes_under_autocast():
         assert (a - b).norm() <= 0.05 * b.norm() + 1e-6
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("periods", [(2, 3), None])
+@pytest.mark.parametrize(
+    "periods, frozen",
+    [
+        ((2, 3), False),
+        (None, True),
+        *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in (((2, 3), True), (None, False))),
+    ],
+)
 def test_step_losses(periods, frozen):
     from .test_properties import build
 

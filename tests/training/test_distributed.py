@@ -12,7 +12,7 @@ TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=150)
+    output, errors = process.communicate(timeout=1800)
     assert process.returncode == 0, errors
     return output
 
@@ -51,7 +51,7 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path, tiny_config_file
 def test_trouble_in_one_process_is_that_of_all(out, start):
     """A step that is not finite there is undone in all; SIGTERM to the launcher ends all after the same step."""
     process = start(out, TWO, script=("-m", "tests.training.troubled"), steps=100000, skip_non_finite=1)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=1800)
     assert "step 2: losses or gradients are not finite" in output and "undone and passed over, 1 of 1" in output
     assert errors.count("SIGTERM: ending this step, then writing a checkpoint") == 1
     newest = newest_checkpoint(out)
