@@ -101,7 +101,7 @@ FEW_PROGRAMS = {"members": 2, "longest": 120, "channels": 24, "most_groups": 3}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@cases(5, 24)
+@cases(3, 24)
 def test_any_geometry_on_the_triton_backend(dtype, generated):
     @generated
     @given(case=ensembles(**FEW_PROGRAMS))

@@ -11,11 +11,13 @@ library, reason = cpu.extension()
 pytestmark = pytest.mark.skipif(library is None, reason=str(reason))
 
 
-@pytest.mark.parametrize("name", ["mpd", "msd"])
-def test_the_real_shapes_under_autocast(name):
+@pytest.mark.parametrize(
+    "name, length", [("mpd", 2048), *(pytest.param(n, 4096, marks=pytest.mark.exhaustive) for n in ("mpd", "msd"))]
+)
+def test_the_real_shapes_under_autocast(name, length):
     """Forward and every gradient; parameters and waveforms are float32."""
     pair = parity.build_pair(name, trained=True)
-    (verdict,) = parity.compare(*pair, *parity.waveforms(1, 4096), autocast=True).values()
+    (verdict,) = parity.compare(*pair, *parity.waveforms(1, length), autocast=True).values()
     assert verdict.passed, verdict.worst
 
 

@@ -81,7 +81,7 @@ def test_the_graph_holds_the_fused_pass():
     assert "hifigan_fast.ensemble.default" in found and not any(".conv" in name for name in found)
 
 
-@pytest.mark.parametrize("name", ENSEMBLES)
+@pytest.mark.parametrize("name", [pytest.param("mpd", marks=pytest.mark.exhaustive), "msd"])
 def test_another_length_is_not_compiled_again(name):
     module = ENSEMBLES[name]()
     eager = copy.deepcopy(module)

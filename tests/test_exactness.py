@@ -38,9 +38,15 @@ def close(a, b, tolerance=2e-5):
 
 
 @pytest.mark.parametrize("name", ["mpd", "msd"])
-@pytest.mark.parametrize("batch, trained", [(1, True), (2, False)])
-def test_real_shapes(name, batch, trained, clips, poisoned):
-    y, y_hat = parity.waveforms(batch, 8192, clips=clips)
+@pytest.mark.parametrize(
+    "batch, length, trained",
+    [
+        (1, 4096, True),
+        *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in ((1, 8192, True), (2, 8192, False))),
+    ],
+)
+def test_real_shapes(name, batch, length, trained, clips, poisoned):
+    y, y_hat = parity.waveforms(batch, length, clips=clips)
     verdict = parity.compare(*parity.build_pair(name, trained=trained), y, y_hat)[None]
     assert verdict.passed, verdict.worst
 

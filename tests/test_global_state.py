@@ -67,7 +67,7 @@ def gradients(modules, y, y_hat):
 def pair():
     torch.manual_seed(0)
     waves = [torch.randn(1, 1, 700).requires_grad_() for _ in range(2)]
-    return [build(hf, (2, 3)), build(hf, None)], *waves
+    return [build(hf, periods).requires_grad_() for periods in ((2, 3), None)], *waves
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
@@ -97,7 +97,7 @@ def test_what_was_kept_without_gradients_serves_with_them(backend, mode):
     """The first call of a shape fills every cache: what it keeps must not be an inference tensor."""
     if backend == "cpu" and cpu.extension()[1]:
         pytest.skip(cpu.extension()[1])
-    module = build(hf, None)
+    module = build(hf, None).requires_grad_()
     y, y_hat = (torch.randn(1, 1, 713).requires_grad_() for _ in range(2))
     with hf.use_backend(backend):
         with mode():

@@ -32,7 +32,7 @@ def test_public_modules(name, length, dtype, poisoned):
     assert verdict.passed, verdict.worst
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.exhaustive), torch.float16])
 def test_public_modules_of_few_channels(dtype, narrow, poisoned):
     """Scales' many groups take longer: `test_step_losses`."""
     test_public_modules("mpd", 100, dtype, poisoned)
@@ -279,7 +279,7 @@ def test_launches_of_a_step(launches, monkeypatch):
     assert counted(lambda: msd.eval()(y, y_hat)) <= 11
 
 
-def test_parameters_of_mixed_dtypes_under_autocast():
+def test_parameters_of_mixed_dtypes_under_autocast(narrow):
     ours = hf.MultiPeriodDiscriminator((2,))
     ours.discriminators[0].convs[1].half()
     results = []

@@ -323,7 +323,7 @@ def test_checkpoint_of_another_configuration(uninterrupted, out, run, tmp_path):
         run(out, steps=9, seed=5)
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=1800):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
