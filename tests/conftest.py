@@ -29,12 +29,25 @@ SPEECH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "lj
 
 
 @pytest.fixture(scope="session", autouse=True)
-def interpreter_without_overflow_checks(request):
-    """Every sum of integers checked is a third of the interpreter's time: where tests are exhaustive."""
-    if request.config.option.markexpr and find_spec("triton"):
-        from triton.runtime.interpreter import interpreter_builder as interpreter
+def quick_interpreter(request):
+    """Where tests are not exhaustive: sums of integers go unchecked, a third of the interpreter's time, and Triton's
+    language stays patched, which each call of a function does anew, another quarter."""
+    if not (request.config.option.markexpr and find_spec("triton")):
+        return
+    from triton.runtime import interpreter
 
-        interpreter.options = replace(interpreter.options, sanitize_overflow=False)
+    interpreter.interpreter_builder.options = replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+    patch, patched = interpreter._patch_lang, {}
+
+    def patch_once(fn):
+        spellings = tuple(
+            name for name, value in fn.__globals__.items() if value is interpreter.tl or value is interpreter.tl.core
+        )
+        if spellings not in patched:
+            patched[spellings] = patch(fn)
+        return SimpleNamespace(restore=lambda: None)
+
+    interpreter._patch_lang = patch_once
 
 
 @pytest.fixture(scope="session")
