@@ -30,21 +30,23 @@ SPEECH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "lj
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_interpreter(request):
-    """Where tests are not exhaustive: sums of integers go unchecked, a third of the interpreter's time, and Triton's
-    language stays patched, which each call of a function does anew, another quarter."""
-    if not (request.config.option.markexpr and find_spec("triton")):
+    """Triton's language stays patched: the interpreter does that anew at each call of a function, nine tenths of its
+    time. And no sum of integers is checked, a third of the rest, but where tests are exhaustive."""
+    if not find_spec("triton"):
         return
     from triton.runtime import interpreter
 
-    interpreter.interpreter_builder.options = replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
-    patch, patched = interpreter._patch_lang, {}
+    builder, patched = interpreter.interpreter_builder, set()
+    patch = getattr(interpreter, "_patch_lang", None)
+    if request.config.option.markexpr:
+        builder.options = replace(builder.options, sanitize_overflow=False)
 
     def patch_once(fn):
-        spellings = tuple(
-            name for name, value in fn.__globals__.items() if value is interpreter.tl or value is interpreter.tl.core
-        )
-        if spellings not in patched:
-            patched[spellings] = patch(fn)
+        languages = interpreter.tl, interpreter.tl.core
+        spelled = tuple(any(value is language for value in fn.__globals__.values()) for language in languages)
+        if spelled not in patched:
+            patch(fn)
+            patched.add(spelled)
         return SimpleNamespace(restore=lambda: None)
 
     interpreter._patch_lang = patch_once
