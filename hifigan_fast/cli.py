@@ -12,15 +12,21 @@ from .version import __version__
 
 
 def _bench(args):
-    from . import bench
+    from .bench import command
 
-    return bench.run(args.data, args.out, args.batch_size, args.segment, args.repeats, args.full, args.verbose)
+    if args.compare:
+        return command.compare(*args.compare)
+    names = "workload", "repeats", "rivals", "full", "verbose"
+    files = {kind: getattr(args, kind) for kind in command.FILES}
+    settings = {name: getattr(args, name) for name in names}
+    return command.run(args.data, args.out, batch=args.batch_size, length=args.segment, files=files, **settings)
 
 
 def _check(args):
-    from . import bench, parity
+    from . import parity
+    from .bench.gate import gate
 
-    _, passed = bench.gate(verbose=args.verbose, batch=args.batch_size, length=args.segment)
+    _, passed = gate(verbose=args.verbose, batch=args.batch_size, length=args.segment)
     print("parity ok" if passed else f"parity FAILED: a ratio is above {parity.LIMIT}")
     return 0 if passed else 1
 
@@ -53,6 +59,33 @@ def _info(args):
     return 0
 
 
+def _add_bench(add):
+    command = add(
+        "bench",
+        _bench,
+        "check parity, then compare the speed with plain PyTorch on this machine",
+        "  hifigan-fast bench\n  hifigan-fast bench --full --html report.html\n"
+        "  hifigan-fast bench --workload vits --rivals original channels_last\n"
+        "  hifigan-fast bench --data LJSpeech-1.1/wavs --batch-size 8 --out bench-8\n"
+        "  hifigan-fast bench --compare bench-out/bench.json bench-8/bench.json",
+    )
+    workloads = ("hifigan", "vits", "rvc", "bigvgan")
+    rivals = ("original", "frozen", "channels_last", "compile", "bf16")
+    add = command.add_argument
+    add("--workload", choices=workloads, default=workloads[0], help="whose discriminators; default %(default)s")
+    add("--rivals", nargs="+", choices=rivals, metavar="WAY", help=f"PyTorch's ways, of {', '.join(rivals)}")
+    add("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
+    add("--batch-size", metavar="N", type=positive, help="default: what fits a CPU, 4 or less")
+    add("--segment", metavar="N", type=positive, help="samples; default: the workload's")
+    add("--repeats", metavar="N", type=positive, help="of each way; default: 3, with --full 5")
+    add("--full", action="store_true", help="every backend, step and way: half an hour on two cores, not two minutes")
+    add("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
+    for kind, what in (("json", "figures"), ("figure", "bars, a .png or .svg"), ("html", "report")):
+        add(f"--{kind}", metavar="FILE", help=f"the {what}; default: in --out")
+    add("--compare", nargs=2, metavar=("OLD", "NEW"), help="two bench.json: what changed; nothing is measured")
+    add("--verbose", action="store_true", help="a line for each class of outputs of a backend")
+
+
 def _parser():
     parser = Parser(
         prog="hifigan-fast",
@@ -81,26 +114,15 @@ def _parser():
         command.set_defaults(run=run)
         return command
 
-    bench = add(
-        "bench",
-        _bench,
-        "check parity, then compare the speed with plain PyTorch on this machine",
-        "  hifigan-fast bench\n  hifigan-fast bench --full\n"
-        "  hifigan-fast bench --data LJSpeech-1.1/wavs --batch-size 8 --out bench-8",
-    )
-    bench.add_argument("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
-    bench.add_argument("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
-    bench.add_argument("--repeats", metavar="N", type=positive, help="of each pair; default: 3, with --full 5")
-    bench.add_argument("--full", action="store_true", help="every backend and step: five minutes on two cores, not two")
+    _add_bench(add)
     check = add(
         "check",
         _check,
         "hold every backend that can run here against float64, and print the worst error ratios",
         "  hifigan-fast check\n  hifigan-fast check --batch-size 2 --segment 4096",
     )
-    for command, batch in ((bench, 4), (check, 1)):
-        command.add_argument("--batch-size", metavar="N", type=positive, default=batch, help="default %(default)s")
-        command.add_argument("--segment", metavar="N", type=positive, default=8192, help="samples; default %(default)s")
+    check.add_argument("--batch-size", metavar="N", type=positive, default=1, help="default %(default)s")
+    check.add_argument("--segment", metavar="N", type=positive, default=8192, help="samples; default %(default)s")
     convert = add(
         "convert",
         _convert,
@@ -123,7 +145,7 @@ def _parser():
         "print versions, devices and what this installation can run",
         "  hifigan-fast info\n  hifigan-fast info --verbose",
     )
-    for command, what in ((bench, "each class of outputs"), (check, "each class of outputs"), (info, "each dtype")):
+    for command, what in ((check, "each class of outputs"), (info, "each dtype")):
         command.add_argument("--verbose", action="store_true", help=f"a line for {what} of a backend")
     return parser
 
