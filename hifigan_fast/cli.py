@@ -1,4 +1,4 @@
-"""The command line: hifigan-fast train | synthesize | bench | check | convert | tune | info."""
+"""The command line: hifigan-fast train | synthesize | bench | estimate | check | convert | tune | info."""
 
 import argparse
 import signal
@@ -20,6 +20,12 @@ def _bench(args):
     files = {kind: getattr(args, kind) for kind in command.FILES}
     settings = {name: getattr(args, name) for name in names}
     return command.run(args.data, args.out, batch=args.batch_size, length=args.segment, files=files, **settings)
+
+
+def _estimate(args):
+    from .bench import estimate
+
+    return estimate.run(args.config, args.steps, args.batch_size, args.precision, args.device, args.repeats)
 
 
 def _check(args):
@@ -86,13 +92,29 @@ def _add_bench(add):
     add("--verbose", action="store_true", help="a line for each class of outputs of a backend")
 
 
+def _add_estimate(add):
+    command = add(
+        "estimate",
+        _estimate,
+        "time a few real training steps with and without this package, and say how long a training takes",
+        "  hifigan-fast estimate --config v1 --batch-size 16 --steps 2500000\n  hifigan-fast estimate --config v2",
+    )
+    add = command.add_argument
+    add("--config", metavar="NAME", default="v1", help="v1, v2, v3 or a JSON file; default %(default)s")
+    add("--steps", metavar="N", type=positive, default=2_500_000, help="of the training; default %(default)s")
+    add("--batch-size", metavar="N", type=positive, help="default: the configuration's")
+    add("--precision", choices=["fp32", "bf16"], default="fp32", help="default %(default)s")
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
+    add("--repeats", metavar="N", type=positive, default=3, help="timed steps of each; default %(default)s")
+
+
 def _parser():
     parser = Parser(
         prog="hifigan-fast",
         description="HiFi-GAN's discriminators, several times faster; and the training around them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    kinds = "train | synthesize | bench | check | convert | tune | info"
+    kinds = "train | synthesize | bench | estimate | check | convert | tune | info"
     commands = parser.add_subparsers(dest="command", required=True, metavar=kinds)
 
     train = commands.add_parser("train", help="train a HiFi-GAN vocoder")
@@ -115,6 +137,7 @@ def _parser():
         return command
 
     _add_bench(add)
+    _add_estimate(add)
     check = add(
         "check",
         _check,

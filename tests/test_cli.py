@@ -112,7 +112,7 @@ def exit_status(args):
         return stop.code
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["bench"], ["check"], ["tune"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["bench"], ["estimate"], ["check"], ["tune"], ["info"]])
 def test_help_has_examples(command, capsys):
     assert exit_status([*command, "--help"]) == 0
     assert not command or "examples:" in capsys.readouterr().out

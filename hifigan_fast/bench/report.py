@@ -8,10 +8,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..version import __version__
-from .steps import ORIGINAL, OURS
+from .steps import ORIGINAL, WAYS
 from .timing import ADVICE
 
 FORMAT = 2  # of bench.json
+SHADES = {True: "Oranges", False: "Blues"}  # of bars: ours and PyTorch's
 HEADERS = ("discriminators", "step", "way", "ms", "× original", "range", "× best rival", "of peak", "spread")
 
 
@@ -52,7 +53,8 @@ def _bars(result):
 
     rows = [row for row in result["speed"] if row.get("over_original") and row["way"] != ORIGINAL]
     groups = list(dict.fromkeys((row["ensemble"], row["step"]) for row in rows))
-    ways = list(dict.fromkeys(row["way"] for row in rows))
+    ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
+    shades = {ours: iter(plt.get_cmap(name)([0.8, 0.6, 0.4, 0.25])) for ours, name in SHADES.items()}
     width = 0.84 / max(1, len(ways))
     fig, axes = plt.subplots(figsize=(max(6, 1.5 * len(groups)), 4.4), layout="constrained")
     for index, way in enumerate(ways):
@@ -66,16 +68,18 @@ def _bars(result):
             ecolor="gray",
             capsize=2,
             label=way,
+            color=next(shades[WAYS[way].ours]),
             hatch=["///" if row["noisy"] else "" for _, row in own],
             edgecolor="white",
         )
-        if way.startswith(OURS):
-            axes.bar_label(bars, [f"{row['over_original']['median']:.1f}{' !' * row['noisy']}" for _, row in own])
+        if WAYS[way].ours:
+            labels = [f"{row['over_original']['median']:.1f}{' !' * row['noisy']}" for _, row in own]
+            axes.bar_label(bars, labels, fontsize=7, padding=1)
     axes.axhline(1, color="gray", linewidth=0.8)
     axes.set_xticks(range(len(groups)), [f"{ensemble},\n{step}" for ensemble, step in groups])
     axes.set_ylabel("times faster than the original loop")
     axes.set_title(title(result), fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+    fig.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     if result["noise"]:
         axes.set_xlabel(result["noise"], color="firebrick", loc="left")
