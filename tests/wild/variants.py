@@ -229,12 +229,35 @@ class AudiocraftPeriod(nn.Module):
         return x, fmap
 
 
+class AudiocraftScale(nn.Module):
+    """The waveform is padded by reflection at both ends, the first convolution pads nothing."""
+
+    def __init__(self):
+        super().__init__()
+        (_, channels, taps, *_), *_ = SCALE_LAYERS
+        _, *convs = map(NormConv, scale_convs())
+        stem = nn.Sequential(nn.ReflectionPad1d(taps // 2), NormConv(normed(nn.Conv1d(1, channels, taps))))
+        self.convs = nn.ModuleList([stem, *convs])
+        self.activation = nn.LeakyReLU(0.2)
+        self.conv_post = NormConv(normed(nn.Conv1d(16, 1, 3, padding=1)))
+
+    def forward(self, x):
+        fmap = []
+        for conv in self.convs:
+            x = self.activation(conv(x))
+            fmap.append(x)
+        x = self.conv_post(x)
+        fmap.append(x)
+        return x, fmap
+
+
 class AudiocraftScales(nn.Module):
     """Pools, and goes on with what it had: all scales run at full rate."""
 
     def __init__(self):
         super().__init__()
-        self.discriminators, self.downsample = nn.ModuleList([Scale(), Scale()]), nn.AvgPool1d(4, 2, 2)
+        self.discriminators = nn.ModuleList([AudiocraftScale(), AudiocraftScale()])
+        self.downsample = nn.AvgPool1d(4, 2, 2)
 
     def forward(self, x):
         scores, fmaps = [], []
