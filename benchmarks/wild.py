@@ -21,27 +21,23 @@ from tabulate import tabulate
 
 import hifigan_fast
 from hifigan_fast import parity, reference
+from hifigan_fast.cli import positive
 from tests.wild import parts, real, variants
 
 from . import report, shapes
 
 PERIODS = (2, 3, 5, 7, 11)
 PERIOD_CHANNELS = (1, 32, 128, 512, 1024, 1024)
-GAN_SCALE = (  # ParallelWaveGAN's, of its HiFi-GAN for LJSpeech: (in, out, taps, stride, padding, groups)
-    (1, 128, 15, 1, 7, 1),
-    (128, 128, 41, 4, 20, 4),
-    (128, 256, 41, 4, 20, 16),
-    (256, 512, 41, 4, 20, 16),
-    (512, 1024, 41, 4, 20, 16),
-    (1024, 1024, 41, 1, 20, 16),
-    (1024, 1024, 5, 1, 2, 1),
-)
 
 
 # How a set is called on both waveforms -> real scores, generated scores, real maps, generated maps; `apart` is the
 # context of the real one's call where the project makes two.
 def _pair(module, y, y_hat, apart):
     return module(y, y_hat)
+
+
+def _rows(module, y, y_hat, apart):
+    return module(y.squeeze(1), y_hat.squeeze(1))  # [batch, samples]
 
 
 def _coqui_pair(module, y, y_hat, apart):
@@ -106,8 +102,12 @@ def _vits(*periods):
     return parts.Pair(parts.Scale(layers=shapes.VITS), *_periods(periods))
 
 
-def _parallel_wavegan():
-    scales = [variants.GanScale(norm, GAN_SCALE) for norm in ("spectral", "weight", "weight")]
+def _gan(*strides):
+    """ParallelWaveGAN's and espnet2's, whose scales differ by recipe in their strides."""
+    channels, groups = (128, 128, 256, 512, 1024, 1024), (4, 16, 16, 16, 16)
+    grouped = [(*sizes, 41, s, 20, g) for *sizes, s, g in zip(channels, channels[1:], strides, groups)]
+    layers = ((1, 128, 15, 1, 7, 1), *grouped, (1024, 1024, 5, 1, 2, 1))
+    scales = [variants.GanScale(norm, layers) for norm in ("spectral", "weight", "weight")]
     return variants.GanSet(scales, _periods(PERIODS, variants.GanPeriod))
 
 
@@ -119,12 +119,13 @@ SETS = {
     "VITS": Set(lambda: _vits(*PERIODS), 4, 8192, _pair, "detached"),
     "RVC v2": Set(lambda: _vits(*PERIODS, 17, 23, 37), 1, 17280, _pair, "detached"),
     "BigVGAN, periods": Set(lambda: parts.Pair(*_periods(PERIODS)), 1, 32768, _pair, "attached"),
-    "ParallelWaveGAN": Set(_parallel_wavegan, 1, 8192, _maps, "no_grad"),
+    "ParallelWaveGAN, for LJSpeech": Set(lambda: _gan(4, 4, 4, 4, 1), 1, 8192, _maps, "no_grad"),
+    "espnet2": Set(lambda: _gan(2, 2, 4, 4, 1), 1, 8192, _maps, "no_grad"),
     "so-vits-svc-fork": _published("so-vits-svc-fork", 4, 8192, _pair, "detached"),
     "coqui-tts, VITS": _published("coqui-tts vits", 4, 8192, _coqui_pair, "detached"),
     "coqui-tts, vocoder": _published("coqui-tts vocoder", 1, 8192, _single, "no_grad"),
     "descript-audio-codec, one period": _published("descript-audio-codec", 1, 8192, _one, "detached"),
-    "vocos, periods": _published("vocos", 1, 8192, _pair, "attached", False),
+    "vocos, periods": _published("vocos", 1, 8192, _rows, "attached", False),
 }
 
 
@@ -208,7 +209,7 @@ def command(args):
         raise ValueError(f"sets: got {unknown[0]!r}, expected of {', '.join(SETS)}")
     found = []
     for name in names:
-        case = SETS[name]
+        case = SETS[name] if args.batch_of_all is None else SETS[name]._replace(batch=args.batch_of_all)
         try:
             probing, error, rows = measured(case, args.repeats)
         except pytest.skip.Exception as absent:
@@ -225,6 +226,9 @@ def command(args):
 def main(argv=None):
     parser = report.parser("wild", __doc__.splitlines()[0], repeats=5)
     parser.add_argument("--sets", nargs="+", metavar="NAME", help=f"of {', '.join(SETS)}; default all")
+    parser.add_argument(
+        "--batch", dest="batch_of_all", metavar="N", type=positive, help="of every set; default its own"
+    )
     return report.run(command, parser.parse_args(argv))
 
 

@@ -22,8 +22,8 @@ OURS = (DiscriminatorP, DiscriminatorS, MultiPeriodDiscriminator, MultiScaleDisc
 CLOSED = {  # classes by name: importing them takes seconds
     "ScriptModule": "scripted: accelerate a module before it is scripted, or instead",
     "OptimizedModule": "compiled: accelerate a module, then compile it",
-    "FullyShardedDataParallel": "sharded: accelerate a module, then shard it",
-    "FSDPModule": "sharded: accelerate a module, then shard it",
+    "FullyShardedDataParallel": "sharded by FSDP, which is not supported: use DistributedDataParallel",
+    "FSDPModule": "sharded by FSDP, which is not supported: use DistributedDataParallel",
     "DataParallel": "replicated at every call: use DistributedDataParallel",
 }
 FIRST = 401  # samples of the first probe, a prime: deep layers keep a few rows
