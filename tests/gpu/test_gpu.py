@@ -33,7 +33,7 @@ def modules(name, dtype=torch.float32):
     return [module.to("cuda", dtype) for module in parity.build_pair(name, trained=True)]
 
 
-def judged(name, batch, length, dtype=torch.float32, autocast=False):
+def judged(name, batch, length, dtype=torch.float32, autocast=None):
     pair, (y, y_hat) = modules(name, dtype), waves(batch, length, dtype)
     return parity.compare(*pair, y, y_hat, ["triton"], autocast=autocast)["triton"]
 
@@ -61,7 +61,7 @@ def test_half_modules(name, dtype):
 
 @pytest.mark.parametrize("name", ["mpd", "msd"])
 def test_autocast(name):
-    verdict = judged(name, 2, 8192, autocast=True)
+    verdict = judged(name, 2, 8192, autocast=torch.bfloat16)
     assert verdict.passed, verdict.worst
 
 

@@ -1,16 +1,24 @@
 """Block sizes, warps and pipeline stages: a table by device generation, direction, arithmetic and layer class.
 
-Not by lengths: a training run never meets a configuration that no test compiled.
+Not by lengths: a training run never meets a configuration that no test compiled. What `tune` measured on a device, with
+these versions, is kept in the user's cache folder and takes the place of the table's.
 """
 
 import contextlib
 import contextvars
 import functools
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
+from ... import cache
+from ...version import __version__
+
 TABLE = Path(__file__).with_name("configs.json")
+MEASURED = "tuned.json"
 INTERPRETER = "interpreter"
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
 CLASSES = ("stem", "narrow", "grouped", "dense", "head")
@@ -88,6 +96,61 @@ def trying(config):
         _tried.reset(token)
 
 
+@functools.cache
+def contact(device):
+    """What these kernels are and what they meet on a CUDA device, {what: name or version}."""
+    import triton
+
+    sources = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sources.update(path.read_bytes())
+    return {
+        "device": torch.cuda.get_device_name(device),
+        "hifigan_fast": __version__,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "driver": _driver(),
+        "kernels": sources.hexdigest()[:12],
+    }
+
+
+def _driver():
+    """The kernel's driver and the library's, as far as they say it."""
+    files = (Path(path) for path in ("/sys/module/nvidia/version", "/sys/module/amdgpu/version"))
+    found = [path.read_text(encoding="utf-8").strip() for path in files if path.exists()]
+    library = getattr(torch._C, "_cuda_getDriverVersion", None)
+    return " / ".join([*found, *([str(library())] if library else [])]) or "unknown"
+
+
+def measurements(device):
+    """What was measured on a CUDA device with these versions: {"direction, arithmetic, class": entry}.
+
+    An entry is a dict: generation; config, as the table has it; ms of our kernels and of the library.
+    """
+    found = cache.read(MEASURED).get(cache.key(contact(device)))
+    return {what: entry for what, entry in found.items() if _is_entry(entry)} if isinstance(found, dict) else {}
+
+
+def _is_entry(value):
+    return isinstance(value, dict) and isinstance(value.get("config"), list) and len(value["config"]) in (5, 6)
+
+
+@functools.cache
+def _measured():
+    """{(generation, direction, arithmetic, class): Config} of this process's devices; of two alike, the first's."""
+    found = {}
+    for index in range(torch.cuda.device_count()):
+        for what, entry in measurements(torch.device("cuda", index)).items():
+            found.setdefault((entry["generation"], *what.split(", ")), Config(*entry["config"]))
+    return found
+
+
+def digest():
+    """The configurations that launches take, the table's and the measured ones, in a word."""
+    return hashlib.sha256(repr((table(), _measured())).encode()).hexdigest()[:12]
+
+
 def config(generation, direction, arithmetic, name):
     """Args: arithmetic: "half" for bfloat16 and float16 maps, "tf32" or "float32" for float32 ones."""
-    return _tried.get() or table()[generation][direction][arithmetic][name]
+    where = generation, direction, arithmetic, name
+    return _tried.get() or _measured().get(where) or table()[generation][direction][arithmetic][name]

@@ -1,0 +1,60 @@
+"""The check of a backend's kernels at first contact with a device: the parity gate there, in a process of its own."""
+
+import contextlib
+import json
+import sys
+
+import torch
+
+from . import parity
+
+# Real layers, whose kernels a training run then finds compiled; waveforms of several tiles and an odd length.
+BATCH, LENGTH = 2, 4099
+DTYPES = {"tf32": torch.float32}  # of an arithmetic that is not the name of one
+
+
+def _multiply_float32_in(arithmetic):
+    allow = arithmetic == "tf32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allow
+
+
+def check(backend, device, arithmetic):
+    """Hold a backend's kernels for an arithmetic (`Backend.arithmetic`) against plain PyTorch -> `parity.Verdict`.
+
+    Outputs, maps, all gradients, and a training step's losses and gradients, of both ensembles. Half precision is
+    autocast's, as it is trained in: parameters and waveforms are float32.
+    """
+    _multiply_float32_in(arithmetic)
+    dtype = DTYPES.get(arithmetic) or getattr(torch, arithmetic)
+    autocast = dtype if dtype.itemsize == 2 else None
+    waves = [x.to(device) for x in parity.waveforms(BATCH, LENGTH)]
+    whole = parity.Verdict()
+    for name in parity.ENSEMBLES:
+        pair = [module.to(device) for module in parity.build_pair(name, trained=True)]
+        verdict = parity.compare(*pair, *waves, [backend], autocast=autocast, steps=True)[backend]
+        for kind, (ratio, tensor) in verdict.worst.items():
+            whole.add(f"{name}, {kind}", tensor, ratio)
+    return whole
+
+
+def main(backend, device, arithmetic):
+    """Print what `trust` keeps of `check`, as JSON: passed and figures; or why nothing is known, as `unchecked`.
+
+    Whatever else the kernels do (raise, fault) ends the process, and is a verdict too.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        found = judged(backend, torch.device(device), arithmetic)
+    print(json.dumps(found))
+
+
+def judged(backend, device, arithmetic):
+    """What `main` prints."""
+    try:
+        torch.zeros(1, dtype=torch.float32, device=device)
+    except Exception as error:  # another process has it for itself, say
+        return {"unchecked": f"the device takes no second process: {str(error).splitlines()[0]}"}
+    try:
+        verdict = check(backend, device, arithmetic)
+    except torch.OutOfMemoryError as error:
+        return {"unchecked": str(error).splitlines()[0]}
+    return {"passed": verdict.passed, "figures": str(verdict)}
