@@ -117,12 +117,13 @@ def evaluate_steps(module, y, y_hat, autocast=None, generator_half=step_losses.g
 
     The discriminators' gradients, and through frozen ones the generated waveform's. module: makes an ensemble for each.
     """
+    own = module()
     with _autocast(y, autocast):
-        own = module()
         first = step_losses.discriminator_step_loss(own, y, y_hat).adversarial
-        frozen_one, generated = module().requires_grad_(False), y_hat.clone().requires_grad_()
-        second = generator_half(frozen_one, y, generated)
     first.backward()
+    frozen_one, generated = module().requires_grad_(False), y_hat.clone().requires_grad_()
+    with _autocast(y, autocast):
+        second = generator_half(frozen_one, y, generated)
     (second.adversarial + second.features).backward()
     grads = {**{name: p.grad for name, p in own.named_parameters()}, "generated": generated.grad}
     values = {"discriminator": first, "generator": second.adversarial, "feature": second.features}

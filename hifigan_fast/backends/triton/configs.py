@@ -52,20 +52,19 @@ def layer_class(role, layer):
     return "narrow" if widest <= 16 else "grouped" if widest <= 64 else "dense"
 
 
+def like(table, leaf):
+    """{generation: {direction: {arithmetic: {layer class: leaf(of these four)}}}}, for each entry of such a table."""
+    return {
+        g: {d: {a: {name: leaf(g, d, a, name) for name in of} for a, of in kinds.items()} for d, kinds in under.items()}
+        for g, under in table.items()
+    }
+
+
 @functools.lru_cache(maxsize=1)
 def table():
     """{generation: {direction: {arithmetic: {layer class: Config}}}}, as the package ships it."""
     read = json.loads(TABLE.read_text())
-    return {
-        generation: {
-            direction: {
-                arithmetic: {name: Config(*numbers) for name, numbers in classes.items()}
-                for arithmetic, classes in kinds.items()
-            }
-            for direction, kinds in directions.items()
-        }
-        for generation, directions in read.items()
-    }
+    return like(read, lambda generation, direction, kind, name: Config(*read[generation][direction][kind][name]))
 
 
 def generation_of(capability):
@@ -122,12 +121,17 @@ def _driver():
     return " / ".join([*found, *([str(library())] if library else [])]) or "unknown"
 
 
+def place(device):
+    """What the measurements on a CUDA device are kept by."""
+    return cache.key(contact(device))
+
+
 def measurements(device):
     """What was measured on a CUDA device with these versions: {"direction, arithmetic, class": entry}.
 
     An entry is a dict: generation; config, as the table has it; ms of our kernels and of the library.
     """
-    found = cache.read(MEASURED).get(cache.key(contact(device)))
+    found = cache.read(MEASURED).get(place(device))
     return {what: entry for what, entry in found.items() if _is_entry(entry)} if isinstance(found, dict) else {}
 
 
@@ -135,22 +139,31 @@ def _is_entry(value):
     return isinstance(value, dict) and isinstance(value.get("config"), list) and len(value["config"]) in (5, 6)
 
 
+def devices():
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+
+
 @functools.cache
-def _measured():
+def measured():
     """{(generation, direction, arithmetic, class): Config} of this process's devices; of two alike, the first's."""
     found = {}
-    for index in range(torch.cuda.device_count()):
-        for what, entry in measurements(torch.device("cuda", index)).items():
-            found.setdefault((entry["generation"], *what.split(", ")), Config(*entry["config"]))
+    for device in devices():
+        for what, entry in measurements(device).items():
+            found.setdefault((entry.get("generation"), *what.split(", ")), Config(*entry["config"]))
     return found
-
-
-def digest():
-    """The configurations that launches take, the table's and the measured ones, in a word."""
-    return hashlib.sha256(repr((table(), _measured())).encode()).hexdigest()[:12]
 
 
 def config(generation, direction, arithmetic, name):
     """Args: arithmetic: "half" for bfloat16 and float16 maps, "tf32" or "float32" for float32 ones."""
     where = generation, direction, arithmetic, name
-    return _tried.get() or _measured().get(where) or table()[generation][direction][arithmetic][name]
+    return _tried.get() or measured().get(where) or table()[generation][direction][arithmetic][name]
+
+
+def in_use():
+    """The table as launches take it: with what was measured."""
+    return like(table(), config)
+
+
+def digest():
+    """The configurations in use, in a word."""
+    return hashlib.sha256(repr(in_use()).encode()).hexdigest()[:12]
