@@ -30,7 +30,8 @@ def check(backend, device, arithmetic):
     waves = [x.to(device) for x in parity.waveforms(BATCH, LENGTH)]
     whole = parity.Verdict()
     for name in parity.ENSEMBLES:
-        pair = [module.to(device) for module in parity.build_pair(name, trained=True)]
+        with device:
+            pair = parity.build_pair(name, trained=True)
         verdict = parity.compare(*pair, *waves, [backend], autocast=autocast, steps=True)[backend]
         for kind, (ratio, tensor) in verdict.worst.items():
             whole.add(f"{name}, {kind}", tensor, ratio)

@@ -15,11 +15,13 @@ import torch
 import hifigan_fast as hf
 from hifigan_fast import cache, discriminators, dispatch, info, parity, reference, self_check, trust
 from hifigan_fast.backends.reference import ReferenceBackend
+from hifigan_fast.backends.triton import TritonBackend
 
 from .wrong import backends as wrong
 
 CPU = torch.device("cpu")
 DEVICE = "a planted device"
+ENSEMBLES = dict(parity.ENSEMBLES)
 RIGHT, FAILED = (
     {"passed": True, "figures": "ok"},
     {"passed": False, "figures": "FAIL, worst ratio 37.00 (maps: real 0)"},
@@ -109,6 +111,16 @@ def test_a_wrong_kernel_is_caught_and_not_used_again(kind, plant):
     assert checks == [("triton", "cpu", "float32")]
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", wrong.ALL, ids=lambda cls: cls.__name__)
+def test_the_check_catches_every_planted_bug(kind, plant, monkeypatch):
+    """With both ensembles, as on a device; few channels, and a short waveform."""
+    monkeypatch.setattr(parity, "ENSEMBLES", ENSEMBLES)
+    monkeypatch.setattr(self_check, "LENGTH", 400)
+    plant(kind)
+    assert not self_check.judged("triton", CPU, "float32")["passed"]
+
+
 def test_a_right_kernel_is_checked_once(plant, home, caplog):
     checks = plant(ReferenceBackend)
     for _ in range(2):
@@ -128,6 +140,15 @@ def test_each_arithmetic_has_its_verdict(plant):
     with torch.autocast("cpu", torch.bfloat16):
         assert "its bfloat16 kernels failed" in hf.explain(mpd)
     assert " triton " in hf.explain(mpd)
+
+
+def test_what_would_be_faster_is_said_once(plant, monkeypatch, caplog):
+    plant(ReferenceBackend, lambda *_: RIGHT)
+    monkeypatch.setattr(dispatch.BACKENDS["triton"], "advice", lambda device: "tune it", raising=False)
+    for dtype in (torch.float32, torch.bfloat16, torch.float32):
+        assert dispatch.no_kernels(CPU, dtype) is None
+    assert [record.getMessage() for record in caplog.records].count("hifigan_fast: tune it") == 1
+    assert ("speed of triton", "tune it") in info.rows()
 
 
 def test_other_versions_and_devices_are_checked_for_themselves(plant, monkeypatch):
@@ -233,6 +254,26 @@ def test_info_shows_verdicts_and_checks_nothing(plant):
     assert rows["check of triton, float16"] == "not yet, its first use is checked" and len(checks) == 2
 
 
+def test_what_the_triton_backend_meets(monkeypatch):
+    """Its kernels' sources and configurations are a part of it: after a change, or `tune`, they are checked again."""
+    pytest.importorskip("triton")
+    from hifigan_fast.backends.triton import configs, operations
+
+    triton, cuda = TritonBackend(), torch.device("cuda", 7)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"device {device.index}")
+    monkeypatch.setattr(configs, "devices", lambda: [])
+    configs.measured.cache_clear()
+    found = triton.contact(cuda)
+    assert list(found) == ["device", "hifigan_fast", "torch", "triton", "driver", "kernels", "configurations"]
+    assert found["device"] == "device 7" and all(found.values()) and triton.contact(CPU) is None
+    with configs.trying(configs.Config(16, 16, 16, 4, 2)):
+        other = triton.contact(cuda)
+    assert {what for what in found if found[what] != other[what]} == {"configurations"}
+    monkeypatch.setattr(operations, "tf32", lambda device: True)
+    words = [triton.arithmetic(cuda, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    assert words == ["tf32", "bfloat16"]
+
+
 fork = multiprocessing.get_context("fork") if "fork" in multiprocessing.get_all_start_methods() else None
 needs_fork = pytest.mark.skipif(fork is None, reason="processes are forked here")
 
@@ -302,9 +343,12 @@ CHILDREN = {
     "killed": ("import os; os.kill(os.getpid(), 9)", {"unchecked": "the check was ended by signal 9"}),
     "hangs": ("import time; time.sleep(60)", {"passed": False, "figures": "no end within 1 s"}),
     "arguments": (
-        "import json, os; print(json.dumps([*what, [k for k in sorted(os.environ) if k.startswith('HIFIGAN')]]))",
-        ["triton", "cuda:1", "tf32", [trust.VARIABLE]],
+        "import json, os; print(json.dumps({'what': what, 'set': [k for k in os.environ if k.startswith('HIFIGAN')]}))",
+        {"what": ["triton", "cuda:1", "tf32"], "set": [trust.VARIABLE]},
     ),
+    "said more": ("print('welcome\\n{\"passed\": true}')", {"passed": True}),
+    "said nothing": ("pass", {"unchecked": "the check said ''"}),
+    "said something else": ("print('3')", {"unchecked": "the check said '3\\n'"}),
 }
 
 
