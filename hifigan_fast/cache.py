@@ -8,8 +8,11 @@ from pathlib import Path
 
 
 def folder():
-    """Where they are: `hifigan_fast` in XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "hifigan_fast"
+    """Where they are: `hifigan_fast` in XDG_CACHE_HOME, or in ~/.cache. FileNotFoundError without a home."""
+    place = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not place.is_absolute():  # as `~` is without a home
+        raise FileNotFoundError(f"no cache folder: expected an absolute path, got {str(place)!r}")
+    return place / "hifigan_fast"
 
 
 def key(contact):

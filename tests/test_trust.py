@@ -1,5 +1,6 @@
 """First contact with a device: a planted one on the CPU, whose backend is right, or wrong in one way."""
 
+import collections
 import contextlib
 import functools
 import json
@@ -35,6 +36,21 @@ class MatchingForgotten(ReferenceBackend):
         if matching is not None:
             map_grads, matching = [None] * len(runs), None
         super().input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
+
+
+class WrongWhenCalledAgain(ReferenceBackend):
+    """Wrong once it has run what one evaluation runs (twice: maps' gradients, and a step's)."""
+
+    def __init__(self):
+        self.seen = collections.Counter()
+
+    def weight_grad(self, role, layer, runs, x, grad_out, weights):
+        self.seen[layer, runs] += 1
+        again = torch.zeros_like(grad_out) if self.seen[layer, runs] > 2 else grad_out
+        return super().weight_grad(role, layer, runs, x, again, weights)
+
+
+WRONG = [wrong.PadOffByOne, wrong.MaskOfTheWrongSign, wrong.WeightsInHalf, MatchingForgotten, WrongWhenCalledAgain]
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +114,7 @@ def called():
     return hf.explain(mpd), [str(w.message) for w in caught if "hifigan_fast" in str(w.message)]
 
 
-@pytest.mark.parametrize("kind", [wrong.PadOffByOne, wrong.MaskOfTheWrongSign, wrong.WeightsInHalf, MatchingForgotten])
+@pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_kernel_is_caught_and_not_used_again(kind, plant):
     checks = plant(kind)
     for _ in range(2):
@@ -204,7 +220,7 @@ def test_what_could_not_be_checked_is_not_used_and_tried_again(plant, home):
         another_process()
 
 
-@pytest.mark.parametrize("place", ["/dev/null", "/proc"])
+@pytest.mark.parametrize("place", ["/dev/null", "/proc", "relative"])
 def test_a_home_that_cannot_be_written(place, plant, monkeypatch, caplog):
     checks = plant(ReferenceBackend, lambda *_: RIGHT)
     monkeypatch.setenv("XDG_CACHE_HOME", place)
