@@ -40,13 +40,13 @@ def check(backend, device, arithmetic):
 
 
 def main(backend, device, arithmetic):
-    """Print what `trust` keeps of `check`, as JSON: passed and figures; or why nothing is known, as `unchecked`.
+    """Print what `trust` makes of `check`, as JSON: whether it `passed`, and figures; or why it is `unchecked`.
 
-    Whatever else the kernels do (raise, fault) ends the process, and is a verdict too.
+    A kernel that faults may end the process before, which is a verdict too.
     """
     with contextlib.redirect_stdout(sys.stderr):
         found = judged(backend, torch.device(device), arithmetic)
-    print(json.dumps(found))
+    print(json.dumps(found), flush=True)
 
 
 def judged(backend, device, arithmetic):
@@ -54,9 +54,15 @@ def judged(backend, device, arithmetic):
     try:
         torch.zeros(1, dtype=torch.float32, device=device)
     except Exception as error:  # another process has it for itself, say
-        return {"unchecked": f"the device takes no second process: {str(error).splitlines()[0]}"}
+        return {"unchecked": f"the device takes no second process: {_line(error)}"}
     try:
         verdict = check(backend, device, arithmetic)
     except torch.OutOfMemoryError as error:
-        return {"unchecked": str(error).splitlines()[0]}
+        return {"unchecked": _line(error)}
+    except Exception as error:  # whatever the compiler or the device says
+        return {"passed": False, "figures": _line(error)}
     return {"passed": verdict.passed, "figures": str(verdict)}
+
+
+def _line(error):
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -24,7 +24,8 @@ VARIABLE = "HIFIGAN_FAST_SELF_CHECK"
 MODES = ("0", "1", "always")  # never, once for these versions, once a process
 FILE = "verdicts.json"
 SECONDS = 600  # a check takes seconds, and compiles first; after this it hangs
-FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGKILL", None))  # no fault of the kernels
+# Of a process that ends by another signal, or by an exception before it checks, nothing is known.
+FAULTS = {signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, getattr(signal, "SIGBUS", signal.SIGSEGV)}
 
 log = logging.getLogger("hifigan_fast")
 
@@ -69,11 +70,14 @@ def _distrust(backend, device, arithmetic):
     if contact is None or mode() == "0":
         return None
     name, place = contact["device"], f"{backend.name}: {cache.key(contact)}"
-    found = None if mode() == "always" else _kept(place).get(arithmetic)
+
+    def known():
+        return None if mode() == "always" else _kept(place).get(arithmetic)
+
+    found = known()
     if found is None:
-        with cache.locked(FILE, SECONDS):
-            found = None if mode() == "always" else _kept(place).get(arithmetic)  # of the process that was waited for
-            found = found or _checked(backend, device, arithmetic, name, place)
+        with cache.locked(FILE, SECONDS):  # and known then, if another process had it
+            found = known() or _checked(backend, device, arithmetic, name, place)
     if found.get("passed"):
         if backend.advice(device):
             _say(backend.advice(device))
@@ -114,9 +118,9 @@ def _checked(backend, device, arithmetic, name, place):
 
 
 def run(backend, device, arithmetic):
-    """`self_check.main` in a process of its own -> what it says; `passed` False where it ends otherwise."""
+    """`self_check.main` in a process of its own -> what it says: `passed`, with figures, or `unchecked`, and why."""
     call = f"self_check.main({backend!r}, {device!r}, {arithmetic!r})"
-    code = f"import sys; sys.path[:] = {sys.path!r}; from hifigan_fast import self_check; {call}"
+    code = f"import os, sys; sys.path[:] = {sys.path!r}; from hifigan_fast import self_check; {call}; os._exit(0)"
     ours = {name: value for name, value in os.environ.items() if not name.startswith("HIFIGAN_FAST_")}
     try:
         done = subprocess.run(
@@ -132,18 +136,12 @@ def run(backend, device, arithmetic):
         return {"passed": False, "figures": f"no end within {SECONDS} s"}
     except OSError as error:
         return {"unchecked": f"no process to check in: {error}"}
-    if done.returncode == 0:
-        return _said(done.stdout)
-    if -done.returncode in FROM_OUTSIDE:
-        return {"unchecked": f"the check was ended by signal {-done.returncode}"}
-    last = (done.stderr.strip() or "nothing said").splitlines()[-1]
-    return {"passed": False, "figures": f"the check ended with status {done.returncode}: {last}"}
-
-
-def _said(text):
-    """What `self_check.main` printed: the last line, whatever this Python prints when it begins."""
     try:
-        found = json.loads(text.splitlines()[-1])
+        found = json.loads(done.stdout.splitlines()[-1])  # whatever this Python prints when it begins
     except (ValueError, IndexError):
         found = None
-    return found if isinstance(found, dict) else {"unchecked": f"the check said {text[-200:]!r}"}
+    if isinstance(found, dict):
+        return found
+    last = (done.stderr.strip() or "nothing said").splitlines()[-1]
+    how = f"the check ended with status {done.returncode}: {last}"
+    return {"passed": False, "figures": how} if -done.returncode in FAULTS else {"unchecked": how}

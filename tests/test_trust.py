@@ -343,28 +343,22 @@ def test_a_checker_that_dies_lets_the_next_one_check(plant, tmp_path):
     assert dispatch.no_kernels(CPU, torch.float32) is None and len(checks) == 1
 
 
+CHILD = "import functools, json, os, time\n\nsay = functools.partial(print, flush=True)\n\ndef main(*what):\n"
+ENDED = "the check ended with status"
 CHILDREN = {
-    "passed": ('print(\'{"passed": true, "figures": "ok"}\')', {"passed": True, "figures": "ok"}),
-    "raised": (
-        "raise RuntimeError('CUDA error: an illegal memory access')",
-        {
-            "passed": False,
-            "figures": "the check ended with status 1: RuntimeError: CUDA error: an illegal memory access",
-        },
-    ),
-    "fell": (
-        "import os; os.kill(os.getpid(), 6)",
-        {"passed": False, "figures": "the check ended with status -6: nothing said"},
-    ),
-    "killed": ("import os; os.kill(os.getpid(), 9)", {"unchecked": "the check was ended by signal 9"}),
-    "hangs": ("import time; time.sleep(60)", {"passed": False, "figures": "no end within 1 s"}),
+    "passed": ("say('{\"passed\": true}')", {"passed": True}),
+    "said more": ("say('welcome\\n{\"passed\": true}')", {"passed": True}),
+    "fell": ("os.kill(os.getpid(), 6)", {"passed": False, "figures": f"{ENDED} -6: nothing said"}),
+    "fell when all was said": ("say('{\"passed\": true}'); os.kill(os.getpid(), 11)", {"passed": True}),
+    "hangs": ("time.sleep(60)", {"passed": False, "figures": "no end within 1 s"}),
+    "killed": ("os.kill(os.getpid(), 9)", {"unchecked": f"{ENDED} -9: nothing said"}),
+    "raised": ("raise RuntimeError('a bug')", {"unchecked": f"{ENDED} 1: RuntimeError: a bug"}),
+    "said nothing": ("pass", {"unchecked": f"{ENDED} 0: nothing said"}),
+    "said something else": ("say('3')", {"unchecked": f"{ENDED} 0: nothing said"}),
     "arguments": (
-        "import json, os; print(json.dumps({'what': what, 'set': [k for k in os.environ if k.startswith('HIFIGAN')]}))",
+        "say(json.dumps({'what': what, 'set': [k for k in os.environ if k.startswith('HIFIGAN')]}))",
         {"what": ["triton", "cuda:1", "tf32"], "set": [trust.VARIABLE]},
     ),
-    "said more": ("print('welcome\\n{\"passed\": true}')", {"passed": True}),
-    "said nothing": ("pass", {"unchecked": "the check said ''"}),
-    "said something else": ("print('3')", {"unchecked": "the check said '3\\n'"}),
 }
 
 
@@ -374,7 +368,7 @@ def test_the_process_of_a_check(body, expected, tmp_path, monkeypatch):
     package = tmp_path / "hifigan_fast"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "self_check.py").write_text(f"def main(*what):\n    {body}\n")
+    (package / "self_check.py").write_text(f"{CHILD}    {body}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("HIFIGAN_FAST_SAVE", "bf16")
     if "sleep" in body:
@@ -395,17 +389,32 @@ def test_the_check_prints_a_verdict(arithmetic, capsys):
     assert torch.backends.cudnn.allow_tf32 is (arithmetic == "tf32")
 
 
-def test_the_check_says_where_it_could_not_be_made(monkeypatch, capsys):
-    self_check.main("reference", "cuda", "float32")
-    if not torch.cuda.is_available():
-        assert "takes no second process" in json.loads(capsys.readouterr().out)["unchecked"]
+def raises(error):
+    def call(*_, **__):
+        raise error
 
-    def too_large(*_):
-        raise torch.OutOfMemoryError("no room\nand more")
+    return call
 
-    monkeypatch.setattr(self_check, "check", too_large)
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (torch.OutOfMemoryError("no room\nand more"), {"unchecked": "OutOfMemoryError: no room"}),
+        (RuntimeError("an illegal access"), {"passed": False, "figures": "RuntimeError: an illegal access"}),
+        (AssertionError(), {"passed": False, "figures": "AssertionError: "}),
+    ],
+)
+def test_what_a_check_raises(error, expected, monkeypatch, capsys):
+    monkeypatch.setattr(self_check, "check", raises(error))
     self_check.main("reference", "cpu", "float32")
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"unchecked": "no room"}
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_a_device_that_takes_no_second_process(monkeypatch, capsys):
+    monkeypatch.setattr(self_check.torch, "zeros", raises(RuntimeError("busy or unavailable")))
+    self_check.main("reference", "cpu", "float32")
+    expected = "the device takes no second process: RuntimeError: busy or unavailable"
+    assert json.loads(capsys.readouterr().out) == {"unchecked": expected}
 
 
 @pytest.mark.exhaustive
