@@ -203,7 +203,8 @@ def gate():
         torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
         pair = [module.cuda() for module in parity.build_pair(name, trained=True)]
         y, y_hat = (x.cuda() for x in parity.waveforms(1, 8192))
-        verdict = parity.compare(*pair, y, y_hat, ["triton"], autocast=arithmetic == "bfloat16")["triton"]
+        autocast = torch.bfloat16 if arithmetic == "bfloat16" else None
+        verdict = parity.compare(*pair, y, y_hat, ["triton"], autocast=autocast)["triton"]
         found.setdefault(name, {})[arithmetic] = verdict.ratio
         # TF32 is reported, not judged: cuDNN may take some layers in float32 all the same.
         if arithmetic != "tf32" and not verdict.passed:

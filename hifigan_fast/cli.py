@@ -48,7 +48,7 @@ def _tune(args):
         raise ValueError(f"device: cannot tune here: {reason}")
     from .backends.triton import tune
 
-    return tune.run(args.out)
+    return tune.run(args.out, args.quick)
 
 
 def _convert(args):
@@ -158,10 +158,11 @@ def _parser():
     tune = add(
         "tune",
         _tune,
-        "measure the Triton kernels' configurations on this GPU, and write the table",
-        "  hifigan-fast tune\n  hifigan-fast tune --out configs.json",
+        "measure the Triton kernels' configurations on this GPU, and keep the fastest for it",
+        "  hifigan-fast tune --quick\n  hifigan-fast tune --out configs.json",
     )
-    tune.add_argument("--out", metavar="FILE", help="the table; default: that of this installation")
+    tune.add_argument("--quick", action="store_true", help="which layers are faster by cuDNN: a minute, not hours")
+    tune.add_argument("--out", metavar="FILE", help="write the whole table, too")
     info = add(
         "info",
         _info,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from . import trust
 from .backends.contract import Backend
 from .backends.cpu import CpuBackend
 from .backends.reference import ReferenceBackend
@@ -111,6 +112,11 @@ def refusal(backend: Backend, device: torch.device, dtype: torch.dtype) -> str |
     return backend.cannot_run(device, dtype) or backend.only_on_request(device)
 
 
+def _refusal_now(backend, device, dtype):
+    """As `refusal`, and where kernels were not trusted: a first contact checks them, which takes its time."""
+    return refusal(backend, device, dtype) or trust.distrust(backend, device, dtype)
+
+
 def choose(device: torch.device, dtype: torch.dtype) -> Choice:
     """The backend for tensors of `device` and `dtype`: the one requested, or the first that can run them.
 
@@ -128,7 +134,7 @@ def _chosen_name(device, dtype):
         if reason:
             raise ValueError(f"backend: {name!r} was requested, but {reason}")
         return name, "requested"
-    able = next(name for name, backend in BACKENDS.items() if refusal(backend, device, dtype) is None)
+    able = next(name for name, backend in BACKENDS.items() if _refusal_now(backend, device, dtype) is None)
     return able, "the fastest that can run here"
 
 
@@ -141,7 +147,9 @@ def no_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
     if requested() is not None:
         return None
     refusals = {
-        name: refusal(backend, device, dtype) for name, backend in BACKENDS.items() if name != ReferenceBackend.name
+        name: _refusal_now(backend, device, dtype)
+        for name, backend in BACKENDS.items()
+        if name != ReferenceBackend.name
     }
     return "; ".join(f"{name}: {why}" for name, why in refusals.items()) if all(refusals.values()) else None
 

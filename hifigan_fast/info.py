@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from . import dispatch
+from . import dispatch, trust
 from .backends import cpu
 from .version import __version__
 
@@ -85,6 +85,26 @@ def _backends(verbose):
     return lines
 
 
+def _trusted():
+    """(what, value) for every arithmetic of a backend whose kernels are checked before they are used here."""
+    lines = []
+    for backend, device in itertools.product(dispatch.BACKENDS.values(), _devices()):
+        able = [dtype for dtype in DTYPES if dispatch.refusal(backend, device, dtype) is None]
+        verdicts = trust.kept(backend, device) if able else None
+        if verdicts is None:
+            continue
+        for arithmetic in dict.fromkeys([*(backend.arithmetic(device, dtype) for dtype in able), *verdicts]):
+            lines.append((f"check of {backend.name}, {arithmetic}", _verdict(verdicts.get(arithmetic))))
+        lines.append((f"speed of {backend.name}", backend.advice(device) or "measured on this device"))
+    return lines
+
+
+def _verdict(verdict):
+    if verdict is None:
+        return "not yet, its first use is checked" if trust.mode() != "0" else "none, trusted"
+    return f"{'passed' if verdict['passed'] else 'FAILED'} on {verdict['date']}: {verdict['figures']}"
+
+
 def rows(verbose=False):
     """(what, value) for every line of the report."""
     lines = [(name, version or "not installed") for name, version in versions().items()]
@@ -96,10 +116,12 @@ def rows(verbose=False):
         ("CUDA", torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"),
         ("C++ extension", _extension()),
         *_backends(verbose),
+        *_trusted(),
     ]
     for variable, known in (
         (dispatch.VARIABLE, (*dispatch.BACKENDS, dispatch.MODULES)),
         (dispatch.SAVE_VARIABLE, dispatch.SAVED),
+        (trust.VARIABLE, trust.MODES),
         (cpu.ISA_VARIABLE, cpu.extension()[0].instruction_sets() if cpu.extension()[0] else ()),
     ):
         value = os.environ.get(variable)

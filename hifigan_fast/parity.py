@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from . import dispatch, losses, reference
+from . import dispatch, losses, reference, step_losses
 from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator
 from .geometry import LRELU_SLOPE
 from .ratios import FLOOR_ULPS, LIMIT, SMALL, SMALL_FLOOR_ULPS, error_ratio, weigh
@@ -21,6 +21,8 @@ ENSEMBLES = {
     "mpd": (MultiPeriodDiscriminator, reference.MultiPeriodDiscriminator),
     "msd": (MultiScaleDiscriminator, reference.MultiScaleDiscriminator),
 }
+
+STEPS = "step gradients"  # begin at a few scores that are nearly alike: their errors in float32 are chance
 
 
 @dataclass
@@ -74,13 +76,13 @@ def trained_like(module, seed=0):
     return module
 
 
-def evaluate(module, y, y_hat, seed=0, autocast=False):
-    """Run a discriminator ensemble forward and backward, under autocast to bfloat16 if wanted -> `Result`.
+def evaluate(module, y, y_hat, seed=0, autocast=None):
+    """Run a discriminator ensemble forward and backward, under autocast to a dtype if wanted -> `Result`.
 
     The gradients are those of a random smooth function of every output, so that none has a sign to flip.
     """
     y, y_hat = (x.detach().clone().requires_grad_() for x in (y, y_hat))
-    with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
+    with _autocast(y, autocast):
         outputs = module(y, y_hat)
     tensors = {"logits": {}, "maps": {}}
     for side, logits, maps in (("real", outputs[0], outputs[2]), ("generated", outputs[1], outputs[3])):
@@ -106,10 +108,30 @@ def evaluate(module, y, y_hat, seed=0, autocast=False):
     return Result(tensors, (outputs[2], outputs[3]))
 
 
-@contextlib.contextmanager
+def _autocast(y, dtype):
+    return torch.autocast(y.device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def evaluate_steps(module, y, y_hat, autocast=None, generator_half=step_losses.generator_step_loss):
+    """Both halves of a training step, by the step losses -> {class of output: {name: tensor}}.
+
+    The discriminators' gradients, and through frozen ones the generated waveform's. module: makes an ensemble for each.
+    """
+    own = module()
+    with _autocast(y, autocast):
+        first = step_losses.discriminator_step_loss(own, y, y_hat).adversarial
+    first.backward()
+    frozen_one, generated = module().requires_grad_(False), y_hat.clone().requires_grad_()
+    with _autocast(y, autocast):
+        second = generator_half(frozen_one, y, generated)
+    (second.adversarial + second.features).backward()
+    grads = {**{name: p.grad for name, p in own.named_parameters()}, "generated": generated.grad}
+    values = {"discriminator": first, "generator": second.adversarial, "feature": second.features}
+    return {"step losses": {name: loss.detach() for name, loss in values.items()}, STEPS: grads}
+
+
 def _taking_sides(module, maps):
-    """Within the block, the reference `module`'s next pair of calls takes the leaky ReLU branches that `maps` took."""
-    handles = []
+    """The reference `module`, whose one pair of calls takes the leaky ReLU branches that `maps` took."""
     for index, discriminator in enumerate(module.discriminators):
         for depth, conv in enumerate(discriminator.convs):
             signs = iter([side[index][depth].detach() > 0 for side in maps])
@@ -119,18 +141,14 @@ def _taking_sides(module, maps):
                 turn = torch.where(up & ~positive, 1 / LRELU_SLOPE, torch.where(~up & positive, LRELU_SLOPE, 1.0))
                 return out * turn.to(out)
 
-            handles.append(conv.register_forward_hook(hook))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+            conv.register_forward_hook(hook)
+    return module
 
 
 def judge(ours, plain, oracle_of_ours, oracle_of_plain, dtype):
     """Hold two results against float64 -> `Verdict` on the first."""
-    verdict = Verdict()
-    eps = torch.finfo(dtype).eps
+    verdict, eps = Verdict(), torch.finfo(dtype).eps
+    floors = {STEPS: SMALL_FLOOR_ULPS} if dtype == torch.float32 else {}
     for kind, named in ours.tensors.items():
         small = []
         for name in named:
@@ -141,55 +159,85 @@ def judge(ours, plain, oracle_of_ours, oracle_of_plain, dtype):
             if pair[0][1] is not None and pair[0][1].numel() < SMALL:
                 small.append(pair)
             else:
-                verdict.add(kind, name, error_ratio([pair], FLOOR_ULPS, eps))
+                verdict.add(kind, name, error_ratio([pair], floors.get(kind, FLOOR_ULPS), eps))
         if small:
             verdict.add(kind, "small tensors together", error_ratio(small, SMALL_FLOOR_ULPS, eps))
     return verdict
 
 
-def _same_sides(a, b):
-    """Whether two results took the same side of every leaky ReLU."""
-    pairs = zip(_flat(a.maps), _flat(b.maps))
-    return all(torch.equal(x > 0, y > 0) for x, y in pairs)
-
-
-def _flat(maps):
-    return [m for side in maps for own in side for m in own[:-1]]
-
-
-def compare(fast, plain, y, y_hat, backends=(None,), seed=0, autocast=False):
+def compare(fast, plain, y, y_hat, backends=(None,), seed=0, autocast=None, steps=False):
     """Judge a drop-in ensemble by a reference ensemble with the same state, in the dtype of `y` or under autocast to
-    bfloat16 -> {backend: Verdict}.
+    another -> {backend: Verdict}.
 
     Both are copied by their state and stay as they are. A backend of None is the one that would be chosen.
+
+    Args:
+        steps: judge what `evaluate_steps` gives, too.
     """
-    results = {}
-    for backend in backends:
+
+    def run(module, backend):
         with dispatch.use_backend(backend) if backend else contextlib.nullcontext():
-            results[backend] = evaluate(_copy(fast), y, y_hat, seed, autocast)
-    with dispatch.use_backend("reference"):
-        theirs = evaluate(_copy(plain), y, y_hat, seed, autocast)
-    oracle_of_theirs = _oracle(plain, y, y_hat, theirs, seed)
-    verdicts, dtype = {}, torch.bfloat16 if autocast else y.dtype
+            result = evaluate(_copy(module), y, y_hat, seed, autocast)
+            if steps:
+                result.tensors |= evaluate_steps(lambda: _copy(module), y, y_hat, autocast)
+        return result
+
+    def oracle(result):
+        def module():
+            return _taking_sides(_copy(plain).double(), result.maps)
+
+        waves = y.double(), y_hat.double()
+        with dispatch.use_backend("reference"):
+            exact = evaluate(module(), *waves, seed)
+            if steps:
+                exact.tensors |= evaluate_steps(module, *waves, generator_half=_on_sides(result.maps))
+        return exact
+
+    results = {backend: run(fast, backend) for backend in backends}
+    theirs = run(plain, "reference")
+    oracle_of_theirs = oracle(theirs)
+    verdicts, dtype = {}, autocast or y.dtype
     for backend, ours in results.items():
-        same = _same_sides(ours, theirs)
-        oracle_of_ours = oracle_of_theirs if same else _oracle(plain, y, y_hat, ours, seed)
+        oracle_of_ours = oracle_of_theirs if _same_sides(ours, theirs, steps) else oracle(ours)
         verdicts[backend] = judge(ours, theirs, oracle_of_ours, oracle_of_theirs, dtype)
     return verdicts
 
 
-def _oracle(plain, y, y_hat, result, seed):
-    module = _copy(plain).double()
-    with dispatch.use_backend("reference"), _taking_sides(module, result.maps):
-        return evaluate(module, y.double(), y_hat.double(), seed)
+def _same_sides(a, b, steps):
+    """Whether two results took the same side of every leaky ReLU; with `steps`, of every |real - generated| too."""
+    leaky = zip(*([m for side in result.maps for own in side for m in own[:-1]] for result in (a, b)))
+    if not all(torch.equal(x > 0, y > 0) for x, y in leaky):
+        return False
+    return not steps or all(map(torch.equal, _distances(*a.maps), _distances(*b.maps)))
+
+
+def _distances(real, generated):
+    """The sign of real - generated, for each pair of maps."""
+    pairs = (pair for sides in zip(real, generated) for pair in zip(*sides))
+    return [(r.detach().double() - g.detach().double()).sign() for r, g in pairs]
+
+
+def _on_sides(maps):
+    """`generator_step_loss` whose feature matching takes the side of each |real - generated| that `maps` took."""
+    signs = _distances(*maps)
+
+    def generator_half(module, y, y_hat):
+        _, scores, real, generated = module(y, y_hat)
+        pairs = (pair for sides in zip(real, generated) for pair in zip(*sides))
+        features = 2 * sum((sign * (r - g)).mean() for sign, (r, g) in zip(signs, pairs))
+        adversarial, terms = losses.generator_loss(scores)
+        return step_losses.GeneratorStepLoss(adversarial, features, torch.stack(terms))
+
+    return generator_half
 
 
 def _copy(module):
     """A new ensemble of equal state: legacy weight norm survives no deep copy."""
-    periods = [d.period for d in module.discriminators if hasattr(d, "period")]
-    copied = type(module)(periods) if periods else type(module)()
+    periods, like = [d.period for d in module.discriminators if hasattr(d, "period")], next(module.parameters())
+    with like.device:  # on a GPU in no time
+        copied = type(module)(periods) if periods else type(module)()
     copied.load_state_dict(module.state_dict())
-    return copied.to(next(module.parameters())).train(module.training)
+    return copied.to(like).train(module.training)
 
 
 def build_pair(name, seed=0, trained=False):
@@ -224,15 +272,15 @@ def waveforms(batch, length, dtype=torch.float32, clips=None, seed=0):
     return tuple(torch.from_numpy(x).to(dtype) for x in (y, y_hat))
 
 
-def able(autocast=False):
-    """The names of the backends that run on this CPU unasked, in float32 or under autocast to bfloat16."""
-    device, dtype = torch.device("cpu"), torch.bfloat16 if autocast else torch.float32
+def able(autocast=None):
+    """The names of the backends that run on this CPU unasked, in float32 or under autocast to a dtype."""
+    device, dtype = torch.device("cpu"), autocast or torch.float32
     return [name for name, backend in dispatch.BACKENDS.items() if not dispatch.refusal(backend, device, dtype)]
 
 
-def check(batch=1, length=8192, clips=None, autocast=False, backends=None, report=None):
-    """`backends`, or every one that can run here, on both ensembles, trained-like, in float32 or under autocast to
-    bfloat16 -> {ensemble: {backend: Verdict}}.
+def check(batch=1, length=8192, clips=None, autocast=None, backends=None, report=None):
+    """`backends`, or every one that can run here, on both ensembles, trained-like, in float32 or under autocast to a
+    dtype -> {ensemble: {backend: Verdict}}.
 
     `report(ensemble, {backend: Verdict})` is called as soon as an ensemble is judged.
     """

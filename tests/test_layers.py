@@ -11,8 +11,8 @@ PACKAGE = Path(hifigan_fast.__file__).parent
 
 # From the bottom up; a module may import from lower layers, and from its own where they are one folder.
 LAYERS = [
-    ["version", "geometry", "extras", "arguments", "_cpu"],
-    ["backends", "reference", "checks", "layouts", "pooling", "ratios", "voice"],
+    ["version", "geometry", "extras", "arguments", "cache", "_cpu"],
+    ["backends", "reference", "checks", "layouts", "pooling", "ratios", "voice", "trust"],
     ["norms", "dispatch"],
     ["passes", "loss_grads"],
     ["operators"],
@@ -22,6 +22,7 @@ LAYERS = [
     ["foreign"],
     ["step_losses"],
     ["parity", "info"],
+    ["self_check"],
     ["__init__"],
     ["training"],
     ["bench"],

@@ -122,6 +122,22 @@ class Backend(ABC):
         """Why it runs on `device` only where it is asked for by name, in words; None if it is for everyday use."""
         return None
 
+    def contact(self, device):
+        """What its kernels are and what they meet on `device`, {what: name or version}, the device's name as "device".
+
+        None where they were tested as they are. Otherwise they are checked before they are trusted (`trust`), once for
+        each such contact and `arithmetic`.
+        """
+        return None
+
+    def arithmetic(self, device, dtype):
+        """What maps of `dtype` are multiplied in on `device`, in a word."""
+        return str(dtype).removeprefix("torch.")
+
+    def advice(self, device):
+        """How it may become faster on `device`, in words; None where nothing is known."""
+        return None
+
     def empty(self, count, dtype, device):
         """A flat buffer of `count` elements, not initialised."""
         return torch.empty(count, dtype=dtype, device=device)

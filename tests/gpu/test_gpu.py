@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import bench, dispatch, operators, parity, reference
+from hifigan_fast import bench, dispatch, operators, parity, reference, trust
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.passes import Call
 from hifigan_fast.training.config import load_config
@@ -33,7 +33,7 @@ def modules(name, dtype=torch.float32):
     return [module.to("cuda", dtype) for module in parity.build_pair(name, trained=True)]
 
 
-def judged(name, batch, length, dtype=torch.float32, autocast=False):
+def judged(name, batch, length, dtype=torch.float32, autocast=None):
     pair, (y, y_hat) = modules(name, dtype), waves(batch, length, dtype)
     return parity.compare(*pair, y, y_hat, ["triton"], autocast=autocast)["triton"]
 
@@ -61,7 +61,7 @@ def test_half_modules(name, dtype):
 
 @pytest.mark.parametrize("name", ["mpd", "msd"])
 def test_autocast(name):
-    verdict = judged(name, 2, 8192, autocast=True)
+    verdict = judged(name, 2, 8192, autocast=torch.bfloat16)
     assert verdict.passed, verdict.worst
 
 
@@ -81,6 +81,24 @@ def test_a_recomputation_is_not_cast_by_the_region_of_the_backward_pass(backend)
 def test_the_default_is_triton():
     ours, _ = modules("mpd")
     assert "triton" in hf.explain(ours) and "reference" not in hf.explain(ours)
+
+
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "float16", "tf32", "float32"])
+def test_first_contact(arithmetic):
+    found = trust.run("triton", "cuda", arithmetic)
+    assert found["passed"], found
+
+
+def test_a_quick_tuning_is_kept(tmp_path, monkeypatch):
+    from hifigan_fast.backends.triton import tune
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tune, "QUICK_SECONDS", 5)
+    said = []
+    tune.run(quick=True, say=said.append)
+    found = configs.measurements(torch.device("cuda"))
+    configs.measured.cache_clear()
+    assert found and all(entry["ms"][0] > 0 < entry["ms"][1] for entry in found.values()), said
 
 
 @pytest.mark.parametrize("generation", [g for g in configs.table() if g.startswith("sm_")])

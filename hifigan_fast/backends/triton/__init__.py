@@ -68,6 +68,23 @@ class TritonBackend(Backend):
     def only_on_request(self, device):
         return "Triton's interpreter is for tests" if device.type == "cpu" else None
 
+    def contact(self, device):
+        from . import configs
+
+        return {**configs.contact(device), "configurations": configs.digest()} if device.type == "cuda" else None
+
+    def arithmetic(self, device, dtype):
+        exact = dtype != torch.float32 or not _operations().tf32(device)
+        return super().arithmetic(device, dtype) if exact else "tf32"
+
+    def advice(self, device):
+        from . import configs
+
+        if device.type != "cuda" or configs.measurements(device):
+            return None
+        name = configs.contact(device)["device"]
+        return f"block sizes on {name} are guesses until `hifigan-fast tune --quick` has run, a minute"
+
     def power_iterations(self, matrices, eps, iterations, calls):
         tensors = [t for own in matrices for t in own]
         if not all(t.is_contiguous() for t in tensors) or len({t.dtype for t in tensors}) > 1:

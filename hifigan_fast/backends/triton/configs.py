@@ -1,16 +1,24 @@
 """Block sizes, warps and pipeline stages: a table by device generation, direction, arithmetic and layer class.
 
-Not by lengths: a training run never meets a configuration that no test compiled.
+Not by lengths: a training run never meets a configuration that no test compiled. What `tune` measured on a device, with
+these versions, is kept in the user's cache folder and takes the place of the table's.
 """
 
 import contextlib
 import contextvars
 import functools
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
+from ... import cache
+from ...version import __version__
+
 TABLE = Path(__file__).with_name("configs.json")
+MEASURED = "tuned.json"
 INTERPRETER = "interpreter"
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
 CLASSES = ("stem", "narrow", "grouped", "dense", "head")
@@ -44,20 +52,19 @@ def layer_class(role, layer):
     return "narrow" if widest <= 16 else "grouped" if widest <= 64 else "dense"
 
 
+def like(table, leaf):
+    """{generation: {direction: {arithmetic: {layer class: leaf(of these four)}}}}, for each entry of such a table."""
+    return {
+        g: {d: {a: {name: leaf(g, d, a, name) for name in of} for a, of in kinds.items()} for d, kinds in under.items()}
+        for g, under in table.items()
+    }
+
+
 @functools.lru_cache(maxsize=1)
 def table():
     """{generation: {direction: {arithmetic: {layer class: Config}}}}, as the package ships it."""
     read = json.loads(TABLE.read_text())
-    return {
-        generation: {
-            direction: {
-                arithmetic: {name: Config(*numbers) for name, numbers in classes.items()}
-                for arithmetic, classes in kinds.items()
-            }
-            for direction, kinds in directions.items()
-        }
-        for generation, directions in read.items()
-    }
+    return like(read, lambda generation, direction, kind, name: Config(*read[generation][direction][kind][name]))
 
 
 def generation_of(capability):
@@ -88,6 +95,75 @@ def trying(config):
         _tried.reset(token)
 
 
+@functools.cache
+def contact(device):
+    """What these kernels are and what they meet on a CUDA device, {what: name or version}."""
+    import triton
+
+    sources = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sources.update(path.read_bytes())
+    return {
+        "device": torch.cuda.get_device_name(device),
+        "hifigan_fast": __version__,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "driver": _driver(),
+        "kernels": sources.hexdigest()[:12],
+    }
+
+
+def _driver():
+    """The kernel's driver and the library's, as far as they say it."""
+    files = (Path(path) for path in ("/sys/module/nvidia/version", "/sys/module/amdgpu/version"))
+    found = [path.read_text(encoding="utf-8").strip() for path in files if path.exists()]
+    library = getattr(torch._C, "_cuda_getDriverVersion", None)
+    return " / ".join([*found, *([str(library())] if library else [])]) or "unknown"
+
+
+def place(device):
+    """What the measurements on a CUDA device are kept by."""
+    return cache.key(contact(device))
+
+
+def measurements(device):
+    """What was measured on a CUDA device with these versions: {"direction, arithmetic, class": entry}.
+
+    An entry is a dict: generation; config, as the table has it; ms of our kernels and of the library.
+    """
+    found = cache.read(MEASURED).get(place(device))
+    return {what: entry for what, entry in found.items() if _is_entry(entry)} if isinstance(found, dict) else {}
+
+
+def _is_entry(value):
+    return isinstance(value, dict) and isinstance(value.get("config"), list) and len(value["config"]) in (5, 6)
+
+
+def devices():
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+
+
+@functools.cache
+def measured():
+    """{(generation, direction, arithmetic, class): Config} of this process's devices; of two alike, the first's."""
+    found = {}
+    for device in devices():
+        for what, entry in measurements(device).items():
+            found.setdefault((entry.get("generation"), *what.split(", ")), Config(*entry["config"]))
+    return found
+
+
 def config(generation, direction, arithmetic, name):
     """Args: arithmetic: "half" for bfloat16 and float16 maps, "tf32" or "float32" for float32 ones."""
-    return _tried.get() or table()[generation][direction][arithmetic][name]
+    where = generation, direction, arithmetic, name
+    return _tried.get() or measured().get(where) or table()[generation][direction][arithmetic][name]
+
+
+def in_use():
+    """The table as launches take it: with what was measured."""
+    return like(table(), config)
+
+
+def digest():
+    """The configurations in use, in a word."""
+    return hashlib.sha256(repr(in_use()).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Measures configurations on this GPU and writes the table: `hifigan-fast tune`.
+"""Measures configurations on this GPU, and keeps them for it: `hifigan-fast tune`.
 
 A candidate counts only if its results are the reference's: some are silently wrong on some versions of Triton.
 """
@@ -6,11 +6,13 @@ A candidate counts only if its results are the reference's: some are silently wr
 import itertools
 import json
 import re
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from ... import cache
 from ...geometry import Ensemble, Layer, Stack
 from ..contract import WeightSet, weights_of
 from ..reference import ReferenceBackend
@@ -34,6 +36,8 @@ CHOICES = {
     "num_stages": (2, 3, 4),
 }
 ROUNDS = 3  # of changing one number at a time
+DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "float32": torch.float32}  # of an arithmetic, the first first
+QUICK_SECONDS = 60
 LIMIT = 2e-2  # relative error that no dtype's rounding reaches
 
 
@@ -123,8 +127,21 @@ def _time(call):
     return do_bench(call, warmup=5, rep=30, return_mode="median")
 
 
-def best(backend, case, before, time=_time, say=print):
-    """The fastest right configuration of a case that steps from `before` lead to; `before` if none is faster.
+@dataclass(frozen=True)
+class Best:
+    """The configuration to take, and milliseconds: ours at their best, and the library's where it may run."""
+
+    config: configs.Config
+    ours: float
+    library: float | None
+
+    def __str__(self):
+        rival = "" if self.library is None else f", PyTorch's own {self.library:.3f} ms"
+        return f"ours {self.ours:.3f} ms{rival}: {'the library' if self.config.library else 'ours'}"
+
+
+def best(backend, case, before, rounds=ROUNDS, time=_time, say=print):
+    """The fastest right configuration of a case that steps from `before` lead to -> `Best`; `before` if none is faster.
 
     It says too whether PyTorch's own convolution is faster still.
     """
@@ -144,53 +161,80 @@ def best(backend, case, before, time=_time, say=print):
         return found[config]
 
     kept = replace(before, library=False)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         fastest = min((kept, *neighbours(kept)), key=measured)
         if measured(fastest) > 0.98 * measured(kept):
             break
         kept = fastest
-    by_library = replace(kept, library=True)
-    return by_library if case.name in configs.LIBRARY_CLASSES and measured(by_library) < 0.98 * measured(kept) else kept
+    ours = measured(kept)
+    if case.name not in configs.LIBRARY_CLASSES:
+        return Best(kept, ours, None)
+    library = measured(replace(kept, library=True))
+    return Best(replace(kept, library=library < 0.98 * ours), ours, library)
+
+
+def _numbers(config):
+    """A configuration as tables have it."""
+    return list(config.arguments().values()) + [True] * config.library
 
 
 def write(path, table):
     """The table as JSON, a configuration a line."""
-
-    def entry(config):
-        return list(config.arguments().values()) + [True] * config.library
-
-    text = json.dumps(
-        {
-            generation: {
-                direction: {kind: {name: entry(c) for name, c in of.items()} for kind, of in kinds.items()}
-                for direction, kinds in directions.items()
-            }
-            for generation, directions in table.items()
-        },
-        indent=1,
-    )
+    text = json.dumps(configs.like(table, lambda g, d, a, name: _numbers(table[g][d][a][name])), indent=1)
     text = re.sub(r"\[\s+([\w,\s]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
     Path(path).write_text(text + "\n")
 
 
-def run(out=None, say=print):
-    """Tune every entry of this GPU's generation and write the table to `out`, the package's own by default."""
+def _keep(device, what, entry):
+    """Add an entry to a device's measurements (`configs.measurements`)."""
+    with cache.locked(configs.MEASURED):
+        found = configs.measurements(device) | {what: entry}
+        cache.keep(configs.MEASURED, lambda entries: entries.update({configs.place(device): found}))
+    configs.measured.cache_clear()
+
+
+def _cases(generation, quick):
+    """(direction, arithmetic, class) of what is measured."""
+    of, classes = configs.table()[generation], configs.LIBRARY_CLASSES if quick else configs.CLASSES
+    return [
+        (direction, arithmetic, name)
+        for arithmetic, name, direction in itertools.product(DTYPES, reversed(classes), configs.DIRECTIONS)
+        if name in of[direction].get(arithmetic, ())
+    ]
+
+
+def run(out=None, quick=False, device=None, timed=_time, say=print):
+    """Measure on a GPU, and keep what was found for this device and these versions (`configs.measurements`).
+
+    Args:
+        out: a file for the whole table too, as the package ships one.
+        quick: our configurations as they are against the library, in the classes where it may run, for a minute; what
+            an earlier run has measured comes last.
+    """
     from . import TritonBackend
 
-    device, backend = torch.device("cuda"), TritonBackend()
+    device, backend = device or torch.device("cuda"), TritonBackend()
     generation = configs.generation_of(operations.capability(device))
-    table = configs.table()
-    before_tf32 = torch.backends.cudnn.allow_tf32
+    known, cases = configs.measurements(device), _cases(generation, quick)
+    if quick:
+        cases.sort(key=lambda case: ", ".join(case) in known)
+    rounds, aside = (0, lambda _: None) if quick else (ROUNDS, say)
+    begun, before_tf32 = time.monotonic(), torch.backends.cudnn.allow_tf32
     try:
-        for direction, arithmetic in itertools.product(configs.DIRECTIONS, ("half", "tf32", "float32")):
-            of = table[generation][direction].get(arithmetic, {})
+        for number, (direction, arithmetic, name) in enumerate(cases):
+            if quick and time.monotonic() - begun > QUICK_SECONDS:
+                say(f"a minute is over, {len(cases) - number} of {len(cases)} are left: another run begins with them")
+                break
             torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
-            for name, before in of.items():
-                say(f"  {generation}, {direction}, {arithmetic}, {name}")
-                case = Case(name, direction, torch.bfloat16 if arithmetic == "half" else torch.float32, device)
-                of[name] = best(backend, case, before, say=say)
-                write(out or configs.TABLE, table)  # whatever comes, this much is done
+            before, what = configs.config(generation, direction, arithmetic, name), f"{direction}, {arithmetic}, {name}"
+            case = Case(name, direction, DTYPES[arithmetic], device, BATCH, LENGTH)
+            found = best(backend, case, before, rounds, timed, aside)
+            say(f"  {what}: {found}")
+            entry = {"generation": generation, "config": _numbers(found.config), "ms": [found.ours, found.library]}
+            _keep(device, what, entry)  # whatever comes, this much is done
+            if out:
+                write(out, configs.in_use())
     finally:
         torch.backends.cudnn.allow_tf32 = before_tf32
-    say(f"written: {out or configs.TABLE}")
+    say(f"kept for {configs.contact(device)['device']} in {cache.folder() / configs.MEASURED}")
     return 0
