@@ -122,6 +122,10 @@ class Backend(ABC):
         """Why it runs on `device` only where it is asked for by name, in words; None if it is for everyday use."""
         return None
 
+    def whole(self, run):
+        """What `run()` returns: all launches of a pass, which may be begun again. A backend may prepare for them."""
+        return run()
+
     def empty(self, count, dtype, device):
         """A flat buffer of `count` elements, not initialised."""
         return torch.empty(count, dtype=dtype, device=device)
