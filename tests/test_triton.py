@@ -132,21 +132,19 @@ def of_others(tensor):
 @pytest.mark.parametrize("place", [functools.partial(moved, by=3), of_others], ids=["inside", "of others"])
 def test_tensors_may_begin_anywhere(place, narrow):
     """Kernels are compiled for aligned memory: losses, maps and waveforms elsewhere have the same bits."""
-    module = hf.MultiPeriodDiscriminator((3,))
+    discriminator = hf.MultiPeriodDiscriminator((3,)).discriminators[0]
     waves = parity.waveforms(1, 61)
 
     def run(put):
         sides = [put(w).requires_grad_() for w in waves]
         with hf.use_backend("triton"):
-            real, generated, real_maps, generated_maps = module(*sides)
-            scores = [put(s.detach()).requires_grad_() for s in (*real, *generated)]
-            maps = [[put(m.detach()).requires_grad_() for m in own[0]] for own in (real_maps, generated_maps)]
-            loss = hf.discriminator_loss(scores[:1], scores[1:])[0] + hf.feature_loss(*([own] for own in maps))
-            given = torch.autograd.grad(loss, [*scores, *maps[0], *maps[1]])
-            outs = [*real, *generated, *real_maps[0], *generated_maps[0]]
-            grads = torch.autograd.grad(outs, [*sides, *module.parameters()], [put(g) for g in given])
+            scores, maps = zip(*map(discriminator, sides))
+            given = [[put(t.detach()).requires_grad_() for t in own] for own in (scores, *maps)]
+            loss = hf.discriminator_loss(given[0][:1], given[0][1:])[0] + hf.feature_loss(given[1:2], given[2:])
+            grads = [put(g) for g in torch.autograd.grad(loss, sum(given, []))]
+            found = torch.autograd.grad([*scores, *maps[0], *maps[1]], [*sides, *discriminator.parameters()], grads)
             levels = pooling.pooled_sides(BACKEND, [w.detach() for w in sides])
-        return [loss, *given, *grads, *levels[0], *levels[1]]
+        return [loss, *grads, *found, *levels[0], *levels[1]]
 
     for there, aligned in zip(run(place), run(torch.clone), strict=True):
         assert torch.equal(there, aligned)
