@@ -51,6 +51,12 @@ def interpreting():
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def asked_for_tf32():
+    """Whether PyTorch is set so that cuDNN's convolutions multiply float32 in TF32."""
+    conv = getattr(torch.backends.cudnn, "conv", None)  # since torch 2.9, where allow_tf32 may raise
+    return conv.fp32_precision == "tf32" if hasattr(conv, "fp32_precision") else torch.backends.cudnn.allow_tf32
+
+
 def absent():
     """The `Absent` device that CPU tensors stand for; None where they are the CPU's."""
     return _absent.get()

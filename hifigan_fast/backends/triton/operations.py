@@ -37,8 +37,7 @@ def tf32(device):
     """Whether float32 is multiplied in TF32: where cuDNN's convolutions would be asked to, and the device has it."""
     if device.type != "cuda" or torch.version.hip:
         return bool(ahead.absent() and ahead.absent().tf32)
-    conv = getattr(torch.backends.cudnn, "conv", None)  # since torch 2.9, where allow_tf32 may raise
-    return conv.fp32_precision == "tf32" if hasattr(conv, "fp32_precision") else torch.backends.cudnn.allow_tf32
+    return ahead.asked_for_tf32()
 
 
 def _arithmetic(like):
