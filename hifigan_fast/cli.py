@@ -1,4 +1,4 @@
-"""The command line: hifigan-fast train | synthesize | bench | estimate | check | convert | tune | info."""
+"""The command line: hifigan-fast train | synthesize | bench | estimate | check | convert | tune | warm | info."""
 
 import argparse
 import signal
@@ -49,6 +49,12 @@ def _tune(args):
     from .backends.triton import tune
 
     return tune.run(args.out, args.quick)
+
+
+def _warm(args):
+    from . import warm
+
+    return warm.run(args.target, args.precision, args.out, args.source)
 
 
 def _convert(args):
@@ -114,7 +120,7 @@ def _parser():
         description="HiFi-GAN's discriminators, several times faster; and the training around them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    kinds = "train | synthesize | bench | estimate | check | convert | tune | info"
+    kinds = "train | synthesize | bench | estimate | check | convert | tune | warm | info"
     commands = parser.add_subparsers(dest="command", required=True, metavar=kinds)
 
     train = commands.add_parser("train", help="train a HiFi-GAN vocoder")
@@ -163,6 +169,19 @@ def _parser():
     )
     tune.add_argument("--quick", action="store_true", help="which layers are faster by cuDNN: a minute, not hours")
     tune.add_argument("--out", metavar="FILE", help="write the whole table, too")
+    warm = add(
+        "warm",
+        _warm,
+        "compile the Triton kernels of a training run ahead, also for a GPU that is not there",
+        "  hifigan-fast warm\n  hifigan-fast warm --target sm_90 --out kernels.zip\n"
+        "  hifigan-fast warm --from kernels.zip           on the machine that trains, before it does",
+    )
+    warm.add_argument("--target", metavar="NAME", help="sm_90, say, for a GPU of capability 9.0; default: this one's")
+    warm.add_argument(
+        "--precision", nargs="+", choices=["fp32", "bf16", "fp16"], default=["bf16", "fp32"], help="default: bf16 fp32"
+    )
+    warm.add_argument("--out", metavar="FILE", help="a zip file of the kernels, for machines of the same versions")
+    warm.add_argument("--from", dest="source", metavar="FILE", help="unpack such a file into Triton's cache instead")
     info = add(
         "info",
         _info,
