@@ -11,6 +11,30 @@ from .training.command import positive
 from .version import __version__
 
 
+def _command(commands, name, run, help, examples):
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_train(commands):
+    command = commands.add_parser("train", help="train a HiFi-GAN vocoder")
+    train_command.add_arguments(command)
+    command.set_defaults(run=train_command.run)
+
+
+def _add_synthesize(commands):
+    command = commands.add_parser("synthesize", help="make wavs of wavs or mels with a trained generator")
+    train_command.add_synthesis_arguments(command)
+    command.set_defaults(run=train_command.run_synthesis)
+
+
 def _bench(args):
     from .bench import command
 
@@ -22,57 +46,9 @@ def _bench(args):
     return command.run(args.data, args.out, batch=args.batch_size, length=args.segment, files=files, **settings)
 
 
-def _estimate(args):
-    from .bench import estimate
-
-    return estimate.run(args.config, args.steps, args.batch_size, args.precision, args.device, args.repeats)
-
-
-def _check(args):
-    from . import parity
-    from .bench.gate import gate
-
-    _, passed = gate(verbose=args.verbose, batch=args.batch_size, length=args.segment)
-    print("parity ok" if passed else f"parity FAILED: a ratio is above {parity.LIMIT}")
-    return 0 if passed else 1
-
-
-def _tune(args):
-    import torch
-
-    from .dispatch import BACKENDS
-
-    device = torch.device("cuda")
-    reason = BACKENDS["triton"].cannot_run(device, torch.float32) if torch.cuda.is_available() else "no GPU"
-    if reason:
-        raise ValueError(f"device: cannot tune here: {reason}")
-    from .backends.triton import tune
-
-    return tune.run(args.out, args.quick)
-
-
-def _warm(args):
-    from . import warm
-
-    return warm.run(args.target, args.precision, args.out, args.source)
-
-
-def _convert(args):
-    from .layouts import convert_file
-
-    print(f"converted {', '.join(convert_file(args.source, args.target, args.to))}: {args.target}")
-    return 0
-
-
-def _info(args):
-    from . import info
-
-    print(info.report(args.verbose))
-    return 0
-
-
-def _add_bench(add):
-    command = add(
+def _add_bench(commands):
+    command = _command(
+        commands,
         "bench",
         _bench,
         "check parity, then compare the speed with plain PyTorch on this machine",
@@ -90,7 +66,7 @@ def _add_bench(add):
     add("--batch-size", metavar="N", type=positive, help="default: what fits a CPU, 4 or less")
     add("--segment", metavar="N", type=positive, help="samples; default: the workload's")
     add("--repeats", metavar="N", type=positive, help="of each way; default: 3, with --full 5")
-    add("--full", action="store_true", help="every backend, step and way: half an hour on two cores, not two minutes")
+    add("--full", action="store_true", help="every backend, step and way, more often: far more than two minutes")
     add("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
     for kind, what in (("json", "figures"), ("figure", "bars, a .png or .svg"), ("html", "report")):
         add(f"--{kind}", metavar="FILE", help=f"the {what}; default: in --out")
@@ -98,8 +74,15 @@ def _add_bench(add):
     add("--verbose", action="store_true", help="a line for each class of outputs of a backend")
 
 
-def _add_estimate(add):
-    command = add(
+def _estimate(args):
+    from .bench import estimate
+
+    return estimate.run(args.config, args.steps, args.batch_size, args.precision, args.device, args.repeats)
+
+
+def _add_estimate(commands):
+    command = _command(
+        commands,
         "estimate",
         _estimate,
         "time a few real training steps with and without this package, and say how long a training takes",
@@ -114,82 +97,140 @@ def _add_estimate(add):
     add("--repeats", metavar="N", type=positive, default=3, help="timed steps of each; default %(default)s")
 
 
-def _parser():
-    parser = Parser(
-        prog="hifigan-fast",
-        description="HiFi-GAN's discriminators, several times faster; and the training around them.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    kinds = "train | synthesize | bench | estimate | check | convert | tune | warm | info"
-    commands = parser.add_subparsers(dest="command", required=True, metavar=kinds)
+def _check(args):
+    from . import parity
+    from .bench.gate import gate
 
-    train = commands.add_parser("train", help="train a HiFi-GAN vocoder")
-    train_command.add_arguments(train)
-    train.set_defaults(run=train_command.run)
+    _, passed = gate(verbose=args.verbose, batch=args.batch_size, length=args.segment)
+    print("parity ok" if passed else f"parity FAILED: a ratio is above {parity.LIMIT}")
+    return 0 if passed else 1
 
-    synthesize = commands.add_parser("synthesize", help="make wavs of wavs or mels with a trained generator")
-    train_command.add_synthesis_arguments(synthesize)
-    synthesize.set_defaults(run=train_command.run_synthesis)
 
-    def add(name, run, help, examples):
-        command = commands.add_parser(
-            name,
-            help=help,
-            description=f"{help[0].upper()}{help[1:]}.",
-            epilog=f"examples:\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(run=run)
-        return command
-
-    _add_bench(add)
-    _add_estimate(add)
-    check = add(
+def _add_check(commands):
+    command = _command(
+        commands,
         "check",
         _check,
         "hold every backend that can run here against float64, and print the worst error ratios",
         "  hifigan-fast check\n  hifigan-fast check --batch-size 2 --segment 4096",
     )
-    check.add_argument("--batch-size", metavar="N", type=positive, default=1, help="default %(default)s")
-    check.add_argument("--segment", metavar="N", type=positive, default=8192, help="samples; default %(default)s")
-    convert = add(
+    add = command.add_argument
+    add("--batch-size", metavar="N", type=positive, default=1, help="default %(default)s")
+    add("--segment", metavar="N", type=positive, default=8192, help="samples; default %(default)s")
+    add("--verbose", action="store_true", help="a line for each class of outputs of a backend")
+
+
+def _convert(args):
+    from .layouts import convert_file
+
+    print(f"converted {', '.join(convert_file(args.source, args.target, args.to))}: {args.target}")
+    return 0
+
+
+def _add_convert(commands):
+    command = _command(
+        commands,
         "convert",
         _convert,
         "rename the discriminators' tensors of a checkpoint as another project names them",
         "  hifigan-fast convert do_02500000 do_coqui.pth --to coqui\n  hifigan-fast convert D_0.pth D.pth --to jik876",
     )
-    convert.add_argument("source", metavar="IN", help="a state dict, or a dict of several, as torch.save writes it")
-    convert.add_argument("target", metavar="OUT", help="the new file; what is no discriminator is copied")
-    convert.add_argument("--to", required=True, choices=LAYOUTS, help="the layout; those of IN are recognised")
-    tune = add(
+    add = command.add_argument
+    add("source", metavar="IN", help="a state dict, or a dict of several, as torch.save writes it")
+    add("target", metavar="OUT", help="the new file; what is no discriminator is copied")
+    add("--to", required=True, choices=LAYOUTS, help="the layout; those of IN are recognised")
+
+
+def _tune(args):
+    import torch
+
+    from .dispatch import BACKENDS
+
+    device = torch.device("cuda")
+    reason = BACKENDS["triton"].cannot_run(device, torch.float32) if torch.cuda.is_available() else "no GPU"
+    if reason:
+        raise ValueError(f"device: cannot tune here: {reason}")
+    from .backends.triton import tune
+
+    return tune.run(args.out, args.quick)
+
+
+def _add_tune(commands):
+    command = _command(
+        commands,
         "tune",
         _tune,
         "measure the Triton kernels' configurations on this GPU, and keep the fastest for it",
         "  hifigan-fast tune --quick\n  hifigan-fast tune --out configs.json",
     )
-    tune.add_argument("--quick", action="store_true", help="which layers are faster by cuDNN: a minute, not hours")
-    tune.add_argument("--out", metavar="FILE", help="write the whole table, too")
-    warm = add(
+    add = command.add_argument
+    add("--quick", action="store_true", help="which layers are faster by cuDNN: a minute, not hours")
+    add("--out", metavar="FILE", help="write the whole table, too")
+
+
+def _warm(args):
+    from . import warm
+
+    return warm.run(args.target, args.precision, args.out, args.source)
+
+
+def _add_warm(commands):
+    command = _command(
+        commands,
         "warm",
         _warm,
         "compile the Triton kernels of a training run ahead, also for a GPU that is not there",
         "  hifigan-fast warm\n  hifigan-fast warm --target sm_90 --out kernels.zip\n"
         "  hifigan-fast warm --from kernels.zip           on the machine that trains, before it does",
     )
-    warm.add_argument("--target", metavar="NAME", help="sm_90, say, for a GPU of capability 9.0; default: this one's")
-    warm.add_argument(
-        "--precision", nargs="+", choices=["fp32", "bf16", "fp16"], default=["bf16", "fp32"], help="default: bf16 fp32"
-    )
-    warm.add_argument("--out", metavar="FILE", help="a zip file of the kernels, for machines of the same versions")
-    warm.add_argument("--from", dest="source", metavar="FILE", help="unpack such a file into Triton's cache instead")
-    info = add(
+    add = command.add_argument
+    add("--target", metavar="NAME", help="sm_90, say, for a GPU of capability 9.0; default: this one's")
+    add("--precision", nargs="+", choices=["fp32", "bf16", "fp16"], default=["bf16", "fp32"], help="default: bf16 fp32")
+    add("--out", metavar="FILE", help="a zip file of the kernels, for machines of the same versions")
+    add("--from", dest="source", metavar="FILE", help="unpack such a file into Triton's cache instead")
+
+
+def _info(args):
+    from . import info
+
+    print(info.report(args.verbose))
+    return 0
+
+
+def _add_info(commands):
+    command = _command(
+        commands,
         "info",
         _info,
         "print versions, devices and what this installation can run",
         "  hifigan-fast info\n  hifigan-fast info --verbose",
     )
-    for command, what in ((check, "each class of outputs"), (info, "each dtype")):
-        command.add_argument("--verbose", action="store_true", help=f"a line for {what} of a backend")
+    add = command.add_argument
+    add("--verbose", action="store_true", help="a line for each dtype of a backend")
+
+
+COMMANDS = {
+    "train": _add_train,
+    "synthesize": _add_synthesize,
+    "bench": _add_bench,
+    "estimate": _add_estimate,
+    "check": _add_check,
+    "convert": _add_convert,
+    "tune": _add_tune,
+    "warm": _add_warm,
+    "info": _add_info,
+}
+
+
+def _parser():
+    parser = Parser(
+        prog="hifigan-fast",
+        description="HiFi-GAN's discriminators, several times faster; and the training around them.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar=" | ".join(COMMANDS))
+    for add in COMMANDS.values():
+        add(commands)
     return parser
 
 
