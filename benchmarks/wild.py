@@ -21,10 +21,11 @@ from tabulate import tabulate
 
 import hifigan_fast
 from hifigan_fast import parity, reference
+from hifigan_fast.bench.workloads import VITS_SCALE
 from hifigan_fast.cli import positive
 from tests.wild import parts, real, variants
 
-from . import report, shapes
+from . import report
 
 PERIODS = (2, 3, 5, 7, 11)
 PERIOD_CHANNELS = (1, 32, 128, 512, 1024, 1024)
@@ -99,7 +100,7 @@ def _periods(periods, kind=parts.Period):
 
 
 def _vits(*periods):
-    return parts.Pair(parts.Scale(layers=shapes.VITS), *_periods(periods))
+    return parts.Pair(parts.Scale(layers=VITS_SCALE), *_periods(periods))
 
 
 def _gan(*strides):

@@ -4,7 +4,6 @@ A pack is what Triton's cache keeps of them but for their intermediate forms, a 
 same versions of this package and of Triton as made it; on a device of another generation nothing of it is found.
 """
 
-import contextlib
 import json
 import re
 import time
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from . import bench, dispatch
+from . import dispatch
 from .backends.triton import ahead
-from .step_losses import discriminator_step_loss, generator_step_loss
+from .bench import steps as timed
+from .bench.workloads import ENSEMBLES, build
 from .version import __version__
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,13 +27,9 @@ SHAPE = 2, 1, 2048  # of waveforms: kernels are the same for every batch and len
 
 def _steps(modules, y, y_hat):
     """Every step of `hifigan-fast train`, and those of a loop that calls discriminators and losses apart."""
-    losses = bench.FastLosses
-    bench.discriminator_step(modules, y, y_hat, losses)
-    bench.frozen_generator_step(modules, y, y_hat, losses)
-    for step, needs in ((discriminator_step_loss, False), (generator_step_loss, True)):
-        with bench.frozen(*modules) if needs else contextlib.nullcontext():
-            found = step(modules, y, y_hat.detach().requires_grad_(needs))
-            (found.adversarial + getattr(found, "features", 0)).backward()
+    for way in (timed.WAYS[timed.OURS], timed.WAYS[f"{timed.OURS} step losses"]):
+        for name in (timed.DISCRIMINATOR, timed.GENERATOR):
+            way.call(name, modules, y, y_hat)()
 
 
 def this_device():
@@ -55,7 +51,7 @@ def compiled(target, precision, modules=None, steps=_steps):
         precision: of `PRECISIONS`; float32 is multiplied in TF32 where PyTorch is set so.
         modules: the discriminators; default: HiFi-GAN's.
     """
-    modules = bench.build(bench.ENSEMBLES["both"], plain=False) if modules is None else modules
+    modules = build(ENSEMBLES["both"], plain=False) if modules is None else modules
     dtype, y = PRECISIONS[precision], torch.zeros(SHAPE, dtype=torch.float32, device="cpu")
     tf32 = target.startswith("sm_") and ahead.asked_for_tf32()
     half = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)

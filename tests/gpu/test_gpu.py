@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import bench, dispatch, operators, parity, reference, trust
+from hifigan_fast import dispatch, operators, parity, reference, trust
 from hifigan_fast.backends.triton import configs
+from hifigan_fast.bench.steps import FastLosses, discriminator_step
+from hifigan_fast.bench.workloads import build
 from hifigan_fast.passes import Call
 from hifigan_fast.training.config import load_config
 from hifigan_fast.training.step import Trainer
@@ -232,7 +234,7 @@ def test_the_library_in_the_place_of_our_kernels(name, dtype, by_library):
 
 
 def step(nets, y, y_hat):
-    bench.discriminator_step(nets, y, y_hat, bench.FastLosses)
+    discriminator_step(nets, y, y_hat, FastLosses)
 
 
 @pytest.mark.parametrize("name", ["mpd", "msd"])
@@ -330,10 +332,10 @@ def test_memory():
     peaks = []
     y, y_hat = waves(16, 8192)
     for plain in (True, False):
-        nets = [module.cuda() for module in bench.build(["mpd", "msd"], plain=plain)]
+        nets = [module.cuda() for module in build(["mpd", "msd"], plain=plain)]
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        bench.discriminator_step(nets, y, y_hat, hf.reference if plain else bench.FastLosses)
+        discriminator_step(nets, y, y_hat, hf.reference if plain else FastLosses)
         peaks.append(torch.cuda.max_memory_allocated() - before)
         del nets
     assert peaks[1] <= 0.6 * peaks[0], peaks

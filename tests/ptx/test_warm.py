@@ -14,8 +14,9 @@ from triton import knobs
 from triton.runtime.jit import JITFunction
 
 import hifigan_fast as hf
-from hifigan_fast import bench, warm
+from hifigan_fast import warm
 from hifigan_fast.backends.triton import adversarial, ahead, convolution, launch, stem, weights
+from hifigan_fast.bench.steps import FastLosses, discriminator_step
 from hifigan_fast.cli import main
 
 
@@ -28,7 +29,7 @@ def small():
 
 
 def step(modules, y, y_hat):
-    bench.discriminator_step(modules, y, y_hat, bench.FastLosses)
+    discriminator_step(modules, y, y_hat, FastLosses)
 
 
 def forget():

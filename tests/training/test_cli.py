@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from hifigan_fast import bench, cli
+from hifigan_fast import cli
+from hifigan_fast.bench import gate
 from hifigan_fast.training import config, loop
 
 from .conftest import ROOT
@@ -93,7 +94,7 @@ def test_ctrl_c_wherever_it_comes_is_one_line(monkeypatch, capsys, command):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(config, "load_config", interrupted)
-    monkeypatch.setattr(bench, "gate", interrupted)
+    monkeypatch.setattr(gate, "gate", interrupted)
     assert cli.main(command) == 130
     assert capsys.readouterr().err == "\nstopped\n"
 
