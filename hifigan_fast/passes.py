@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import norms
-from .backends.contract import Backend, LayerGrads, weights_of, widened
+from .backends.contract import ALIGNED, Backend, LayerGrads, weights_of, widened
 from .geometry import Ensemble
 
 
@@ -80,11 +80,15 @@ def flat_waves(call, waves):
 
 
 def in_a_row(tensors):
-    """Tensors as one flat tensor, in the order of their elements: a view where they lie one behind the other."""
+    """Tensors as one flat tensor, in the order of their elements: a view where they lie one behind the other.
+
+    It begins at an aligned address: kernels are compiled for such memory only.
+    """
     ends = [t.data_ptr() + t.numel() * t.itemsize for t in tensors]
     starts = [t.data_ptr() for t in tensors[1:]]
     one_storage = len({t.untyped_storage().data_ptr() for t in tensors}) == 1
-    if one_storage and ends[:-1] == starts and all(t.is_contiguous() and not t.is_neg() for t in tensors):
+    aligned = tensors[0].data_ptr() % ALIGNED == 0
+    if one_storage and aligned and ends[:-1] == starts and all(t.is_contiguous() and not t.is_neg() for t in tensors):
         return tensors[0].as_strided((sum(t.numel() for t in tensors),), (1,))
     return torch.cat([t.reshape(-1) for t in tensors])
 

@@ -1,11 +1,11 @@
 """What a backend does: every operation of an ensemble's forward and backward pass, one depth at a time.
 
-All buffers are flat and contiguous. Maps and their gradients are of one floating dtype; waveforms, parameters and the
-gradients of both are of the same, or of float32 where the maps are of half of it: effective weights are then rounded.
-Activations and their gradients are rows of channels, laid out as `hifigan_fast.geometry.Run` says: a member's rows are
-[samples, period, rows, channels]. Heads are H-major, [samples, rows, period], so that the logits are a view. Waveforms
-are samples in a row. No operation allocates what it returns through an argument, none keeps a reference to a buffer,
-and none changes an input.
+All buffers are flat and contiguous, and begin at aligned addresses. Maps and their gradients are of one floating
+dtype; waveforms, parameters and the gradients of both are of the same, or of float32 where the maps are of half of it:
+effective weights are then rounded. Activations and their gradients are rows of channels, laid out as
+`hifigan_fast.geometry.Run` says: a member's rows are [samples, period, rows, channels]. Heads are H-major, [samples,
+rows, period], so that the logits are a view. Waveforms are samples in a row. No operation allocates what it returns
+through an argument, none keeps a reference to a buffer, and none changes an input.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from ..geometry import Layer
+
+ALIGNED = 16  # bytes: where buffers begin, and what a load of a GPU takes at most
 
 
 def is_dense(x):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import dispatch, operators, parity, reference, trust
+from hifigan_fast import dispatch, operators, parity, reference, trust, warm
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.bench.steps import FastLosses, discriminator_step
 from hifigan_fast.bench.workloads import build
@@ -339,3 +339,29 @@ def test_memory():
         peaks.append(torch.cuda.max_memory_allocated() - before)
         del nets
     assert peaks[1] <= 0.6 * peaks[0], peaks
+
+
+def test_a_step_finds_what_was_compiled_ahead(monkeypatch, tmp_path):
+    """For this device as for one that is not there, by CPU tensors: the very kernels that a step asks for."""
+    from triton import knobs
+    from triton.runtime.jit import JITFunction
+
+    from hifigan_fast.backends.triton import adversarial, convolution, feature_l1, pooling, spectral, stem, weights
+
+    def forget():
+        for module in (adversarial, convolution, feature_l1, pooling, spectral, stem, weights):
+            for kernel in vars(module).values():
+                if isinstance(kernel, JITFunction):
+                    kernel.device_caches.clear()
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    forget()
+    warm.compiled(warm.this_device(), "bf16")
+    forget()
+    found = []
+    monkeypatch.setattr(knobs.compilation, "listener", lambda src, cache_hit, **_: found.append((cache_hit, src.name)))
+    ours, y_and_y_hat = [modules(name)[0] for name in ("mpd", "msd")], waves(3, 5001)
+    with torch.autocast("cuda", torch.bfloat16):
+        bench.discriminator_step(ours, *y_and_y_hat, bench.FastLosses)
+        bench.frozen_generator_step(ours, *y_and_y_hat, bench.FastLosses)
+    assert len(found) > 60 and all(hit for hit, _ in found), found

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 import triton
 
+from ..contract import ALIGNED
 from . import adversarial, ahead, configs, convolution, library, pooling, spectral, stem, tables, together
 from . import feature_l1 as l1
 from . import weights as kernels
 from .launch import launch
-from .pointers import ALIGNED, from_aligned
+from .pointers import from_aligned
 
 ROWS = {"ROWS": 4, "AT_ONCE": 32, "TAPS_AT_ONCE": 8}  # of weights a program; channels and taps of each at a time
 ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
@@ -168,20 +169,10 @@ def prepare(layers, sets, dtype):
     return scaling, packed
 
 
-def _anywhere(runs, offset, tensor):
-    """Of a tensor of one channel, which may begin anywhere: aligned memory, and `runs` whose `offset` is from there."""
-    memory, lead = from_aligned(tensor)
-    if not lead:
-        return memory, runs
-    return memory, tuple(replace(run, **{offset: getattr(run, offset) + lead}) for run in runs)
-
-
 def forward(role, layer, runs, x, weights, out):
     config = _config("forward", role, layer, out)
     if config.library:
         return library.forward(layer, runs, x, weights, out)
-    if role == "stem":
-        x, runs = _anywhere(runs, "in_offset", x)
     tiles = tables.tiles(runs, config.BM, out.device)
     launch(
         out.device,
@@ -206,8 +197,6 @@ def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, ma
     config = _config("input_grad", role, layer, grad_in)
     if config.library:
         return library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
-    if role == "head":
-        grad_out, runs = _anywhere(runs, "grad_out_offset", grad_out)
     tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
     launch(
         grad_in.device,
@@ -262,10 +251,6 @@ def weight_grad(role, layer, runs, x, grad_out, weights):
     if config.library:
         sums, bias, own = library.weight_grad(layer, runs, x, grad_out, weights)
         return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
-    if role == "stem":
-        x, runs = _anywhere(runs, "in_offset", x)
-    if role == "head":
-        grad_out, runs = _anywhere(runs, "grad_out_offset", grad_out)
     out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
     blocks = layer.groups * triton.cdiv(out_group, config.BM), triton.cdiv(layer.taps * in_group, config.BN)
     sets = len({run.weights for run in runs})

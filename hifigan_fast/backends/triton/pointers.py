@@ -7,7 +7,7 @@ a tensor that begins elsewhere, kernels get the aligned address before it, and h
 import triton
 import triton.language as tl
 
-ALIGNED = 16  # bytes: what Triton asks of a pointer, and what a load takes at most
+from ..contract import ALIGNED
 
 
 def from_aligned(tensor):
