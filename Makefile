@@ -43,9 +43,8 @@ $(VENV)/.lint: $(VENV)/.base
 bench: $(VENV)/.bench  ## parity, then speed against plain PyTorch; DATA=dir takes wavs, ARGS=--full measures more
 	$(BIN)/hifigan-fast bench $(if $(DATA),--data '$(DATA)') $(ARGS)
 
-bench-layers: $(VENV)/.bench  ## layers, a whole step against PyTorch's own fast ways, other shapes, memory
+bench-layers: $(VENV)/.bench  ## layers, other shapes, memory
 	$(BIN)/python -m benchmarks.layers --out bench-out/layers.json
-	$(BIN)/python -m benchmarks.rivals --out bench-out/rivals.json
 	$(BIN)/python -m benchmarks.shapes --out bench-out/shapes.json
 
 # A worker a core; each takes about 1.5 GB.

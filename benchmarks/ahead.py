@@ -6,7 +6,6 @@ Must run without TRITON_INTERPRET, and needs no GPU: CPU tensors stand for the d
 """
 
 import contextlib
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from tabulate import tabulate
 
 from hifigan_fast import dispatch
 from hifigan_fast.autograd import run_ensemble, run_step
-from hifigan_fast.backends.triton import TritonBackend, configs
+from hifigan_fast.backends.triton import ahead, configs
 from hifigan_fast.geometry import Ensemble, Layer, Stack
 from hifigan_fast.losses import feature_loss
 from hifigan_fast.norms import Parameters, Spectral
@@ -29,7 +28,6 @@ from . import report
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 DTYPES = ("float32", "tf32", "bfloat16", "float16")  # of the maps; tf32: float32 maps, multiplied so
-MULTIPROCESSORS = 132  # of the device that is not there: an H200's
 # Instructions of matrix units by the assembly that shows them: NVIDIA's PTX, AMD's.
 MATRIX_INSTRUCTIONS = ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "v_mfma")
 # Instructions that bring one element of a float: in NVIDIA's assembly, to registers or to shared memory.
@@ -73,31 +71,6 @@ class Launch:
     singles: int
     flops: int
     bytes: int
-
-
-def _target(name):
-    from triton.backends.compiler import GPUTarget
-
-    return GPUTarget("hip", name, 64) if name.startswith("gfx") else GPUTarget("cuda", int(name[3:]), 32)
-
-
-class _Absent:
-    """Stands for Triton's driver of a device that is not there."""
-
-    def __init__(self, target):
-        self._target = target
-
-    def get_current_target(self):
-        return self._target
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device=None):
-        return 0
-
-    def get_active_torch_device(self):
-        return torch.device("cpu")
 
 
 def _nvidia_resources(cubin):
@@ -157,19 +130,10 @@ def compiling(name, tf32=False):
 
     Yields the list that the `Launch`es are appended to. Not to be nested, nor to be used where kernels shall run.
     """
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        raise ValueError("TRITON_INTERPRET: got 1, expected it unset: kernels are compiled, not interpreted")
-    from triton.runtime import driver
+    launches = []
 
-    from hifigan_fast.backends.triton import operations
-
-    target, launches = _target(name), []
-
-    def compile_only(device, kernel, grid, *args, **meta):
-        if 0 in grid:
-            return
-        made = kernel.warmup(*args, grid=grid, **meta)
-        made = made.result() if hasattr(made, "result") else made
+    def compile_only(kernel, grid, args, meta):
+        made = ahead.compile_only(kernel, grid, args, meta)
         text = made.asm.get("ptx") or made.asm["amdgcn"]
         matrix = next((i for i in MATRIX_INSTRUCTIONS if i in text), None)
         place = (kernel.__name__, grid, _class_of(meta), made.metadata.num_warps, made.metadata.shared)
@@ -177,25 +141,8 @@ def compiling(name, tf32=False):
         work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in tensors(args))
         launches.append(Launch(*place, *_resources(made.asm), matrix, singles, *work))
 
-    capability = name if name.startswith("gfx") else divmod(int(name[3:]), 10)
-    changes = [
-        (operations, "launch", compile_only),
-        (operations, "capability", lambda device: capability),
-        (operations, "tf32", lambda device: tf32),
-        (operations, "multiprocessors", lambda device: MULTIPROCESSORS),
-        (TritonBackend, "cannot_run", lambda self, device, dtype: None),
-    ]
-    before = [getattr(owner, attribute) for owner, attribute, _ in changes]
-    driver.set_active(_Absent(target))
-    for owner, attribute, value in changes:
-        setattr(owner, attribute, value)
-    try:
+    with ahead.pretending(ahead.Absent(name, tf32)), ahead.instead_of_launching(compile_only):
         yield launches
-    finally:
-        with contextlib.suppress(RuntimeError):  # no device at all
-            driver.reset_active()
-        for (owner, attribute, _), value in zip(changes, before):
-            setattr(owner, attribute, value)
 
 
 def every_configuration(name, arithmetic):

@@ -5,7 +5,7 @@ pytest benchmarks --benchmark-autosave                   keep the figures; then,
 pytest benchmarks --benchmark-compare                    and compare
 pytest benchmarks -k "S5 and forward"                    one layer
 
-Without pytest, for tables: python -m benchmarks.layers, rivals or shapes.
+Without pytest, for tables: python -m benchmarks.layers or shapes.
 """
 
 import pytest

@@ -23,10 +23,11 @@ from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
 import hifigan_fast
-from hifigan_fast import bench, dispatch, parity, reference
+from hifigan_fast import discriminators, dispatch, parity, reference
+from hifigan_fast.bench import machine, steps
+from hifigan_fast.bench.steps import FastLosses, channels_last
 
 from . import report
-from .rivals import channels_last
 
 # (batch, segment, periods of the period discriminators): HiFi-GAN, VITS, RVC v2, BigVGAN
 WORKLOADS = {
@@ -36,10 +37,10 @@ WORKLOADS = {
     "BigVGAN": (4, 65536, (2, 3, 5, 7, 11)),
 }
 STEPS = {
-    "forward": lambda m, y, z, losses: bench.forward(m, y, z),
-    "discriminator step": bench.discriminator_step,
-    "generator step": bench.generator_step,
-    "generator step, frozen": bench.frozen_generator_step,
+    "forward": lambda m, y, z, losses: steps.forward(m, y, z),
+    "discriminator step": steps.discriminator_step,
+    "generator step": steps.generator_step,
+    "generator step, frozen": steps.frozen_generator_step,
 }
 
 
@@ -49,9 +50,7 @@ def _with(losses):
 
 
 def _step_losses_discriminator(modules, y, y_hat):
-    for module in modules:
-        module.zero_grad(set_to_none=True)
-    hifigan_fast.discriminator_step_loss(modules, y, y_hat).adversarial.backward()
+    steps.discriminator_step_by_one_loss(modules, y, y_hat, FastLosses)
 
 
 def _step_losses_generator(modules, y, y_hat):
@@ -80,7 +79,7 @@ def _bfloat16():
 
 def build(periods, plain):
     """[MPD, MSD] on the GPU, plain PyTorch's or ours."""
-    module = reference if plain else bench.fast
+    module = reference if plain else discriminators
     torch.manual_seed(0)
     return [module.MultiPeriodDiscriminator(periods).cuda(), module.MultiScaleDiscriminator().cuda()]
 
@@ -98,12 +97,12 @@ def contenders(periods, everything, compiled):
             modules = [torch.compile(module, mode=mode) for module in build(periods, plain=True)]
             found[f"torch.compile {mode}"] = (modules, once, none)
             found[f"torch.compile {mode}, autocast bfloat16"] = (modules, once, _bfloat16)
-    ours = {"hifigan_fast": _with(bench.FastLosses)}
+    ours = {"hifigan_fast": _with(FastLosses)}
     if everything:
         ours["hifigan_fast, step losses"] = BY_STEP_LOSSES
-    for name, steps in ours.items():
-        found[name] = (fast, steps, none)
-        found[f"{name}, autocast bfloat16"] = (fast, steps, _bfloat16)
+    for name, by in ours.items():
+        found[name] = (fast, by, none)
+        found[f"{name}, autocast bfloat16"] = (fast, by, _bfloat16)
     return found
 
 
@@ -221,11 +220,11 @@ def measure(workloads, ceiling, compiled=False, say=print):
         usual = workload == "HiFi-GAN"
         others = contenders(periods, usual, usual and compiled)
         forward = forward_flops(others["eager"][0], y, y_hat)
-        for step, (name, (modules, steps, context)) in itertools.product(STEPS, others.items()):
-            if step not in steps:
+        for step, (name, (modules, by, context)) in itertools.product(STEPS, others.items()):
+            if step not in by:
                 continue
             for captured in (False, True):
-                row = case(name, modules, steps[step], context, y, y_hat, captured)
+                row = case(name, modules, by[step], context, y, y_hat, captured)
                 say(f"  {workload}, {step}, {name}{', graph' if captured else ''}: {row.get('ms', row.get('error'))}")
                 reached = ceiling["bfloat16" if "bfloat16" in name else "tf32"]
                 yield {"workload": workload, "step": step, **row, **rates(row, WORK[step] * forward, reached)}
@@ -275,7 +274,7 @@ def command(args):
     ratios = gate()
     torch.backends.cudnn.allow_tf32 = True
     result = {
-        **bench.conditions(1),
+        **machine.conditions(1),
         "device": torch.cuda.get_device_name(),
         "parity": ratios,
         "ceilings": ceilings(),

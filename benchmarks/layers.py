@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from tabulate import tabulate
 
-from hifigan_fast import bench, dispatch
+from hifigan_fast import dispatch
 from hifigan_fast.backends.contract import WeightSet, weights_of
+from hifigan_fast.bench.timing import interleaved
 from hifigan_fast.discriminators import DiscriminatorP, DiscriminatorS, stack_of
 from hifigan_fast.geometry import LRELU_SLOPE, Ensemble
 from hifigan_fast.reference import PERIODS
@@ -131,7 +132,8 @@ def measure(names, batch, repeats, say=print):
         case = LayerCase(name, 2 * batch)
         for direction in DIRECTIONS:
             peak = max(peak, report.peak())  # again and again: the clock moves, and others use the machine
-            fast_s, plain_s = bench.interleaved(case.ours(direction), case.plain(direction), repeats)
+            times = interleaved({"fast": case.ours(direction), "plain": case.plain(direction)}, repeats)
+            fast_s, plain_s = times["fast"][1:], times["plain"][1:]
             ratios = sorted(p / f for f, p in zip(fast_s, plain_s))
             row = {"layer": name, "direction": direction, "gflop": case.flops / 1e9}
             for key, taken in (("fast", fast_s), ("plain", plain_s)):

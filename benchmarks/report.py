@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from hifigan_fast import bench
 from hifigan_fast.backends import cpu
+from hifigan_fast.bench import machine
 from hifigan_fast.cli import positive
 
 SEGMENT = 8192  # samples of a waveform, as HiFi-GAN trains
@@ -44,7 +44,7 @@ def add_batch(made):
 
 def conditions(args):
     """When, where and how a run was made, for its JSON."""
-    made = {**bench.conditions(args.repeats), "device": "cpu", "instruction_set": extension().instruction_set()}
+    made = {**machine.conditions(args.repeats), "device": "cpu", "instruction_set": extension().instruction_set()}
     if "batch" in args:
         made |= {"batch": args.batch, "segment": SEGMENT}
     return made

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from tabulate import tabulate
 
-from hifigan_fast import bench, dispatch
+from hifigan_fast import dispatch
+from hifigan_fast.bench import steps
+from hifigan_fast.bench.workloads import ENSEMBLES, build
 
 from . import ahead, report
 
@@ -43,16 +45,16 @@ DEVICES = {
     "RTX 5090": Device("sm_120", 170, 210, 105, 105, 1792, threads=1536, shared=100),
 }
 STEPS = {
-    "forward": bench.forward,
-    "discriminator": lambda m, y, z: bench.discriminator_step(m, y, z, bench.FastLosses),
-    "generator": lambda m, y, z: bench.frozen_generator_step(m, y, z, bench.FastLosses),
+    "forward": steps.forward,
+    "discriminator": lambda m, y, z: steps.discriminator_step(m, y, z, steps.FastLosses),
+    "generator": lambda m, y, z: steps.frozen_generator_step(m, y, z, steps.FastLosses),
 }
 
 
 def launches_of(device, arithmetic, ensemble, step, batch, segment):
     """The `ahead.Launch`es of one step."""
     dtype = ahead.dtype_of(arithmetic)
-    modules = bench.build(bench.ENSEMBLES[ensemble], plain=False)
+    modules = build(ENSEMBLES[ensemble], plain=False)
     if dtype == torch.float16:
         modules = [module.half() for module in modules]
     own = torch.float16 if dtype == torch.float16 else torch.float32
@@ -119,7 +121,7 @@ def main(argv=None):
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--device", choices=DEVICES, default="H200", help="datasheet")
     parser.add_argument("--dtype", choices=ahead.DTYPES, default="bfloat16", help="of the maps")
-    parser.add_argument("--ensemble", choices=bench.ENSEMBLES, default="both", help="discriminators")
+    parser.add_argument("--ensemble", choices=ENSEMBLES, default="both", help="discriminators")
     parser.add_argument("--step", choices=STEPS, default="discriminator", help="what is called")
     parser.set_defaults(batch=16)
     return report.run(command, parser.parse_args(argv))

@@ -4,19 +4,18 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import bench, reference
+from hifigan_fast import reference
+from hifigan_fast.bench.steps import ORIGINAL, OURS, PASSES, WAYS
+from hifigan_fast.bench.workloads import ENSEMBLES, build
 
-IMPLEMENTATIONS = {"ours": (0, bench.FastLosses), "plain": (1, reference)}
 
-
-@pytest.mark.parametrize("step", list(bench.STEPS))
-@pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS))
-@pytest.mark.parametrize("ensemble", list(bench.ENSEMBLES))
-def test_step(timed, benchmark, waveforms, ensemble, implementation, step):
+@pytest.mark.parametrize("step", list(PASSES))
+@pytest.mark.parametrize("name", [ORIGINAL, OURS])
+@pytest.mark.parametrize("ensemble", list(ENSEMBLES))
+def test_step(timed, benchmark, waveforms, ensemble, name, step):
     benchmark.group = f"{ensemble}, {step}"
-    index, losses = IMPLEMENTATIONS[implementation]
-    modules = bench.build(bench.ENSEMBLES[ensemble], plain=implementation == "plain")
-    timed(lambda: bench.STEPS[step][index](modules, *waveforms, losses))
+    way = WAYS[name]
+    timed(way.call(step, build(ENSEMBLES[ensemble], plain=not way.ours), *waveforms))
 
 
 @pytest.mark.parametrize("implementation", ["ours", "plain"])

@@ -1,4 +1,4 @@
-"""The command line: hifigan-fast train | synthesize | bench | check | convert | tune | info."""
+"""The command line: hifigan-fast train | synthesize | bench | estimate | check | convert | tune | warm | info."""
 
 import argparse
 import signal
@@ -12,15 +12,27 @@ from .version import __version__
 
 
 def _bench(args):
-    from . import bench
+    from .bench import command
 
-    return bench.run(args.data, args.out, args.batch_size, args.segment, args.repeats, args.full, args.verbose)
+    if args.compare:
+        return command.compare(*args.compare)
+    names = "workload", "repeats", "rivals", "full", "verbose"
+    files = {kind: getattr(args, kind) for kind in command.FILES}
+    settings = {name: getattr(args, name) for name in names}
+    return command.run(args.data, args.out, batch=args.batch_size, length=args.segment, files=files, **settings)
+
+
+def _estimate(args):
+    from .bench import estimate
+
+    return estimate.run(args.config, args.steps, args.batch_size, args.precision, args.device, args.repeats)
 
 
 def _check(args):
-    from . import bench, parity
+    from . import parity
+    from .bench.gate import gate
 
-    _, passed = bench.gate(verbose=args.verbose, batch=args.batch_size, length=args.segment)
+    _, passed = gate(verbose=args.verbose, batch=args.batch_size, length=args.segment)
     print("parity ok" if passed else f"parity FAILED: a ratio is above {parity.LIMIT}")
     return 0 if passed else 1
 
@@ -39,6 +51,12 @@ def _tune(args):
     return tune.run(args.out, args.quick)
 
 
+def _warm(args):
+    from . import warm
+
+    return warm.run(args.target, args.precision, args.out, args.source)
+
+
 def _convert(args):
     from .layouts import convert_file
 
@@ -53,13 +71,56 @@ def _info(args):
     return 0
 
 
+def _add_bench(add):
+    command = add(
+        "bench",
+        _bench,
+        "check parity, then compare the speed with plain PyTorch on this machine",
+        "  hifigan-fast bench\n  hifigan-fast bench --full --html report.html\n"
+        "  hifigan-fast bench --workload vits --rivals original channels_last\n"
+        "  hifigan-fast bench --data LJSpeech-1.1/wavs --batch-size 8 --out bench-8\n"
+        "  hifigan-fast bench --compare bench-out/bench.json bench-8/bench.json",
+    )
+    workloads = ("hifigan", "vits", "rvc", "bigvgan")
+    rivals = ("original", "frozen", "channels_last", "compile", "bf16")
+    add = command.add_argument
+    add("--workload", choices=workloads, default=workloads[0], help="whose discriminators; default %(default)s")
+    add("--rivals", nargs="+", choices=rivals, metavar="WAY", help=f"PyTorch's ways, of {', '.join(rivals)}")
+    add("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
+    add("--batch-size", metavar="N", type=positive, help="default: what fits a CPU, 4 or less")
+    add("--segment", metavar="N", type=positive, help="samples; default: the workload's")
+    add("--repeats", metavar="N", type=positive, help="of each way; default: 3, with --full 5")
+    add("--full", action="store_true", help="every backend, step and way: half an hour on two cores, not two minutes")
+    add("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
+    for kind, what in (("json", "figures"), ("figure", "bars, a .png or .svg"), ("html", "report")):
+        add(f"--{kind}", metavar="FILE", help=f"the {what}; default: in --out")
+    add("--compare", nargs=2, metavar=("OLD", "NEW"), help="two bench.json: what changed; nothing is measured")
+    add("--verbose", action="store_true", help="a line for each class of outputs of a backend")
+
+
+def _add_estimate(add):
+    command = add(
+        "estimate",
+        _estimate,
+        "time a few real training steps with and without this package, and say how long a training takes",
+        "  hifigan-fast estimate --config v1 --batch-size 16 --steps 2500000\n  hifigan-fast estimate --config v2",
+    )
+    add = command.add_argument
+    add("--config", metavar="NAME", default="v1", help="v1, v2, v3 or a JSON file; default %(default)s")
+    add("--steps", metavar="N", type=positive, default=2_500_000, help="of the training; default %(default)s")
+    add("--batch-size", metavar="N", type=positive, help="default: the configuration's")
+    add("--precision", choices=["fp32", "bf16"], default="fp32", help="default %(default)s")
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
+    add("--repeats", metavar="N", type=positive, default=3, help="timed steps of each; default %(default)s")
+
+
 def _parser():
     parser = Parser(
         prog="hifigan-fast",
         description="HiFi-GAN's discriminators, several times faster; and the training around them.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    kinds = "train | synthesize | bench | check | convert | tune | info"
+    kinds = "train | synthesize | bench | estimate | check | convert | tune | warm | info"
     commands = parser.add_subparsers(dest="command", required=True, metavar=kinds)
 
     train = commands.add_parser("train", help="train a HiFi-GAN vocoder")
@@ -81,26 +142,16 @@ def _parser():
         command.set_defaults(run=run)
         return command
 
-    bench = add(
-        "bench",
-        _bench,
-        "check parity, then compare the speed with plain PyTorch on this machine",
-        "  hifigan-fast bench\n  hifigan-fast bench --full\n"
-        "  hifigan-fast bench --data LJSpeech-1.1/wavs --batch-size 8 --out bench-8",
-    )
-    bench.add_argument("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
-    bench.add_argument("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
-    bench.add_argument("--repeats", metavar="N", type=positive, help="of each pair; default: 3, with --full 5")
-    bench.add_argument("--full", action="store_true", help="every backend and step: five minutes on two cores, not two")
+    _add_bench(add)
+    _add_estimate(add)
     check = add(
         "check",
         _check,
         "hold every backend that can run here against float64, and print the worst error ratios",
         "  hifigan-fast check\n  hifigan-fast check --batch-size 2 --segment 4096",
     )
-    for command, batch in ((bench, 4), (check, 1)):
-        command.add_argument("--batch-size", metavar="N", type=positive, default=batch, help="default %(default)s")
-        command.add_argument("--segment", metavar="N", type=positive, default=8192, help="samples; default %(default)s")
+    check.add_argument("--batch-size", metavar="N", type=positive, default=1, help="default %(default)s")
+    check.add_argument("--segment", metavar="N", type=positive, default=8192, help="samples; default %(default)s")
     convert = add(
         "convert",
         _convert,
@@ -118,13 +169,26 @@ def _parser():
     )
     tune.add_argument("--quick", action="store_true", help="which layers are faster by cuDNN: a minute, not hours")
     tune.add_argument("--out", metavar="FILE", help="write the whole table, too")
+    warm = add(
+        "warm",
+        _warm,
+        "compile the Triton kernels of a training run ahead, also for a GPU that is not there",
+        "  hifigan-fast warm\n  hifigan-fast warm --target sm_90 --out kernels.zip\n"
+        "  hifigan-fast warm --from kernels.zip           on the machine that trains, before it does",
+    )
+    warm.add_argument("--target", metavar="NAME", help="sm_90, say, for a GPU of capability 9.0; default: this one's")
+    warm.add_argument(
+        "--precision", nargs="+", choices=["fp32", "bf16", "fp16"], default=["bf16", "fp32"], help="default: bf16 fp32"
+    )
+    warm.add_argument("--out", metavar="FILE", help="a zip file of the kernels, for machines of the same versions")
+    warm.add_argument("--from", dest="source", metavar="FILE", help="unpack such a file into Triton's cache instead")
     info = add(
         "info",
         _info,
         "print versions, devices and what this installation can run",
         "  hifigan-fast info\n  hifigan-fast info --verbose",
     )
-    for command, what in ((bench, "each class of outputs"), (check, "each class of outputs"), (info, "each dtype")):
+    for command, what in ((check, "each class of outputs"), (info, "each dtype")):
         command.add_argument("--verbose", action="store_true", help=f"a line for {what} of a backend")
     return parser
 

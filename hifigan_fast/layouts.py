@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 
@@ -20,20 +21,44 @@ PARAMETRIZED = {
     },
     "none": {"raw": "weight"},
 }
-# The name of a discriminator, of a layer and of the head, of a scale discriminator's layers, and of the norms' tensors.
+
+
+class Layout(NamedTuple):
+    """Names of one project.
+
+    Attributes:
+        members: what its list of discriminators is called.
+        periods, scales: the names of the stem, of another layer and of the head of a discriminator of either kind.
+        norms: the names of a layer's tensors, by norm.
+    """
+
+    members: str
+    periods: tuple
+    scales: tuple
+    norms: dict
+
+
+PLAIN = ("convs.{}", "convs.{}", "conv_post")
+SEQUENTIAL = ("convs.{}.0", "convs.{}.0", "conv_post")  # a convolution and its activation
+WRAPPED = ("convs.{}.conv", "convs.{}.conv", "conv_post.conv")
+COQUI = PARAMETRIZED | {"spectral": LEGACY["spectral"]}
 LAYOUTS = {
-    "jik876": ("discriminators", "convs.{}", "conv_post", None, LEGACY),
-    "parametrized": ("discriminators", "convs.{}", "conv_post", None, PARAMETRIZED),
-    "coqui": ("discriminators", "convs.{}", "conv_post", None, PARAMETRIZED | {"spectral": LEGACY["spectral"]}),
-    "coqui-vits": ("nets", "convs.{}", "conv_post", None, PARAMETRIZED | {"spectral": LEGACY["spectral"]}),
-    "espnet": ("discriminators", "convs.{}.0", "output_conv", "layers.{}", LEGACY),
-    "dac": ("discriminators", "convs.{}.0", "conv_post", None, LEGACY),
-    "audiocraft": ("discriminators", "convs.{}.conv", "conv_post.conv", None, LEGACY),
+    "jik876": Layout("discriminators", PLAIN, PLAIN, LEGACY),
+    "parametrized": Layout("discriminators", PLAIN, PLAIN, PARAMETRIZED),
+    "coqui": Layout("discriminators", PLAIN, PLAIN, COQUI),
+    "coqui-vits": Layout("nets", PLAIN, PLAIN, COQUI),
+    "espnet": Layout(
+        "discriminators", (*SEQUENTIAL[:2], "output_conv"), ("layers.{}.0", "layers.{}.0", "layers.{}"), LEGACY
+    ),
+    "dac": Layout("discriminators", SEQUENTIAL, SEQUENTIAL, LEGACY),
+    # The stem of a scale stands behind the padding of its waveform.
+    "audiocraft": Layout("discriminators", WRAPPED, ("convs.{}.1.conv", *WRAPPED[1:]), LEGACY),
+    "speechbrain": Layout("discriminators", WRAPPED, PLAIN, LEGACY),
 }
 TENSORS = sorted({t for norms in (LEGACY, PARAMETRIZED) for names in norms.values() for t in names.values()} | {"bias"})
 KEY = re.compile(
     r"(?P<prefix>(?:.*\.)?)(?:discriminators|nets)\.(?P<member>\d+)\."
-    r"(?P<layer>(?:convs|layers)\.(?P<depth>\d+)(?:\.0|\.conv)?|conv_post(?:\.conv)?|output_conv)\."
+    r"(?P<layer>(?:convs|layers)\.(?P<depth>\d+)(?:\.0|(?:\.1)?\.conv)?|conv_post(?:\.conv)?|output_conv)\."
     rf"(?P<tensor>{'|'.join(map(re.escape, TENSORS))})"
 )
 
@@ -47,7 +72,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], to: str) -> dict[
     Args:
         state_dict: of one discriminator set, or several with a prefix each.
         to: "jik876" (legacy norms), "parametrized" (the same names, `torch.nn.utils.parametrizations`), "coqui",
-            "coqui-vits", "espnet" (ParallelWaveGAN's too), "dac" or "audiocraft".
+            "coqui-vits", "espnet" (ParallelWaveGAN's too), "dac", "audiocraft" or "speechbrain".
 
     Raises:
         ValueError: `to` is none of these, or a key or the tensors of a layer are of none.
@@ -72,19 +97,17 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], to: str) -> dict[
 def _named(place, tensors, depths, to):
     """{name of a tensor as it was: its whole key in the layout `to`} of one layer."""
     prefix, member, layer = place
-    discriminator, conv, head, scale, norms = LAYOUTS[to]
+    layout = LAYOUTS[to]
     norm, roles = _norm(place, tensors)
     raw = tensors[roles["v" if norm == "weight" else "raw"]]
     kind, *rest = layer.split(".")
     known = sorted(depths.get((prefix, member, "layers" if kind == "layers" else "convs"), ()))
     of_head = kind in ("conv_post", "output_conv") or (kind == "layers" and int(rest[0]) == known[-1])
     depth = len(known) - (kind == "layers") if of_head else int(rest[0])
-    if scale and raw.dim() == 3:
-        own = scale.format(depth) + ("" if of_head else ".0")
-    else:
-        own = head if of_head else conv.format(depth)
-    names = {tensor: norms[norm][role] for role, tensor in roles.items()} | {"bias": "bias"}
-    return {tensor: f"{prefix}{discriminator}.{member}.{own}.{names[tensor]}" for tensor in tensors}
+    stem, conv, head = layout.scales if raw.dim() == 3 else layout.periods
+    own = (head if of_head else conv if depth else stem).format(depth)
+    names = {tensor: layout.norms[norm][role] for role, tensor in roles.items()} | {"bias": "bias"}
+    return {tensor: f"{prefix}{layout.members}.{member}.{own}.{names[tensor]}" for tensor in tensors}
 
 
 def _norm(place, tensors):

@@ -148,6 +148,16 @@ def _without_autocast(kernel):
     return run
 
 
+def _as_a_whole(kernel):
+    """A backend may have something to do before it runs the launches of a pass."""
+
+    @functools.wraps(kernel)
+    def run(*args):
+        return BACKENDS[Description(*args[-len(Description._fields) :]).backend].whole(lambda: kernel(*args))
+
+    return run
+
+
 def sizes(waves, described):
     """Samples of a side, and the lengths of its waveforms."""
     return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // Description(*described).sides]]
@@ -159,6 +169,7 @@ def _flat(saved):
 
 
 @_without_autocast
+@_as_a_whole
 def _forward(waves, parameters, states, *described):
     call = call_of(*sizes(waves, described), *described)
     _check(call, waves, parameters)
@@ -181,6 +192,7 @@ def _fake_forward(waves, parameters, states, *described):
     return buffers, scaling, waves[0].new_empty(elements, dtype=call.dtype)
 
 
+@_as_a_whole
 def _losses(buffers, kind, *sized):
     return loss_grads.losses(call_of(*sized), kind, buffers)
 
@@ -209,6 +221,7 @@ def start_of(call, buffers, needs, map_grads, kind, adversarial, features):
 
 
 @_without_autocast
+@_as_a_whole
 def _backward(
     map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *sized
 ):

@@ -198,7 +198,8 @@ class Wanted:
         order = [(side, wave) for side in range(e.sides) for wave in range(len(e.lengths))]
         order += [(*job, i) for job in itertools.product(range(len(e.stacks)), range(len(e.layers))) for i in range(3)]
         pairs = ((found.get(place), t) for place, t in zip(order, tensors))
-        return [None if grad is None else grad.view(t.shape).to(t.dtype) for grad, t in pairs]
+        # Detached, for a view keeps its base: autograd then adds another call's gradient in place.
+        return [None if grad is None else grad.view(t.shape).to(t.dtype).detach() for grad, t in pairs]
 
 
 class Saved:

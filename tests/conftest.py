@@ -30,12 +30,27 @@ SPEECH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "lj
 
 
 @pytest.fixture(scope="session", autouse=True)
-def interpreter_without_overflow_checks(request):
-    """Every sum of integers checked is a third of the interpreter's time: where tests are exhaustive."""
-    if request.config.option.markexpr and find_spec("triton"):
-        from triton.runtime.interpreter import interpreter_builder as interpreter
+def quick_interpreter(request):
+    """Triton's language stays patched: the interpreter does that anew at each call of a function, nine tenths of its
+    time. And no sum of integers is checked, a third of the rest, but where tests are exhaustive."""
+    if not find_spec("triton"):
+        return
+    from triton.runtime import interpreter
 
-        interpreter.options = replace(interpreter.options, sanitize_overflow=False)
+    builder, patched = interpreter.interpreter_builder, set()
+    patch = getattr(interpreter, "_patch_lang", None)
+    if request.config.option.markexpr:
+        builder.options = replace(builder.options, sanitize_overflow=False)
+
+    def patch_once(fn):
+        languages = interpreter.tl, interpreter.tl.core
+        spelled = tuple(any(value is language for value in fn.__globals__.values()) for language in languages)
+        if spelled not in patched:
+            patch(fn)
+            patched.add(spelled)
+        return SimpleNamespace(restore=lambda: None)
+
+    interpreter._patch_lang = patch_once
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ FEW_PROGRAMS = {"members": 2, "longest": 120, "channels": 24, "most_groups": 3}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@cases(3, 24)
+@cases(5, 100)
 def test_any_geometry_on_the_triton_backend(dtype, generated):
     @generated
     @given(case=ensembles(**FEW_PROGRAMS))
@@ -113,7 +113,7 @@ def test_any_geometry_on_the_triton_backend(dtype, generated):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@cases(5, 12)
+@cases(5, 40)
 def test_any_large_geometry_on_the_triton_backend(dtype, generated):
     @generated
     @given(case=ensembles())

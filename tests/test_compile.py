@@ -185,8 +185,9 @@ def test_opcheck(case, name):
         pytest.skip(reason)
     small = SmallEnsemble(**CASES[case])
     tensors, numbers = arguments(small, backend)[1][:3], arguments(small, backend)[1][3:]
-    opcheck(OPERATORS.ensemble.default, (*tensors, *numbers))
-    opcheck(OPERATORS.ensemble_step.default, (*tensors, "generator", *numbers))
+    if name != "triton":  # these two are the same for each, and the interpreter is slow
+        opcheck(OPERATORS.ensemble.default, (*tensors, *numbers))
+        opcheck(OPERATORS.ensemble_step.default, (*tensors, "generator", *numbers))
     call, forward = arguments(small, backend, needs_grad=False)
     opcheck(OPERATORS.ensemble_forward.default, forward)
     buffers, scaling, packed = OPERATORS.ensemble_forward.default(*forward)

@@ -7,7 +7,9 @@ import torch
 
 import hifigan_fast
 from benchmarks import gpu
-from hifigan_fast import bench, parity
+from hifigan_fast import parity
+from hifigan_fast.bench.steps import FastLosses
+from hifigan_fast.bench.workloads import build
 from hifigan_fast.discriminators import stack_of
 
 
@@ -45,7 +47,7 @@ def test_a_contender_that_failed_everywhere_leaves_a_gap(tmp_path, capsys):
 
 
 def test_rates_are_of_the_layers_own_work():
-    modules = [module.eval() for module in bench.build(["mpd", "msd"], plain=True)]
+    modules = [module.eval() for module in build(["mpd", "msd"], plain=True)]
     y = torch.zeros(1, 1, 4096)
     expected = 0
     for module, lengths in zip(modules, ((4096,) * 5, (4096, 2049, 1025))):
@@ -62,7 +64,7 @@ def test_rates_are_of_the_layers_own_work():
 def test_a_step_by_step_losses_is_the_same_step(step):
     module, grads = hifigan_fast.MultiPeriodDiscriminator((2,)), []
     y, y_hat = parity.waveforms(1, 300)
-    for steps in (gpu._with(bench.FastLosses), gpu.BY_STEP_LOSSES):
+    for steps in (gpu._with(FastLosses), gpu.BY_STEP_LOSSES):
         module.zero_grad()
         steps[step]([module], y, y_hat)
         grads.append([p.grad for p in module.parameters() if p.grad is not None])

@@ -26,6 +26,7 @@ LAYERS = [
     ["__init__"],
     ["training"],
     ["bench"],
+    ["warm"],
     ["cli"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

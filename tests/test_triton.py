@@ -1,5 +1,6 @@
 """The Triton backend in Triton's interpreter, through the public modules; and how often it launches."""
 
+import functools
 from collections import Counter
 from dataclasses import replace
 
@@ -112,6 +113,41 @@ def test_the_mean_of_no_elements_is_not_a_number(poisoned):
     assert BACKEND.feature_l1(maps, [torch.zeros(3), torch.ones(0)]).tolist() == pytest.approx(
         [1, float("nan")], nan_ok=True
     )
+
+
+def moved(tensor, by):
+    """The same values, `by` elements behind an aligned address."""
+    memory = tensor.new_zeros(by + tensor.numel())[by:]
+    return memory.view(tensor.shape).copy_(tensor)
+
+
+def of_others(tensor):
+    """The same values behind an aligned address, where nothing lies before them that PyTorch knows of."""
+    memory = bytearray(tensor.nbytes + 32)
+    at = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % 16 + 4
+    found = torch.frombuffer(memory, dtype=tensor.dtype, offset=at, count=tensor.numel())
+    return found.view(tensor.shape).copy_(tensor)
+
+
+@pytest.mark.parametrize("place", [functools.partial(moved, by=3), of_others], ids=["inside", "of others"])
+def test_tensors_may_begin_anywhere(place, narrow):
+    """Kernels are compiled for aligned memory: losses, maps and waveforms elsewhere have the same bits."""
+    discriminator = hf.MultiPeriodDiscriminator((3,)).discriminators[0]
+    waves = parity.waveforms(1, 61)
+
+    def run(put):
+        sides = [put(w).requires_grad_() for w in waves]
+        with hf.use_backend("triton"):
+            scores, maps = zip(*map(discriminator, sides))
+            given = [[put(t.detach()).requires_grad_() for t in own] for own in (scores, *maps)]
+            loss = hf.discriminator_loss(given[0][:1], given[0][1:])[0] + hf.feature_loss(given[1:2], given[2:])
+            grads = [put(g) for g in torch.autograd.grad(loss, sum(given, []))]
+            found = torch.autograd.grad([*scores, *maps[0], *maps[1]], [*sides, *discriminator.parameters()], grads)
+            levels = pooling.pooled_sides(BACKEND, [w.detach() for w in sides])
+        return [loss, *grads, *found, *levels[0], *levels[1]]
+
+    for there, aligned in zip(run(place), run(torch.clone), strict=True):
+        assert torch.equal(there, aligned)
 
 
 @pytest.fixture

@@ -138,6 +138,10 @@ class Backend(ABC):
         """How it may become faster on `device`, in words; None where nothing is known."""
         return None
 
+    def whole(self, run):
+        """What `run()` returns: all launches of a pass, which may be begun again. A backend may prepare for them."""
+        return run()
+
     def empty(self, count, dtype, device):
         """A flat buffer of `count` elements, not initialised."""
         return torch.empty(count, dtype=dtype, device=device)

@@ -3,6 +3,7 @@
 import inspect
 import math
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -21,11 +22,12 @@ OURS = (DiscriminatorP, DiscriminatorS, MultiPeriodDiscriminator, MultiScaleDisc
 CLOSED = {  # classes by name: importing them takes seconds
     "ScriptModule": "scripted: accelerate a module before it is scripted, or instead",
     "OptimizedModule": "compiled: accelerate a module, then compile it",
-    "FullyShardedDataParallel": "sharded: accelerate a module, then shard it",
-    "FSDPModule": "sharded: accelerate a module, then shard it",
+    "FullyShardedDataParallel": "sharded by FSDP, which is not supported: use DistributedDataParallel",
+    "FSDPModule": "sharded by FSDP, which is not supported: use DistributedDataParallel",
     "DataParallel": "replicated at every call: use DistributedDataParallel",
 }
 FIRST = 401  # samples of the first probe, a prime: deep layers keep a few rows
+MULTIPLE = 2310  # of HiFi-GAN's periods: of the first probe of what pads nothing
 PROOF = 523  # of the proof
 
 
@@ -139,32 +141,42 @@ def _fused_forward(module, defaults):
             conventions[count] = convention
     forward = FusedForward(module, members, sources, conventions, defaults)
     ratios = [
-        _guarded(prove, forward, _waveforms(list(defaults)[:count], PROOF, convention.dims, like, batch=1))
+        _guarded(prove, forward, _waveforms(list(defaults)[:count], _proof(convention), convention.dims, like, batch=1))
         for count, convention in conventions.items()
     ]
     return forward, max(ratios)
 
 
+def _proof(convention):
+    """Samples of the proof."""
+    return PROOF if convention.multiple == 1 else _multiple(convention.multiple)
+
+
 def _probed(module, names, like):
     """What calls in evaluation mode show, on lengths that each period divides or not: members, sources, convention."""
-    refusals = []
-    for dims in (3, 2):
+    refusals = {}
+    for length, dims in ((FIRST, 3), (FIRST, 2), (MULTIPLE, 3), (MULTIPLE, 2)):
+        if length == MULTIPLE and not isinstance(refusals[FIRST, dims].__cause__, RuntimeError):
+            continue  # no reshaping failed
         try:
-            members, *found = _guarded(_probe, module, _waveforms(names, FIRST, dims, like))
+            members, *found = _guarded(_probe, module, _waveforms(names, length, dims, like))
         except Refused as refusal:
-            refusals.append(refusal)
+            refusals[length, dims] = refusal
             continue
-        found = [tuple(found)]
-        for number, length in enumerate(_lengths({member.period for member in members})):
+        found, periods = [tuple(found)], {member.period for member in members}
+        multiple = math.lcm(*periods) if length == MULTIPLE else 1
+        for number, more in enumerate(_lengths(periods) if multiple == 1 else [_multiple(multiple)] * 2):
             loudness = (4.0, 0.1)[number % 2]
-            again, *more = _guarded(_probe, module, _waveforms(names, length, dims, like, loudness=loudness))
+            again, *shown = _guarded(_probe, module, _waveforms(names, more, dims, like, loudness=loudness))
             members = merged(members, again)
-            found.append(tuple(more))
+            found.append(tuple(shown))
         if any(slope is None for member in members for slope in member.slopes):
             raise Refused("a layer gave nothing negative: the slope of what follows it does not show")
         convention, sources = agreed(found)
-        return members, sources, convention
-    raise refusals[0]
+        if multiple > 1 and any(source.before for member, source in zip(members, sources) if member.folded):
+            raise Refused("it pads nothing, and folds what was pooled")
+        return members, sources, replace(convention, multiple=multiple)
+    raise refusals[FIRST, 3]
 
 
 def _probe(module, given):
@@ -203,9 +215,14 @@ def _lengths(periods):
         for period in left:
             if math.lcm(step, period) <= 2 * FIRST:
                 step, taken = math.lcm(step, period), [*taken, period]
-        found.append(-(-FIRST // step) * step)
+        found.append(_multiple(step))
         left = [period for period in left if period not in (taken or left)]
     return found
+
+
+def _multiple(step):
+    """The first multiple of `step` that is no shorter than the first probe."""
+    return -(-FIRST // step) * step
 
 
 def _described(forward, ratio):

@@ -1,6 +1,6 @@
 """How a module is called and what it returns: its waveforms, the order of its calls, and where each map goes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,12 @@ from .observe import Refused
 
 @dataclass
 class Source:
-    """What a stack reads: the waveform after some average poolings, padded to a multiple of its period.
+    """What a stack reads: a waveform after the modules `before`, as `observe.BEFORE`, padded to whole periods.
 
     `always`: by a whole period where it is one already; None where no call has shown it.
     """
 
-    pools: list
+    before: list
     always: bool | None = False
 
     def padding(self, length, period):
@@ -40,11 +40,13 @@ class Convention:
         dims: of a waveform: 3, [batch, 1, samples], or 2, [batch, samples].
         order: the waveforms in the order in which each stack is called on them.
         output: what is returned, with a `Place` for each tensor.
+        multiple: what the lengths must be multiples of, where nothing is padded.
     """
 
     dims: int
     order: tuple
     output: object
+    multiple: int = field(default=1, compare=False)  # no single call shows it
 
     def places(self):
         return list(_leaves(self.output))
@@ -96,22 +98,22 @@ def read_convention(observed, waves, members, runs):
 
 
 def _known_waves(observed, waves):
-    """The waveforms and what poolings made of them: (tensor [batch, 1, samples], which waveform, poolings)."""
+    """The waveforms and what `observe.BEFORE` made of them: (tensor [batch, 1, samples], which waveform, by what)."""
     known = [(wave if wave.dim() == 3 else wave.unsqueeze(1), number, []) for number, wave in enumerate(waves)]
-    for pool, given, out in observed.pools:
-        for wave, number, pools in list(known):
+    for module, given, out in observed.before:
+        for wave, number, before in list(known):
             if given.shape == wave.shape and torch.equal(given, wave):
-                known.append((out, number, [*pools, pool]))
+                known.append((out, number, [*before, module]))
                 break
     return known
 
 
 def _source(known, seen, member):
     """Which waveform a stem's input is, folded or not."""
-    for wave, number, pools in known:
+    for wave, number, before in known:
         if not member.folded:
             if seen.shape == wave.shape and torch.equal(seen, wave):
-                return number, Source(pools)
+                return number, Source(before)
             continue
         period, length = member.period, wave.shape[-1]
         padding = seen[0].numel() - length
@@ -119,7 +121,7 @@ def _source(known, seen, member):
             continue
         padded = F.pad(wave, (0, padding), "reflect") if padding else wave
         if torch.equal(seen, padded.reshape(seen.shape)):
-            return number, Source(pools, padding == period if length % period == 0 else None)
+            return number, Source(before, padding == period if length % period == 0 else None)
     raise Refused(f"{member.names[0]} reads something else than a waveform, pooled, or padded on the right and folded")
 
 
@@ -181,7 +183,7 @@ def agreed(found):
         if other != convention:
             raise Refused("what it returns depends on the waveforms")
         for ours, its in zip(sources, theirs):
-            if ours.pools != its.pools or None not in (ours.always, its.always) and ours.always != its.always:
+            if ours.before != its.before or None not in (ours.always, its.always) and ours.always != its.always:
                 raise Refused("what its discriminators read depends on the waveforms")
             ours.always = its.always if ours.always is None else ours.always
     return convention, sources

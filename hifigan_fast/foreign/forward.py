@@ -133,6 +133,7 @@ class FusedForward:
             and first.dim() == convention.dims
             and (first.dim() == 2 or first.shape[1] == 1)
             and first.is_floating_point()
+            and first.shape[-1] % convention.multiple == 0
             and first.shape[-1] > max(member.period for member in self.members)  # longer than any pad
             and ensembles.mismatch(first, self.module.parameters()) is None
         )
@@ -167,9 +168,9 @@ class FusedForward:
 
     def _read(self, number, sides):
         source, period = self.sources[number], self.members[number].period
-        for pool in source.pools:
-            sides = [pool(x) for x in sides]
+        for module in source.before:
+            sides = [module(x) for x in sides]
         whole = (
             period if source.always and sides[0].shape[-1] % period == 0 else 0
         )  # a part of one is the stem's affair
-        return (*map(id, source.pools), whole), [F.pad(x, (0, whole), "reflect") for x in sides] if whole else sides
+        return (*map(id, source.before), whole), [F.pad(x, (0, whole), "reflect") for x in sides] if whole else sides

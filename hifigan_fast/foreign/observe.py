@@ -11,7 +11,7 @@ from torch import nn
 from .. import dispatch
 
 CONVS = (nn.Conv1d, nn.Conv2d)
-POOLS = (nn.AvgPool1d,)
+BEFORE = (nn.AvgPool1d, nn.ReflectionPad1d)  # what a waveform may pass before a stem
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -79,12 +79,12 @@ class Observed:
 
     Attributes:
         convs: `ConvCall`s in their order.
-        pools: (module, input, output) of each average pooling.
+        before: (module, input, output) of each of `BEFORE`.
         output: what it returned.
     """
 
     convs: list = field(default_factory=list)
-    pools: list = field(default_factory=list)
+    before: list = field(default_factory=list)
     output: object = None
 
 
@@ -106,10 +106,8 @@ def observe(module, given):
         for m in module.modules():
             if isinstance(m, CONVS):
                 handles += [m.register_forward_pre_hook(before), m.register_forward_hook(after)]
-            elif isinstance(m, POOLS):
-                handles.append(
-                    m.register_forward_hook(lambda pool, args, out: found.pools.append((pool, args[0], out)))
-                )
+            elif isinstance(m, BEFORE):
+                handles.append(m.register_forward_hook(lambda m, args, out: found.before.append((m, args[0], out))))
         with dispatch.use_backend(dispatch.MODULES):
             found.output = module(**given)
     finally:

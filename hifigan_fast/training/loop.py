@@ -191,7 +191,7 @@ def _train(run, guard, log):
         if log:
             show_samples(trainer, run.held_out, log, generated=False)
             log.restart_clock(trainer.step)
-        for y, *mels in endless_batches(run.training, run.order, trainer.device):
+        for y, *mels in _batches(run, guard, log):
             losses = guard.train_step(y, *mels)
             if trainer.batch == run.order.batches_per_epoch:
                 trainer.end_epoch()
@@ -205,6 +205,17 @@ def _train(run, guard, log):
                 break
         wait_for_all()  # a launcher stops all when one has ended by a signal: not while the first still writes
     return ended_by
+
+
+def _batches(run, guard, log):
+    """The batches without end; where a clip cannot be used, a checkpoint of the steps done comes before the error."""
+    try:
+        yield from endless_batches(run.training, run.order, run.trainer.device)
+    except (ValueError, OSError):
+        if run.trainer.step:
+            guard.check()
+            _save(run, log)
+        raise
 
 
 def _report(run, guard, losses, log, interrupts):

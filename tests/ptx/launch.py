@@ -5,33 +5,13 @@ import functools
 from dataclasses import dataclass, field
 
 import torch
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
+
+from hifigan_fast.backends.triton import ahead
 
 from .faults import Faults
 from .global_memory import Global
 from .machine import Machine, pack_params
 from .parse import parse
-
-
-class _Absent:
-    """Stands for Triton's driver of a device that is not there."""
-
-    def __init__(self, target):
-        self._target = GPUTarget("cuda", target, 32)
-
-    def get_current_target(self):
-        return self._target
-
-    def get_current_device(self):
-        return self._target.arch  # kernels are kept by device: not one target's for another
-
-    def get_current_stream(self, device=None):
-        return 0
-
-    def get_active_torch_device(self):
-        return torch.device("cpu")
-
 
 _parsed = functools.lru_cache(parse)
 
@@ -48,10 +28,9 @@ class Session:
     faults: Faults = field(default_factory=Faults)
     texts: list = field(default_factory=list)
 
-    def launch(self, kernel, grid, *args, **meta):
+    def launch(self, kernel, grid, args, meta):
         """Compile `kernel` for these arguments as the JIT would, and run it on the tensors' own memory."""
-        made = kernel.warmup(*args, grid=grid, **meta)
-        made = made.result() if hasattr(made, "result") else made
+        made = ahead.compile_only(kernel, grid, args, meta)
         if made.metadata.global_scratch_size or made.metadata.num_ctas != 1 or meta.get("launch_cooperative_grid"):
             raise NotImplementedError("scratch memory, clusters, programs that wait for one another")
         text = self.edit(made.asm["ptx"]) if self.edit else made.asm["ptx"]
@@ -66,11 +45,8 @@ class Session:
 
 
 @contextlib.contextmanager
-def executing(target, edit=None):
+def executing(target, edit=None, tf32=False):
     """Within the block the `Session` that it yields runs kernels, compiled for compute capability `target` (90)."""
-    driver.set_active(_Absent(target))
-    try:
-        yield Session(edit)
-    finally:
-        with contextlib.suppress(RuntimeError):  # no device at all
-            driver.reset_active()
+    session = Session(edit)
+    with ahead.pretending(ahead.Absent(f"sm_{target}", tf32)), ahead.instead_of_launching(session.launch):
+        yield session

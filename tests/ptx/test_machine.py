@@ -41,7 +41,7 @@ def multiplied(target, dtype=torch.float16, turned=False, summed=False, edit=Non
     given = a.t().contiguous() if turned else a
     with executing(target, edit) as session:
         meta = {"M": M, "N": N, "BK": BK, "TURNED": turned, "SUM": summed, "num_stages": 3}
-        session.launch(product, (1,), given, b, c, bias, DEPTH, **meta)
+        session.launch(product, (1,), (given, b, c, bias, DEPTH), meta)
     return session, c, a.double() @ b.double()
 
 

@@ -35,7 +35,7 @@ def plain(layer, x, grad):
     return weight.grad.transpose(1, 2), bias.grad
 
 
-def executed(monkeypatch, name, arithmetic, target, edit=None):
+def executed(name, arithmetic, target, edit=None):
     """(the session, [(ours, plain PyTorch's, right)] of weights and biases of each set)."""
     layer, dtype, random = LAYERS[name], DTYPES[arithmetic], torch.Generator().manual_seed(0)
     runs, sides, at, to = [], [], 0, 0
@@ -46,10 +46,7 @@ def executed(monkeypatch, name, arithmetic, target, edit=None):
         grad = torch.randn(samples, rows, layer.out_channels, generator=random)
         sides.append((x.to(dtype), grad.to(dtype)))
         at, to = at + samples * in_rows, to + samples * rows
-    with executing(target, edit) as session, monkeypatch.context() as patch:
-        patch.setattr(operations, "launch", lambda device, *args, **meta: session.launch(*args, **meta))
-        patch.setattr(operations, "capability", lambda device: divmod(target, 10))
-        patch.setattr(operations, "tf32", lambda device: arithmetic == "tf32")
+    with executing(target, edit, tf32=arithmetic == "tf32") as session:
         x, grad = (torch.cat([side[n].flatten() for side in sides]) for n in range(2))
         if arithmetic == "tf32" and name != "head":  # as an input gradient leaves it
             grad = (grad.view(torch.int32) + 0x1000 & -0x2000).view(torch.float32)
@@ -73,8 +70,8 @@ def judge(session, judged):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_weight_grad(target, monkeypatch):
-    session, judged = executed(monkeypatch, "dense", "bfloat16", target)
+def test_weight_grad(target):
+    session, judged = executed("dense", "bfloat16", target)
     assert ("wgmma" if target == 90 else "mma.sync") in session.texts[0]
     judge(session, judged)
 
@@ -83,5 +80,5 @@ def test_weight_grad(target, monkeypatch):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("arithmetic", DTYPES)
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_class(name, arithmetic, target, monkeypatch):
-    judge(*executed(monkeypatch, name, arithmetic, target))
+def test_every_class(name, arithmetic, target):
+    judge(*executed(name, arithmetic, target))

@@ -2,16 +2,20 @@ import json
 import shutil
 import time
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hifigan_fast.training import header, loop
 from hifigan_fast.training.checkpoint import newest_checkpoint
 from hifigan_fast.training.config import load_config
+from hifigan_fast.training.data import Order, open_clips
 from hifigan_fast.training.generator import Generator
 from hifigan_fast.training.log import Log
 from hifigan_fast.training.step import Trainer
+from hifigan_fast.voice import write_clips
 
 from .test_checkpoint import equal, load
 
@@ -345,6 +349,23 @@ def test_kill_and_resume(out, start, run):
         assert run(folder, **(settings | {"steps": goal})) == 0
     assert equal(final(out, goal), final(out.with_name("straight"), goal))
     assert [row["step"] for row in rows(out) if "gen_loss" in row] == list(range(1, goal + 1))
+
+
+def test_bad_clip_after_some_steps(out, run, tiny_config, tmp_path):
+    """The error comes after a checkpoint, and the run goes on from there once the clip is mended."""
+    wavs = tmp_path / "wavs"
+    write_clips(wavs, 12, 0.2)
+    training, _ = open_clips(wavs, tiny_config)
+    bad = training.paths[Order(len(training), tiny_config).whole_batch(0, 1)[0]]
+    good = bad.read_bytes()
+    soundfile.write(bad, np.full(2000, np.nan), 22050, subtype="FLOAT")
+    with pytest.raises(ValueError, match=f"data: .*{bad.name} has 2000 values that are not finite"):
+        run(out, data=wavs, steps=3)
+    assert newest_checkpoint(out) == (out / "g_00000001", out / "do_00000001")
+    bad.write_bytes(good)
+    for folder in (out, out.with_name("straight")):
+        assert run(folder, data=wavs, steps=3) == 0
+    assert equal(final(out, 3), final(out.with_name("straight"), 3))
 
 
 def test_interrupt(out, start):

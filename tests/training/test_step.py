@@ -92,6 +92,7 @@ def test_generator_half_touches_no_discriminator(tiny_config, batches):
     assert all(p.grad is not None for p in trainer.generator.parameters())
 
 
+@pytest.mark.usefixtures("narrow")
 def test_fast_and_reference_begin_and_go_on_alike(tiny_config, batches):
     """Seed for seed: the same parameters, the same first losses to float32 rounding."""
     fast, plain = (Trainer(tiny_config, CPU, kind) for kind in ("fast", "reference"))
@@ -102,6 +103,7 @@ def test_fast_and_reference_begin_and_go_on_alike(tiny_config, batches):
         torch.testing.assert_close(fast.train_step(y).read(), plain.train_step(y).read(), rtol=tolerance, atol=0)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_bf16_step(tiny_config, batches):
     """The networks run in bfloat16, the parameters, losses and mel stay float32, and the losses are close."""
     exact, rounded = (Trainer(tiny_config, CPU, precision=precision) for precision in ("fp32", "bf16"))

@@ -15,6 +15,12 @@ NORMS = {
     "parametrized spectral": parametrizations.spectral_norm,
 }
 PERIOD_CHANNELS = (1, 4, 6, 8, 8, 8)
+SCALE_LAYERS = (  # (in, out, taps, stride, padding, groups), of VITS's shape: strides of 4, many groups
+    (1, 8, 15, 1, 7, 1),
+    (8, 16, 41, 4, 20, 4),
+    (16, 16, 41, 4, 20, 4),
+    (16, 16, 5, 1, 2, 1),
+)
 
 
 def normed(conv, norm="weight"):
@@ -30,14 +36,8 @@ def period_convs(channels=PERIOD_CHANNELS, strides=(3, 3, 3, 3, 1), kernel=5, no
     ]
 
 
-def scale_convs(norm="weight"):
-    """VITS's shape: strides of 4, groups up to a quarter of the channels."""
-    return [
-        normed(nn.Conv1d(1, 8, 15, 1, 7), norm),
-        normed(nn.Conv1d(8, 16, 41, 4, 20, groups=4), norm),
-        normed(nn.Conv1d(16, 16, 41, 4, 20, groups=4), norm),
-        normed(nn.Conv1d(16, 16, 5, 1, 2), norm),
-    ]
+def scale_convs(norm="weight", layers=SCALE_LAYERS):
+    return [normed(nn.Conv1d(*sizes, groups=groups), norm) for *sizes, groups in layers]
 
 
 def fold(x, period):
@@ -68,10 +68,10 @@ class Period(nn.Module):
 
 
 class Scale(nn.Module):
-    def __init__(self, norm="weight"):
+    def __init__(self, norm="weight", layers=SCALE_LAYERS):
         super().__init__()
-        self.convs = nn.ModuleList(scale_convs(norm))
-        self.conv_post = normed(nn.Conv1d(16, 1, 3, 1, 1), norm)
+        self.convs = nn.ModuleList(scale_convs(norm, layers))
+        self.conv_post = normed(nn.Conv1d(self.convs[-1].out_channels, 1, 3, 1, 1), norm)
 
     def forward(self, x):
         fmap = []

@@ -8,7 +8,17 @@ import hifigan_fast as hf
 from hifigan_fast.cli import main
 
 from .parts import Pair, Period, Scale
-from .variants import AudiocraftPeriod, DacPeriod, DacSet, GanPeriod, GanScale, PooledPair, Single
+from .variants import (
+    AudiocraftPeriod,
+    AudiocraftScale,
+    DacPeriod,
+    DacSet,
+    GanPeriod,
+    GanScale,
+    NormConv,
+    PooledPair,
+    Single,
+)
 
 
 def sets():
@@ -47,10 +57,27 @@ def renamed():
     return nets
 
 
+class WrappedPeriod(Period):
+    """speechbrain's: each convolution in a wrapper, those of scales plain."""
+
+    def __init__(self, period):
+        super().__init__(period)
+        self.convs, self.conv_post = nn.ModuleList(map(NormConv, self.convs)), NormConv(self.conv_post)
+
+
 # A layout, a module that has it, and one of the same tensors in jik876's or the parametrized layout.
 OTHERS = {
     "dac": (lambda: DacSet(DacPeriod(2), DacPeriod(3)), lambda: Pair(Period(2), Period(3)), "jik876"),
-    "audiocraft": (lambda: Single(AudiocraftPeriod(2)), lambda: Pair(Period(2)), "jik876"),
+    "audiocraft": (
+        lambda: Single(AudiocraftPeriod(2), AudiocraftScale()),
+        lambda: Pair(Period(2), Scale()),
+        "jik876",
+    ),
+    "speechbrain": (
+        lambda: Single(WrappedPeriod(2), Scale("spectral")),
+        lambda: Pair(Period(2), Scale("spectral")),
+        "jik876",
+    ),
     "espnet": (
         lambda: DacSet(GanScale(), GanPeriod(2, taps=3)),
         lambda: Pair(Scale(), Period(2)),

@@ -70,6 +70,11 @@ class Rebuilt(Written):
         return {"scores": (score, None), "maps": tuple(fmap), "count": len(fmap)}
 
 
+class PadsNothing(Written):
+    def pad(self, x):
+        return x.view(*x.shape[:2], -1, self.period)
+
+
 def shared_weight():
     """One convolution in two members; another that shares a parameter only."""
     pair = Pair(Period(2), Period(3))
@@ -101,6 +106,7 @@ RIGHT = {
     "shared weights": shared_weight,
     "equal weights": equal_members,
     "positive layers": positive,
+    "no padding": lambda: Pair(PadsNothing(3), PadsNothing(7)),
     "a sequential": lambda: nn.Sequential(nn.Conv1d(1, 4, 5), nn.LeakyReLU(0.3), nn.Conv1d(4, 1, 3)),
 }
 
@@ -115,6 +121,25 @@ def test_taken_and_right(build):
     assert "forward" in vars(module), str(report)
     _, found = results(module, inputs)
     assert_alike(found, expected)
+
+
+def test_what_pads_nothing_raises_its_own_error_elsewhere():
+    module = PadsNothing(3)
+    assert hf.accelerate(module)
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        module(*waves(1, 230))
+
+
+class PoolsAndPadsNothing(Written):
+    """What it folds is half as long: which lengths it takes is another question."""
+
+    def __init__(self, period):
+        super().__init__(period)
+        self.pooling = nn.AvgPool1d(2)
+
+    def pad(self, x):
+        x = self.pooling(x)
+        return x.view(*x.shape[:2], -1, self.period)
 
 
 class PadsLeft(Written):
@@ -281,6 +306,7 @@ def by_layer_norm(module):
 
 REFUSED = {
     "a pad on the left": (lambda: PadsLeft(3), "reads something else than a waveform"),
+    "no padding after pooling": (lambda: PoolsAndPadsNothing(3), "it pads nothing, and folds what was pooled"),
     "zeros for a pad": (lambda: ZeroPads(3), "reads something else"),
     "folded the other way": (lambda: Transposed(3), "reads something else"),
     "a normalised waveform": (lambda: Louder(3), "reads something else"),

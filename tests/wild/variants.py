@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .parts import Pair, Period, Scale, Single, fold, normed, period_convs, scale_convs
+from .parts import SCALE_LAYERS, Pair, Period, Scale, Single, fold, normed, period_convs, scale_convs
 
 
 class PooledPair(nn.Module):
@@ -102,12 +102,12 @@ class ApplioPeriod(nn.Module):
 class GanPeriod(nn.Module):
     """ParallelWaveGAN's and espnet's: Sequential(conv, activation), a post kernel of 2 padded by 1, one list."""
 
-    def __init__(self, period, taps=2):
+    def __init__(self, period, taps=2, **shape):
         super().__init__()
         self.period = period
-        blocks = [nn.Sequential(conv, nn.LeakyReLU(0.1)) for conv in period_convs()]
-        self.convs = nn.ModuleList(blocks)
-        self.output_conv = normed(nn.Conv2d(8, 1, (taps, 1), 1, padding=(1, 0)))
+        convs = period_convs(**shape)
+        self.convs = nn.ModuleList([nn.Sequential(conv, nn.LeakyReLU(0.1)) for conv in convs])
+        self.output_conv = normed(nn.Conv2d(convs[-1].out_channels, 1, (taps, 1), 1, padding=(1, 0)))
 
     def forward(self, x):
         x, outs = fold(x, self.period), []
@@ -122,10 +122,11 @@ class GanPeriod(nn.Module):
 class GanScale(nn.Module):
     """The head is the last of one list."""
 
-    def __init__(self):
+    def __init__(self, norm="weight", layers=SCALE_LAYERS):
         super().__init__()
-        blocks = [nn.Sequential(conv, nn.LeakyReLU(0.1)) for conv in scale_convs()]
-        self.layers = nn.ModuleList([*blocks, normed(nn.Conv1d(16, 1, 3, 1, 1))])
+        convs = scale_convs(norm, layers)
+        head = normed(nn.Conv1d(convs[-1].out_channels, 1, 3, 1, 1), norm)
+        self.layers = nn.ModuleList([*(nn.Sequential(conv, nn.LeakyReLU(0.1)) for conv in convs), head])
 
     def forward(self, x):
         outs = []
@@ -138,9 +139,9 @@ class GanScale(nn.Module):
 class GanSet(nn.Module):
     """Pools once more after the last scale; a list of lists, scales first."""
 
-    def __init__(self):
+    def __init__(self, scales, periods):
         super().__init__()
-        self.scales, self.periods = nn.ModuleList([GanScale(), GanScale()]), nn.ModuleList([GanPeriod(2), GanPeriod(3)])
+        self.scales, self.periods = nn.ModuleList(scales), nn.ModuleList(periods)
         self.pooling = nn.AvgPool1d(4, 2, padding=2)
 
     def forward(self, x):
@@ -228,12 +229,35 @@ class AudiocraftPeriod(nn.Module):
         return x, fmap
 
 
+class AudiocraftScale(nn.Module):
+    """The waveform is padded by reflection at both ends, the first convolution pads nothing."""
+
+    def __init__(self):
+        super().__init__()
+        (_, channels, taps, *_), *_ = SCALE_LAYERS
+        _, *convs = map(NormConv, scale_convs())
+        stem = nn.Sequential(nn.ReflectionPad1d(taps // 2), NormConv(normed(nn.Conv1d(1, channels, taps))))
+        self.convs = nn.ModuleList([stem, *convs])
+        self.activation = nn.LeakyReLU(0.2)
+        self.conv_post = NormConv(normed(nn.Conv1d(16, 1, 3, padding=1)))
+
+    def forward(self, x):
+        fmap = []
+        for conv in self.convs:
+            x = self.activation(conv(x))
+            fmap.append(x)
+        x = self.conv_post(x)
+        fmap.append(x)
+        return x, fmap
+
+
 class AudiocraftScales(nn.Module):
     """Pools, and goes on with what it had: all scales run at full rate."""
 
     def __init__(self):
         super().__init__()
-        self.discriminators, self.downsample = nn.ModuleList([Scale(), Scale()]), nn.AvgPool1d(4, 2, 2)
+        self.discriminators = nn.ModuleList([AudiocraftScale(), AudiocraftScale()])
+        self.downsample = nn.AvgPool1d(4, 2, 2)
 
     def forward(self, x):
         scores, fmaps = [], []
@@ -344,7 +368,7 @@ TAKEN = {
     "coqui vits": (CoquiVits, 2, 2),
     "coqui vits, one waveform": (CoquiVits, 1, 2),
     "applio": (lambda: Pair(Scale("parametrized"), ApplioPeriod(2), ApplioPeriod(3)), 2, 2),
-    "parallel wavegan": (GanSet, 1, 2),
+    "parallel wavegan": (lambda: GanSet([GanScale(), GanScale()], [GanPeriod(2), GanPeriod(3)]), 1, 2),
     "dac": (lambda: DacSet(DacPeriod(2), DacPeriod(3)), 1, 1),
     "amphion": (AmphionPair, 2, 1),
     "audiocraft periods": (lambda: Single(AudiocraftPeriod(2), AudiocraftPeriod(3)), 1, 1),

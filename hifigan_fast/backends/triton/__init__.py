@@ -6,21 +6,17 @@ Under TRITON_INTERPRET=1, set before Triton is imported, the same kernels run on
 import functools
 import importlib.metadata
 import importlib.util
-import os
 import re
 
 import torch
 
 from ..contract import Backend
+from . import ahead
+from .ahead import interpreting
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LEAST_CAPABILITY = (8, 0)
 LEAST_VERSION = (3, 6)
-
-
-def interpreting():
-    """Whether Triton's kernels run in its interpreter, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.lru_cache(maxsize=1)
@@ -56,6 +52,8 @@ class TritonBackend(Backend):
             return _missing()
         if dtype not in DTYPES:
             return f"the Triton kernels are for {', '.join(str(d)[6:] for d in DTYPES)}, tensors are {str(dtype)[6:]}"
+        if device.type == "cpu" and ahead.absent():
+            return None
         if device.type == "cpu" and interpreting():
             return "Triton's interpreter has no bfloat16" if dtype == torch.bfloat16 else None
         if device.type != "cuda":
@@ -84,6 +82,9 @@ class TritonBackend(Backend):
             return None
         name = configs.contact(device)["device"]
         return f"block sizes on {name} are guesses until `hifigan-fast tune --quick` has run, a minute"
+
+    def whole(self, run):
+        return run() if interpreting() else ahead.whole(run)
 
     def power_iterations(self, matrices, eps, iterations, calls):
         tensors = [t for own in matrices for t in own]

@@ -202,7 +202,7 @@ def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted,
     tl.store(to + at, rounded(sums.to(to.dtype.element_ty), PRECISION), wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["matching"])
 def input_grad(
     grad_out,
     weight,

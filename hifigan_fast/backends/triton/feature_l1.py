@@ -6,16 +6,19 @@ import triton.language as tl
 from . import together
 from .pointers import pick
 
-# Fields of a chunk: its pair, its first element and its end; of a pair: its first chunk, the end, and its elements.
-CHUNK_FIELDS, PAIR_FIELDS = tl.constexpr(3), tl.constexpr(3)
+CHUNK_FIELDS = tl.constexpr(3)  # of a chunk: its pair, its first element and its end
+# Fields of a pair: its first chunk, the end, its elements, and how many elements lie before each map's first.
+FIRST, END, COUNT, LEAD_REAL, LEAD_GENERATED = (tl.constexpr(field) for field in range(5))
+PAIR_FIELDS = tl.constexpr(5)
 
 
 @triton.jit
-def _chunk(real, generated, chunks, BLOCK: tl.constexpr):
+def _chunk(real, generated, chunks, pairs, BLOCK: tl.constexpr):
     """This program's pair and its maps, its first element, where whole aligned blocks end, and the end."""
     chunk = chunks + tl.program_id(0) * CHUNK_FIELDS
     pair, begin, end = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
-    r, g = pick(real, pair), pick(generated, pair)
+    own = pairs + PAIR_FIELDS * pair
+    r, g = pick(real, pair) + tl.load(own + LEAD_REAL), pick(generated, pair) + tl.load(own + LEAD_GENERATED)
     aligned = (r.to(tl.int64) | g.to(tl.int64)) % 16 == 0
     return pair, r, g, begin, tl.where(aligned, begin + (end - begin) // BLOCK * BLOCK, begin), end
 
@@ -47,7 +50,7 @@ def means(
     BLOCK: tl.constexpr,
 ):
     """out[pair] = the mean |real - generated|. A program has a chunk; a pair's last one adds all, in their order."""
-    pair, r, g, begin, whole, end = _chunk(real, generated, chunks, BLOCK)
+    pair, r, g, begin, whole, end = _chunk(real, generated, chunks, pairs, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for first in range(begin, whole, BLOCK):
         total += tl.abs(_read(r, first, end, True, BLOCK) - _read(g, first, end, True, BLOCK))
@@ -55,65 +58,50 @@ def means(
         total += tl.abs(_read(r, first, end, False, BLOCK) - _read(g, first, end, False, BLOCK))
     tl.store(partial + tl.program_id(0), tl.sum(total))
     own = pairs + PAIR_FIELDS * pair
-    begin, end = tl.load(own), tl.load(own + 1)
+    begin, end = tl.load(own + FIRST), tl.load(own + END)
     if together.last(counters + 1 + pair, end - begin):
         total = tl.zeros([BLOCK], tl.float32)
         for first in range(begin, end, BLOCK):
             total += _read(partial, first, end, False, BLOCK)
-        tl.store(out + pair, tl.sum(total) / tl.load(own + 2).to(tl.float32))
+        tl.store(out + pair, tl.sum(total) / tl.load(own + COUNT).to(tl.float32))
 
 
 @triton.jit
-def _write(grads, want, pair, value, first, end, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
-    if grads is not None:  # noqa: SIM102 - the one is known when compiled, the other when run
-        if want:
-            to = pick(grads, pair)
-            if WHOLE:
-                tl.store(_aligned(to, first, BLOCK), value.to(to.dtype.element_ty))
-            else:
-                at = first + tl.arange(0, BLOCK)
-                tl.store(to + at, value.to(to.dtype.element_ty), at < end)
+def _write(grads, place, value, first, end, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
+    if place >= 0:
+        to = grads + place
+        if WHOLE:
+            tl.store(_aligned(to, first, BLOCK), value.to(to.dtype.element_ty))
+        else:
+            at = first + tl.arange(0, BLOCK)
+            tl.store(to + at, value.to(to.dtype.element_ty), at < end)
 
 
 @triton.jit
-def _signs(
-    r,
-    g,
-    by,
-    grad_real,
-    grad_generated,
-    want_real,
-    want_generated,
-    pair,
-    first,
-    end,
-    WHOLE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def _signs(r, g, by, grads, to_real, to_generated, first, end, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
     """A block of both gradients: by · sign(g - r), and the opposite; a NaN stays one, as by PyTorch's sign."""
     r, g = _read(r, first, end, WHOLE, BLOCK), _read(g, first, end, WHOLE, BLOCK)
     sign = tl.where(g > r, by, tl.where(g < r, -by, (g - r) * by))
-    _write(grad_real, want_real, pair, -sign, first, end, WHOLE, BLOCK)
-    _write(grad_generated, want_generated, pair, sign, first, end, WHOLE, BLOCK)
+    _write(grads, to_real, -sign, first, end, WHOLE, BLOCK)
+    _write(grads, to_generated, sign, first, end, WHOLE, BLOCK)
 
 
 @triton.jit
 def gradients(
     real,
     generated,
-    grads,  # of the means, [pairs]
-    grad_real,  # None if none is wanted
-    grad_generated,
-    wanted,  # [pair] of (whether real's is, whether generated's is); of others nothing is written
+    grad_means,  # [pairs]
+    grads,
+    places,  # [pair] of (where real's gradient begins, where generated's), aligned; -1 where none is wanted
     chunks,
     pairs,
     BLOCK: tl.constexpr,
 ):
     """Of |generated - real|: its sign · grad / elements; 0 where the two are equal."""
-    pair, r, g, begin, whole, end = _chunk(real, generated, chunks, BLOCK)
-    by = tl.load(grads + pair).to(tl.float32) / tl.load(pairs + PAIR_FIELDS * pair + 2).to(tl.float32)
-    want_real, want_generated = tl.load(wanted + 2 * pair), tl.load(wanted + 2 * pair + 1)
+    pair, r, g, begin, whole, end = _chunk(real, generated, chunks, pairs, BLOCK)
+    by = tl.load(grad_means + pair).to(tl.float32) / tl.load(pairs + PAIR_FIELDS * pair + COUNT).to(tl.float32)
+    to_real, to_generated = tl.load(places + 2 * pair), tl.load(places + 2 * pair + 1)
     for first in range(begin, whole, BLOCK):
-        _signs(r, g, by, grad_real, grad_generated, want_real, want_generated, pair, first, end, True, BLOCK)
+        _signs(r, g, by, grads, to_real, to_generated, first, end, True, BLOCK)
     for first in range(whole, end, BLOCK):
-        _signs(r, g, by, grad_real, grad_generated, want_real, want_generated, pair, first, end, False, BLOCK)
+        _signs(r, g, by, grads, to_real, to_generated, first, end, False, BLOCK)

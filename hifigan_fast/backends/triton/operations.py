@@ -1,14 +1,16 @@
 """The contract's operations as launches: grids, tables and buffers."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import torch
 import triton
 
-from . import adversarial, configs, convolution, library, pooling, spectral, stem, tables, together
+from . import adversarial, ahead, configs, convolution, library, pooling, spectral, stem, tables, together
 from . import feature_l1 as l1
 from . import weights as kernels
 from .launch import launch
+from .pointers import ALIGNED, from_aligned
 
 ROWS = {"ROWS": 4, "AT_ONCE": 32, "TAPS_AT_ONCE": 8}  # of weights a program; channels and taps of each at a time
 ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
@@ -25,7 +27,7 @@ PROGRAMS = 1056  # of a weight gradient, where rows allow: eight for each multip
 def capability(device):
     """What `configs.generation_of` takes."""
     if device.type == "cpu":
-        return None
+        return ahead.absent() and ahead.absent().capability
     if torch.version.hip:
         return torch.cuda.get_device_properties(device).gcnArchName
     return torch.cuda.get_device_capability(device)
@@ -34,9 +36,8 @@ def capability(device):
 def tf32(device):
     """Whether float32 is multiplied in TF32: where cuDNN's convolutions would be asked to, and the device has it."""
     if device.type != "cuda" or torch.version.hip:
-        return False
-    conv = getattr(torch.backends.cudnn, "conv", None)  # since torch 2.9, where allow_tf32 may raise
-    return conv.fp32_precision == "tf32" if hasattr(conv, "fp32_precision") else torch.backends.cudnn.allow_tf32
+        return bool(ahead.absent() and ahead.absent().tf32)
+    return ahead.asked_for_tf32()
 
 
 def _arithmetic(like):
@@ -75,7 +76,9 @@ def _rows(device):
 
 
 def multiprocessors(device):
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return ahead.absent().multiprocessors if ahead.absent() else 1
 
 
 def power_iterations(matrices, eps, iterations, calls):
@@ -165,10 +168,20 @@ def prepare(layers, sets, dtype):
     return scaling, packed
 
 
+def _anywhere(runs, offset, tensor):
+    """Of a tensor of one channel, which may begin anywhere: aligned memory, and `runs` whose `offset` is from there."""
+    memory, lead = from_aligned(tensor)
+    if not lead:
+        return memory, runs
+    return memory, tuple(replace(run, **{offset: getattr(run, offset) + lead}) for run in runs)
+
+
 def forward(role, layer, runs, x, weights, out):
     config = _config("forward", role, layer, out)
     if config.library:
         return library.forward(layer, runs, x, weights, out)
+    if role == "stem":
+        x, runs = _anywhere(runs, "in_offset", x)
     tiles = tables.tiles(runs, config.BM, out.device)
     launch(
         out.device,
@@ -193,6 +206,8 @@ def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, ma
     config = _config("input_grad", role, layer, grad_in)
     if config.library:
         return library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
+    if role == "head":
+        grad_out, runs = _anywhere(runs, "grad_out_offset", grad_out)
     tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
     launch(
         grad_in.device,
@@ -201,7 +216,7 @@ def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, ma
         grad_out,
         weights.packed,
         saved,
-        tuple(map_grads),
+        tuple(g if g is None or g.data_ptr() % ALIGNED == 0 else g.clone() for g in map_grads),
         matching,
         grad_in,
         tables.runs_on(runs, grad_in.device),
@@ -247,6 +262,10 @@ def weight_grad(role, layer, runs, x, grad_out, weights):
     if config.library:
         sums, bias, own = library.weight_grad(layer, runs, x, grad_out, weights)
         return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
+    if role == "stem":
+        x, runs = _anywhere(runs, "in_offset", x)
+    if role == "head":
+        grad_out, runs = _anywhere(runs, "grad_out_offset", grad_out)
     out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
     blocks = layer.groups * triton.cdiv(out_group, config.BM), triton.cdiv(layer.taps * in_group, config.BN)
     sets = len({run.weights for run in runs})
@@ -342,29 +361,25 @@ def _finish_spectral(states, jobs, inners, grads, blocks):
 
 def pooled(sides, lengths):
     first = sides[0]
-    tiles, total = tables.pool_tiles(len(sides), len(first), tuple(lengths), MAP_BLOCK, first.device)
+    memory, leads = zip(*map(from_aligned, sides))
+    tiles, total = tables.pool_tiles(leads, len(first), tuple(lengths), MAP_BLOCK, first.device)
     out = first.new_empty(total)
-    launch(out.device, pooling.pooled, (len(tiles),), tuple(sides), out, tiles, *lengths[:2], BLOCK=MAP_BLOCK)
+    launch(out.device, pooling.pooled, (len(tiles),), memory, out, tiles, *lengths[:2], BLOCK=MAP_BLOCK)
     return out
 
 
-def _parts(scores, targets):
-    return tables.score_parts(tuple(s.numel() for s in scores), tuple(targets), scores[0].device)
+def _parts(scores, targets, grads):
+    """Scores as kernels take them: memory, and [part] as in adversarial.py; `grads`: where each one's begins, or -1."""
+    memory, leads = zip(*map(from_aligned, scores))
+    rows = tuple(zip((s.numel() for s in scores), targets, leads, grads))
+    return memory, tables.numbers(rows, scores[0].device)
 
 
 def squared_means(scores, targets, dtype):
     total, means = scores[0].new_empty((), dtype=dtype), scores[0].new_empty(len(scores), dtype=dtype)
-    launch(
-        total.device,
-        adversarial.squared_means,
-        (1,),
-        tuple(scores),
-        total,
-        means,
-        _parts(scores, targets),
-        COUNT=len(scores),
-        BLOCK=SCORES_AT_ONCE,
-    )
+    memory, parts = _parts(scores, targets, [-1] * len(scores))
+    blocks = {"PARTS": len(scores), "BLOCK": SCORES_AT_ONCE}
+    launch(total.device, adversarial.squared_means, (1,), memory, total, means, parts, **blocks)
     return total, means
 
 
@@ -372,37 +387,41 @@ def squared_means_backward(scores, targets, grad_total, grad_means, wanted):
     # A real score's gradient before its generated one's: as an ensemble's heads lie, which then need no copy.
     sizes, halves = [s.numel() for s in scores], len(set(targets))
     order = sorted(range(len(scores)), key=lambda i: i % (len(scores) // halves))
-    flat = dict(zip(order, scores[0].new_empty(sum(sizes)).split([sizes[i] for i in order])))
-    grads = [flat[i].view(s.shape) if want else None for i, (s, want) in enumerate(zip(scores, wanted))]
+    places = dict(zip(order, itertools.accumulate((sizes[i] for i in order), initial=0)))
+    grads = scores[0].new_empty(sum(sizes))
+    memory, parts = _parts(scores, targets, [places[i] if want else -1 for i, want in enumerate(wanted)])
     launch(
-        scores[0].device,
+        grads.device,
         adversarial.gradients,
         (len(scores), triton.cdiv(max(sizes), MAP_BLOCK)),
-        tuple(scores),
+        memory,
         grad_total,
         grad_means,
-        tuple(grads),
-        _parts(scores, targets),
-        COUNT=len(scores),
+        grads,
+        parts,
         BLOCK=MAP_BLOCK,
     )
-    return grads
+    own = dict(zip(order, grads.split([sizes[i] for i in order])))
+    return [own[i].view(s.shape) if want else None for i, (s, want) in enumerate(zip(scores, wanted))]
 
 
-def _chunks(maps):
-    return tables.map_chunks(tuple(m.numel() for m in maps), MAP_CHUNK, maps[0].device)
+def _chunks(real, generated):
+    """Pairs of maps as kernels take them: memory of each side, and `tables.map_chunks`."""
+    counts = tuple(m.numel() for m in real)
+    (real, leads), (generated, others) = (zip(*map(from_aligned, side)) for side in (real, generated))
+    return real, generated, *tables.map_chunks(counts, tuple(zip(leads, others)), MAP_CHUNK, real[0].device)
 
 
 def feature_l1(real, generated):
-    chunks, pairs = _chunks(real)
+    real, generated, chunks, pairs = _chunks(real, generated)
     partial = torch.empty(len(chunks), dtype=torch.float32, device=chunks.device)
     means = partial.new_empty(len(real))
     launch(
         chunks.device,
         l1.means,
         (len(chunks),),
-        tuple(real),
-        tuple(generated),
+        real,
+        generated,
         partial,
         means,
         chunks,
@@ -414,27 +433,25 @@ def feature_l1(real, generated):
 
 
 def feature_l1_backward(real, generated, grads, want_real, want_generated):
-    chunks, pairs = _chunks(real)
-    sides = [
-        [torch.empty_like(m) if want else None for m, want in zip(maps, wanted)]
-        for maps, wanted in ((real, want_real), (generated, want_generated))
-    ]
-    # Where no gradient is wanted nothing is written, whatever stands there.
-    places = [
-        tuple(m if g is None else g for m, g in zip(real, own)) if any(w) else None
-        for own, w in zip(sides, (want_real, want_generated))
-    ]
+    wanted = [(m, want) for own in ((real, want_real), (generated, want_generated)) for m, want in zip(*own)]
+    step = ALIGNED // real[0].itemsize
+    sizes = [triton.cdiv(m.numel(), step) * step if want else 0 for m, want in wanted]
+    *starts, total = itertools.accumulate(sizes, initial=0)
+    flat, half = real[0].new_empty(total), len(real)
+    places = [start if want else -1 for start, (_, want) in zip(starts, wanted)]
+    memory, others, chunks, pairs = _chunks(real, generated)
     launch(
-        chunks.device,
+        flat.device,
         l1.gradients,
         (len(chunks),),
-        tuple(real),
-        tuple(generated),
+        memory,
+        others,
         grads.contiguous(),
-        *places,
-        tables.wanted(tuple(zip(want_real, want_generated)), chunks.device),
+        flat,
+        tables.numbers(tuple(zip(places[:half], places[half:])), flat.device),
         chunks,
         pairs,
         BLOCK=MAP_BLOCK,
     )
-    return tuple(sides)
+    found = [flat.as_strided(m.shape, m.stride(), start) if want else None for start, (m, want) in zip(starts, wanted)]
+    return found[:half], found[half:]

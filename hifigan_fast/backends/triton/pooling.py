@@ -20,14 +20,14 @@ def _once(x, at, live, length):
 def pooled(
     sides,  # a waveform batch each
     out,
-    tiles,  # [tile] of (side, sample, level, first place, address of the level's sample)
+    tiles,  # [tile] of (side, where the sample lies, level, first place, where the level's sample lies)
     length,
     length_once,
     BLOCK: tl.constexpr,
 ):
     """BLOCK places of one sample at one level: the waveform itself, pooled once, or twice."""
     tile = tiles + 5 * tl.program_id(0)
-    x = pick(sides, tl.load(tile)) + tl.load(tile + 1) * length
+    x = pick(sides, tl.load(tile)) + tl.load(tile + 1)
     level = tl.load(tile + 2)
     at = tl.load(tile + 3).to(tl.int32) + tl.arange(0, BLOCK)
     length_twice = length_once // 2 + 1

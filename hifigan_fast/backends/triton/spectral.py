@@ -146,7 +146,10 @@ def _states(index, call, calls, all_jobs, us, vs, s, t, u, v, sigmas, jobs, eps,
     tl.store(sigmas + call * all_jobs + index, sigma.to(sigmas.dtype.element_ty))
 
 
-@triton.jit
+NUMBERS = ["all_jobs", "all_outs", "all_columns", "column_tiles", "row_tiles", "calls", "iterations"]
+
+
+@triton.jit(do_not_specialize=[*NUMBERS, "first_stage", "stages"])
 def iterate(
     weights,
     us,

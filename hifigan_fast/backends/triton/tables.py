@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ...geometry import run_table
+from . import feature_l1 as l1
 from . import weights as kernels
 
 
@@ -176,34 +177,34 @@ def spectral_jobs(shapes, rows, columns, device):
 
 
 @functools.cache
-def pool_tiles(sides, samples, lengths, block, device):
-    """[tile] of (side, sample, level, first place, address), and how many samples of all levels there are."""
-    rows, address = [], 0
-    for side, (level, length), sample in itertools.product(range(sides), enumerate(lengths), range(samples)):
-        rows += [(side, sample, level, first, address) for first in range(0, length, block)]
+def pool_tiles(leads, samples, lengths, block, device):
+    """[tile] as in pooling.py, and how many samples of all levels there are.
+
+    `leads`: of each side, how many elements lie before its first.
+    """
+    rows, address, each = [], 0, range(samples)
+    for (side, lead), (level, length), sample in itertools.product(enumerate(leads), enumerate(lengths), each):
+        rows += [(side, lead + sample * lengths[0], level, first, address) for first in range(0, length, block)]
         address += length
     return _table(rows, 5, device), address
 
 
 @functools.cache
-def score_parts(counts, targets, device):
-    """[part] of (elements, target)."""
-    return _table(list(zip(counts, targets)), 2, device)
+def numbers(rows, device):
+    """Rows of numbers as they are."""
+    return _table(rows, len(rows[0]), device)
 
 
 @functools.cache
-def map_chunks(counts, size, device):
-    """Of pairs of `counts` elements: [chunk] of (pair, first element, end), [pair] of (first chunk, end, elements)."""
+def map_chunks(counts, leads, size, device):
+    """Of pairs of `counts` elements: [chunk] of (pair, first element, end), and [pair] as `feature_l1` has them.
+
+    `leads`: of each pair's maps, how many elements lie before their first.
+    """
     chunks, pairs = [], []
-    for pair, count in enumerate(counts):
+    for pair, (count, own) in enumerate(zip(counts, leads)):
         begin = len(chunks)
         # A pair without elements has a chunk too: its mean is not a number, as PyTorch's.
         chunks += [(pair, first, min(first + size, count)) for first in range(0, max(count, 1), size)]
-        pairs.append((begin, len(chunks), count))
-    return _table(chunks, 3, device), _table(pairs, 3, device)
-
-
-@functools.cache
-def wanted(flags, device):
-    """[pair] of (whether real's gradient is, whether generated's is)."""
-    return _table(flags, 2, device)
+        pairs.append((begin, len(chunks), count, *own))
+    return _table(chunks, l1.CHUNK_FIELDS.value, device), _table(pairs, l1.PAIR_FIELDS.value, device)

@@ -1,0 +1,106 @@
+"""Whose discriminators are timed, on which shapes; plain PyTorch's and ours always with equal parameters."""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils import weight_norm
+
+from .. import discriminators as fast
+from .. import reference
+from ..foreign import accelerate
+
+ENSEMBLES = {"mpd": ["mpd"], "msd": ["msd"], "both": ["mpd", "msd"]}
+# (in, out, taps, stride, padding, groups): DiscriminatorS of jaywalnut310/vits, models.py
+VITS_SCALE = (
+    (1, 16, 15, 1, 7, 1),
+    (16, 64, 41, 4, 20, 4),
+    (64, 256, 41, 4, 20, 16),
+    (256, 1024, 41, 4, 20, 64),
+    (1024, 1024, 41, 4, 20, 256),
+    (1024, 1024, 5, 1, 2, 1),
+)
+
+
+def build(names, plain):
+    """Discriminator ensembles of "mpd" and "msd": plain PyTorch's or the drop-in's, always of equal parameters."""
+    module = reference if plain else fast
+    builders = {"mpd": module.MultiPeriodDiscriminator, "msd": module.MultiScaleDiscriminator}
+    torch.manual_seed(0)
+    return [builders[name]() for name in names]
+
+
+class OneSet(nn.Module):
+    """VITS's way to hold its discriminators: the scale and all periods in one list (models.py of the same)."""
+
+    def __init__(self, periods):
+        super().__init__()
+        scale = reference.DiscriminatorS()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            scale.convs = nn.ModuleList(weight_norm(nn.Conv1d(*of[:5], groups=of[5])) for of in VITS_SCALE)
+            scale.conv_post = weight_norm(nn.Conv1d(VITS_SCALE[-1][1], 1, 3, 1, padding=1))
+        self.discriminators = nn.ModuleList([scale, *(reference.DiscriminatorP(period) for period in periods)])
+
+    def forward(self, y, y_hat):
+        real, generated = ([d(x) for d in self.discriminators] for x in (y, y_hat))
+        return [r[0] for r in real], [g[0] for g in generated], [r[1] for r in real], [g[1] for g in generated]
+
+
+def _hifigan(plain):
+    built = dict(zip(ENSEMBLES["both"], build(ENSEMBLES["both"], plain)))
+    return {name: [built[part] for part in parts] for name, parts in ENSEMBLES.items()}
+
+
+def _bigvgan(plain):
+    return {"mpd": build(["mpd"], plain)}
+
+
+def _one_set(periods, name):
+    def built(plain):
+        torch.manual_seed(0)
+        module = OneSet(periods)
+        if not plain:
+            accelerate(module)
+        return {name: [module]}
+
+    return built
+
+
+class Workload(NamedTuple):
+    """One project's discriminators, and the batch and segment (samples) that it trains with.
+
+    cpu_batch: the batch that fits a CPU.
+    build: (plain) -> {ensemble: modules}.
+    """
+
+    what: str
+    batch: int
+    cpu_batch: int
+    segment: int
+    build: Callable[[bool], dict[str, list[nn.Module]]]
+
+
+WORKLOADS = {
+    "hifigan": Workload("HiFi-GAN's MPD and MSD", 16, 4, 8192, _hifigan),
+    "vits": Workload("VITS's set", 8, 2, 8192, _one_set((2, 3, 5, 7, 11), "vits")),
+    "rvc": Workload("RVC v2's set, 48 kHz", 4, 1, 17280, _one_set((2, 3, 5, 7, 11, 17, 23, 37), "rvc")),
+    "bigvgan": Workload("BigVGAN's MPD", 4, 1, 65536, _bigvgan),
+}
+
+
+def modules_of(workload, ways):
+    """{way: {ensemble: modules}}; ways that prepare nothing share theirs."""
+    shared, found = {}, {}
+    for name, way in ways.items():
+        key = way.ours, way.prepare
+        if key not in shared:
+            built = workload.build(not way.ours)
+            if way.prepare:
+                own = {id(m): way.prepare([m])[0] for of in built.values() for m in of}
+                built = {ensemble: [own[id(m)] for m in of] for ensemble, of in built.items()}
+            shared[key] = built
+        found[name] = shared[key]
+    return found

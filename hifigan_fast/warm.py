@@ -1,0 +1,131 @@
+"""The Triton kernels of a training run, compiled before they are needed: `hifigan-fast warm`.
+
+A pack is what Triton's cache keeps of them but for their intermediate forms, a zip file of a few MB. It is read by the
+same versions of this package and of Triton as made it; on a device of another generation nothing of it is found.
+"""
+
+import contextlib
+import json
+import re
+import time
+import zipfile
+from pathlib import Path
+
+import torch
+
+from . import bench, dispatch
+from .backends.triton import ahead
+from .step_losses import discriminator_step_loss, generator_step_loss
+from .version import __version__
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+NAMED = re.compile(r"sm_(?:[89]|1\d)\d|gfx9\w\w")
+KEPT = (".json", ".cubin", ".hsaco")  # of what Triton keeps of a kernel: what a launch needs
+MANIFEST = "manifest.json"
+SHAPE = 2, 1, 2048  # of waveforms: kernels are the same for every batch and length
+
+
+def _steps(modules, y, y_hat):
+    """Every step of `hifigan-fast train`, and those of a loop that calls discriminators and losses apart."""
+    losses = bench.FastLosses
+    bench.discriminator_step(modules, y, y_hat, losses)
+    bench.frozen_generator_step(modules, y, y_hat, losses)
+    for step, needs in ((discriminator_step_loss, False), (generator_step_loss, True)):
+        with bench.frozen(*modules) if needs else contextlib.nullcontext():
+            found = step(modules, y, y_hat.detach().requires_grad_(needs))
+            (found.adversarial + getattr(found, "features", 0)).backward()
+
+
+def this_device():
+    """The name of this machine's GPU among targets; ValueError where there is none that the kernels run on."""
+    device = torch.device("cuda")
+    reason = dispatch.BACKENDS["triton"].cannot_run(device, torch.float32) if torch.cuda.is_available() else "no GPU"
+    if reason:
+        raise ValueError(f"target: expected a device's name, sm_90 say, since none can be used here: {reason}")
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def compiled(target, precision, modules=None, steps=_steps):
+    """Compile the kernels of `steps` for a device, there or not, into Triton's cache -> the compiled kernels.
+
+    Args:
+        target: as Triton names it, "sm_90" say.
+        precision: of `PRECISIONS`; float32 is multiplied in TF32 where PyTorch is set so.
+        modules: the discriminators; default: HiFi-GAN's.
+    """
+    modules = bench.build(bench.ENSEMBLES["both"], plain=False) if modules is None else modules
+    dtype, y = PRECISIONS[precision], torch.zeros(SHAPE, dtype=torch.float32, device="cpu")
+    tf32 = target.startswith("sm_") and ahead.asked_for_tf32()
+    half = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
+    with (
+        ahead.pretending(ahead.Absent(target, tf32)),
+        dispatch.use_backend("triton"),
+        ahead.side_by_side() as asked,
+        half,
+    ):
+        steps(modules, y, y.clone())
+    return [future.result() for future in asked]
+
+
+def _versions():
+    import triton
+
+    return {"hifigan_fast": __version__, "triton": triton.__version__}
+
+
+def pack(path, kernels, target):
+    """Write compiled kernels to a zip file -> its size in bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(MANIFEST, json.dumps({**_versions(), "target": target}))
+        for kernel in {kernel.hash: kernel for kernel in kernels}.values():
+            for name, source in kernel.metadata_group.items():
+                if Path(name).suffix in KEPT:
+                    file.write(source, f"{kernel.hash}/{name}")
+    return Path(path).stat().st_size
+
+
+def unpack(path):
+    """Put a pack's kernels into Triton's cache -> (how many, the device's name). ValueError for what is no pack, or one
+    of other versions."""
+    from triton.runtime.cache import get_cache_manager
+
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: expected a pack of `hifigan-fast warm --out`, got another kind of file")
+    with zipfile.ZipFile(path) as file:
+        if MANIFEST not in file.namelist():
+            raise ValueError(f"{path}: expected a pack of `hifigan-fast warm --out`, got a zip file without {MANIFEST}")
+        manifest, kernels = json.loads(file.read(MANIFEST)), {}
+        for name, version in _versions().items():
+            if manifest.get(name) != version:
+                raise ValueError(f"{path}: made with {name} {manifest.get(name)}, here is {version}: pack it again")
+        for member in file.namelist():
+            if member != MANIFEST:
+                key, _, name = member.partition("/")
+                kernels.setdefault(key, {})[Path(name).name] = file.read(member)
+    for key, files in kernels.items():
+        if not key.isalnum():
+            raise ValueError(f"{path}: expected kernels by Triton's keys, got {key!r}")
+        cache = get_cache_manager(key)
+        placed = {name: cache.put(data, name, binary=True) for name, data in files.items()}
+        (described,) = (name for name in files if name.endswith(".json"))
+        cache.put_group(described, placed)
+    return len(kernels), manifest["target"]
+
+
+def run(target, precisions, out=None, source=None, say=print):
+    """The command: compile and pack, or unpack `source`. ValueError where no device is named and none is there."""
+    if source is not None:
+        say("unpacked {} kernels for {}".format(*unpack(source)))
+        return 0
+    target, begin, kernels = target or this_device(), time.perf_counter(), []
+    if not NAMED.fullmatch(target):
+        raise ValueError(f"target: expected sm_80 or later, or gfx942 or its like, got {target!r}")
+    for precision in precisions:
+        kernels += compiled(target, precision)
+    count = len({kernel.hash for kernel in kernels})
+    say(f"compiled {count} kernels for {target}, {', '.join(precisions)}: {time.perf_counter() - begin:.0f} s")
+    if out is not None:
+        say(f"packed: {out}, {pack(out, kernels, target) / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,382 @@
+"""hifigan-fast bench: what is timed, what the figures say of each other, the report, Ctrl-C, bad input."""
+
+import html.parser
+import json
+import re
+import signal
+import sys
+import xml.etree.ElementTree as xml
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import tqdm
+
+from hifigan_fast import dispatch, info, parity
+from hifigan_fast.bench import command, report, timing
+from hifigan_fast.bench.steps import GENERATOR, ORIGINAL, OURS, PASSES, QUICK_RIVALS, RIVALS, WAYS
+from hifigan_fast.bench.workloads import WORKLOADS, modules_of
+from hifigan_fast.cli import main
+
+GREEN = parity.Verdict({"maps": (parity.LIMIT - 0.01, "real 0.1"), "logits": (1.0, "real 0")})
+RED = parity.Verdict({"maps": (parity.LIMIT + 0.01, "real 0.1"), "logits": (1.0, "real 0")})
+
+
+@pytest.fixture
+def bar(monkeypatch):
+    """The progress bar's total, and what it was moved by."""
+    seen = SimpleNamespace(bar=None, moved=[])
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            seen.bar = self
+
+        def update(self, n=1):
+            seen.moved.append(n)
+            return super().update(n)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    return seen
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """gate(verdict): what the gate finds. Returns what it will have been asked for."""
+
+    def make(verdict=GREEN):
+        asked = {}
+
+        def check(report, **how):
+            asked.update(how)
+            for ensemble in parity.ENSEMBLES:
+                report(ensemble, {"cpu": verdict})
+            return dict.fromkeys(parity.ENSEMBLES, {"cpu": verdict})
+
+        monkeypatch.setattr(parity, "check", check)
+        return asked
+
+    return make
+
+
+@pytest.fixture
+def made_up(gate, monkeypatch):
+    """made_up(seconds): the times of ours; PyTorch's ways take twice as long. Returns what the gate is asked for."""
+
+    def make(seconds=(1.0, 1.0, 1.0)):
+        def measure(workload, waves, steps, ways, repeats, bar, peak):
+            times = {name: [9.0, *(s * (1 if way.ours else 2) for s in seconds)] for name, way in ways.items()}
+            for ensemble in ("mpd", "both"):
+                for step in steps:
+                    for row in timing.rows_of(times, {}):
+                        yield {"ensemble": ensemble, "step": step, **row, "gflops": 100.0, "of_peak": 0.5}
+
+        monkeypatch.setattr(timing, "measure", measure)
+        return gate()
+
+    return make
+
+
+def bench(out, *flags):
+    return main(["bench", "--out", str(out), *flags])
+
+
+def results(folder):
+    return json.loads((folder / "bench.json").read_text())
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("flags, count", [([], 3 * (2 + 3)), (["--workload", "bigvgan", "--rivals", "bf16"], 2 * 3)])
+def test_a_run(gate, bar, tmp_path, capsys, flags, count):
+    """Every ensemble, both halves, by the original loop, by frozen discriminators and by ours."""
+    gate()
+    assert bench(tmp_path, "--batch-size", "1", "--segment", "200", "--repeats", "1", *flags) == 0
+    assert "× best rival" in capsys.readouterr().out
+    result = results(tmp_path)
+    assert len(result["speed"]) == count and all(row["ms"] > 0 and row["gflops"] > 0 for row in result["speed"])
+    assert result["versions"]["torch"] and result["parity"]["msd"] and result["ceilings"]["gbytes"] > 0
+    assert result["processor"] == info.processor() and result["batch"] == 1 and result["segment"] == 200
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert sum(bar.moved) == bar.bar.total
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("workload", ["hifigan", "vits", "bigvgan"])
+def test_all_ways_do_the_same_step(workload):
+    """In float32 the gradient of the waveform is the same by every way, in bfloat16 about it."""
+    torch.manual_seed(0)
+    y, y_hat = parity.waveforms(1, 600)
+    ways = {name: way for name, way in WAYS.items() if name != "compile"}
+    modules, grads = modules_of(WORKLOADS[workload], ways), {}
+    for name, way in ways.items():
+        seen = []
+        leaf = y_hat.clone()
+        for step in way.steps:
+            for ensemble in modules[name].values():
+                for module in ensemble:
+                    module.eval()  # spectral norm stays where it is
+                with _last_waveform(seen):
+                    way.call(step, ensemble, y, leaf)()
+        grads[name] = torch.cat([t.flatten() for t in seen if t is not None])
+    for name, way in ways.items():
+        assert len(grads[name]) == len(grads[ORIGINAL]) > 0, name
+        error = (grads[name] - grads[ORIGINAL]).norm() / grads[ORIGINAL].norm()
+        assert error < (1e-4 if way.dtype == "float32" else 0.3), name
+
+
+class _last_waveform:
+    """Within the block, gradients of detached waveforms that ask for one are collected."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def __enter__(self):
+        self.kept, made = torch.Tensor.requires_grad_, []
+        self.made = made
+
+        def requires_grad_(tensor, needs=True):
+            if needs and tensor.dim() == 3 and tensor.shape[1] == 1 and not isinstance(tensor, torch.nn.Parameter):
+                made.append(tensor)
+            return self.kept(tensor, needs)
+
+        torch.Tensor.requires_grad_ = requires_grad_
+
+    def __exit__(self, *_):
+        torch.Tensor.requires_grad_ = self.kept
+        self.seen.extend(tensor.grad for tensor in self.made)
+
+
+def test_a_way_that_fails_is_its_error_and_the_others_go_on():
+    def fails():
+        raise RuntimeError("no such thing\nat all")
+
+    calls, errors = timing._guarded({ORIGINAL: lambda: None, "channels_last": fails, OURS: lambda: None})
+    rows = {row["way"]: row for row in timing.rows_of(timing.interleaved(calls, 2), errors)}
+    assert rows["channels_last"]["error"] == "RuntimeError: no such thing"
+    assert rows[OURS]["best_rival"] == ORIGINAL and "ms" in rows[OURS]
+
+
+def test_ours_is_held_against_the_original_and_the_best_rival_of_its_dtype():
+    times = {ORIGINAL: [9, 4, 4], "frozen": [9, 2, 2], "bf16": [9, 3, 3], OURS: [9, 1, 1], f"{OURS} bf16": [9, 5, 5]}
+    rows = {row["way"]: row for row in timing.rows_of(times, {})}
+    assert rows[OURS]["over_original"]["median"] == 4 and rows[OURS]["first_s"] == 9
+    assert (rows[OURS]["best_rival"], rows[OURS]["over_best"]["median"]) == ("frozen", 2)
+    lost = rows[f"{OURS} bf16"]
+    assert (lost["best_rival"], lost["over_best"]["median"]) == ("bf16", 0.6)
+    assert rows["frozen"]["over_best"] is None and rows["frozen"]["over_original"]["median"] == 2
+    where = {"ensemble": "both", "step": GENERATOR, "of_peak": None}
+    assert "(slower)" in timing.line(where | lost) and "0.60 bf16 (slower)" in report.table([where | lost])
+
+
+@pytest.mark.parametrize(
+    "ours, original, noisy",
+    [
+        ([1.0, 1.05, 1.1], [2.0, 2.1, 2.2], False),
+        ([1.0, 1.0, 1.2], [2.0, 2.0, 2.4], True),  # both slow down: the ratio stays
+        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.5], True),
+        ([1.0, 1.1, 1.0], [2.1, 1.9, 2.1], True),  # each is steady enough, the ratio is not
+        ([1.0], [2.0], False),  # which one pair does not tell
+    ],
+)
+def test_a_wide_spread_is_noise(ours, original, noisy):
+    _, row = timing.rows_of({ORIGINAL: [9, *original], OURS: [9, *ours]}, {})
+    assert row["noisy"] is noisy and (row["spread"] is None) == (len(ours) == 1)
+    text = report.table([{"ensemble": "mpd", "step": "forward", "of_peak": 0.5, **row}])
+    assert (timing.ADVICE in text and " !" in text) if noisy else "!" not in text
+
+
+def test_noise_is_said_everywhere(made_up, tmp_path, capsys):
+    made_up(seconds=(1.0, 1.0, 1.4))
+    assert bench(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "40% !" in out and timing.ADVICE in out
+    assert results(tmp_path)["noise"] == timing.ADVICE and all(row["noisy"] for row in results(tmp_path)["speed"])
+    assert timing.ADVICE in (tmp_path / "report.html").read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page, in balance, and what it would load."""
+
+    VOID = {"meta", "link", "br", "img", "hr"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.loads = [], set(), []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href") and not value.startswith("#")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.loads += [value for name, value in attrs if name in ("src",)]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_one_page_that_loads_nothing(made_up, tmp_path):
+    made_up()
+    files = [tmp_path / name for name in ("a/figures.json", "b/bars.svg", "c/page.html")]
+    flags = [part for kind, file in zip(("--json", "--figure", "--html"), files) for part in (kind, str(file))]
+    assert bench(tmp_path / "unused", *flags) == 0 and not (tmp_path / "unused").exists()
+    text = files[2].read_text()
+    page = Page(text)
+    assert {"svg", "table", "style", "title"} <= page.tags and page.loads == []
+    assert 'aria-label="both: ' in text and "prefers-color-scheme" not in text and "color-scheme: light dark" in text
+    assert info.processor() in text and "hifigan-fast" in text and "<script" not in text and "#000000" not in text
+    xml.fromstring(files[1].read_bytes())
+
+
+def test_ctrl_c_keeps_what_was_measured(made_up, monkeypatch, tmp_path, capsys):
+    made_up()
+    measure = timing.measure
+
+    def interrupted(*args):
+        for count, row in enumerate(measure(*args)):
+            if count == 4:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(timing, "measure", interrupted)
+    assert bench(tmp_path) == 128 + signal.SIGINT
+    assert "stopped; measured by then:" in capsys.readouterr().out
+    assert len(results(tmp_path)["speed"]) == 4 and (tmp_path / "report.html").exists()
+
+
+def test_the_quick_gate_judges_what_is_measured_and_the_full_one_everything(made_up, tmp_path):
+    asked = made_up()
+    for backend in ("reference", "modules"):
+        with dispatch.use_backend(backend):
+            assert bench(tmp_path) == 0
+        assert asked["backends"] == [backend] and asked["length"] == 4096
+    assert {row["way"] for row in results(tmp_path)["speed"]} == {*QUICK_RIVALS, OURS}
+    assert bench(tmp_path, "--full") == 0
+    assert asked["backends"] == parity.able() and asked["length"] == 8192
+    found = {(row["step"], row["way"]) for row in results(tmp_path)["speed"]}
+    assert {way for _, way in found} == set(WAYS) and {step for step, _ in found} == set(PASSES)
+
+
+def test_no_speed_is_printed_when_parity_is_red(tmp_path, gate, monkeypatch, capsys):
+    gate(RED)
+    monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured although parity is red"))
+    assert command.run(out=tmp_path) == 1
+    assert "parity FAILED" in capsys.readouterr().out and not (tmp_path / "bench.json").exists()
+
+
+def saved(path, ms, **changes):
+    """A bench.json of one row."""
+    times = {ORIGINAL: [9, *(2e-3 * m for m in ms)], OURS: [9, *(1e-3 * m for m in ms)]}
+    rows = [{"ensemble": "both", "step": GENERATOR, **row} for row in timing.rows_of(times, {})]
+    where = {"processor": "one", "threads": 2, "what": "it", "batch": 4, "segment": 8192}
+    path.write_text(json.dumps({"format": report.FORMAT, **where, "speed": rows} | changes))
+    return str(path)
+
+
+def test_two_runs_are_compared(tmp_path, capsys):
+    old = saved(tmp_path / "old.json", [100, 105, 110])
+    for ms, said in (
+        ([108, 109, 120], r"\+3\.8%\s*$"),
+        ([130, 131, 140], r"\+24\.8%\s+slower"),
+        ([90, 95, 99], "faster"),
+    ):
+        assert main(["bench", "--compare", old, saved(tmp_path / "new.json", ms)]) == 0
+        found = capsys.readouterr().out.splitlines()[-1]
+        assert re.search(said, found), found
+    assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [500, 510, 520], processor="two")]) == 0
+    found = capsys.readouterr().out
+    assert "+0.0%" in found and "slower" not in found and "other machine" in found
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--workload", "nonsense"], "invalid choice: 'nonsense'"),
+        (["--rivals", "numpy"], "invalid choice: 'numpy'"),
+        (["--repeats", "0"], "expected at least 1, got 0"),
+        (["--data", "/no/such/folder"], "error: data: expected a folder of wavs"),
+        (["--compare", "/no/such.json", "/no/such.json"], "No such file or directory: '/no/such.json'"),
+        (["--compare", "{old}", "{old}"], r"expected a bench.json of format 2, got None in .*old.json; measure again"),
+        (["--compare", "{text}", "{text}"], "error: compare: .*text.json is not JSON"),
+        (["--figure", "bars.nonsense"], "error: figure: expected a .png or .svg file, got 'bars.nonsense'"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):
+    (tmp_path / "old.json").write_text('{"speed": []}')
+    (tmp_path / "text.json").write_text("speed")
+    args = [arg.format(old=tmp_path / "old.json", text=tmp_path / "text.json") for arg in args]
+    try:
+        status = bench(tmp_path / "out", *args)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2 and re.search(said, capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
+def test_the_commands_choices_are_what_there_is():
+    """They are spelled out where the command line is read, which loads no torch."""
+    from hifigan_fast import cli
+
+    chosen = {a.dest: a.choices for a in cli._parser()._subparsers._group_actions[0].choices["bench"]._actions}
+    assert tuple(chosen["workload"]) == tuple(WORKLOADS) and tuple(chosen["rivals"]) == RIVALS
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_folder_of_wavs_is_measured(made_up, tmp_path, capsys, count):
+    pytest.importorskip("soundfile")
+    from hifigan_fast.voice import write_clips
+
+    asked = made_up()
+    write_clips(tmp_path / "wavs", count, 0.5)
+    assert bench(tmp_path / "out", "--data", str(tmp_path / "wavs")) == 0
+    assert [len(clip) for clip in asked["clips"]] == count * [11025] and "the clips of " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        (np.zeros((300, 2)), "0.wav has 2 channels, expected 1"),
+        (np.full(300, np.nan), "0.wav has 300 values that are not finite"),
+        (np.zeros(0), "0.wav has no samples"),
+        (None, "expected wavs or FLAC files in .*, got none; convert its 1 .mp3 files"),
+    ],
+)
+def test_wavs_that_cannot_be_measured_are_named_before_anything_runs(made_up, tmp_path, capsys, values, said):
+    soundfile = pytest.importorskip("soundfile")
+    asked = made_up()
+    if values is None:
+        (tmp_path / "0.mp3").touch()
+    else:
+        soundfile.write(tmp_path / "0.wav", values, 22050, subtype="FLOAT")
+    assert bench(tmp_path / "out", "--data", str(tmp_path)) == 2
+    assert re.search(f"error: data: .*{said}", capsys.readouterr().err)
+    assert not asked and not (tmp_path / "out").exists()
+
+
+def test_it_says_what_to_install_before_it_works(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "--data", "nowhere"]) == 2
+    assert "needs matplotlib: pip install 'hifigan-fast[bench]'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("narrow")
+def test_estimate(tmp_path, capsys):
+    pytest.importorskip("librosa")
+    from hifigan_fast.training.config import BUILT_IN
+
+    from .training.tiny import CONFIG
+
+    built_in = json.loads(BUILT_IN["v1"].read_text())
+    (tmp_path / "tiny.json").write_text(json.dumps(built_in | CONFIG))
+    flags = ["--config", str(tmp_path / "tiny.json"), "--batch-size", "2", "--steps", "3600", "--repeats", "1"]
+    assert main(["estimate", *flags, "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    found = dict(re.findall(r"^(hifigan_fast|plain PyTorch, this loop) +([0-9.]+ +[0-9.]+)", out, re.M))
+    assert len(found) == 2 and "batch 2 × 1024, fp32" in out and " × as fast" in out
+    for line in found.values():
+        seconds, hours = map(float, line.split())
+        assert hours == pytest.approx(seconds, abs=0.06)  # 3600 steps, to their rounding
+    assert main(["estimate", "--config", "v9"]) == 2 and "v9" in capsys.readouterr().err
