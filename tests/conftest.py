@@ -1,6 +1,7 @@
 """Shared by all tests: real speech where it is there, NaN-poisoned allocations, few channels; Triton's interpreter
 without a GPU."""
 
+import functools
 import os
 
 # All workers' threads together are one a core; read where torch is first imported.
@@ -21,7 +22,7 @@ os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # they do not 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read where Triton's kernels are first imported
 
-from hifigan_fast import reference
+from hifigan_fast import discriminators, parity, reference, self_check
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.voice import synthetic_voice
 
@@ -91,6 +92,17 @@ def narrow():
     with pytest.MonkeyPatch.context() as patch:  # its own: a test may undo the other's changes
         patch.setattr(reference.discriminators, "nn", SimpleNamespace(**few))
         yield
+
+
+@pytest.fixture
+def small_check(monkeypatch, narrow):
+    """A check at first contact has a short waveform and one period of few channels; the flags it sets are put back."""
+    monkeypatch.setattr(self_check, "LENGTH", 150)
+    pair = tuple(functools.partial(m.MultiPeriodDiscriminator, (2,)) for m in (discriminators, reference))
+    monkeypatch.setattr(parity, "ENSEMBLES", {"mpd": pair})
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import cache, discriminators, dispatch, info, parity, reference, self_check, trust
+from hifigan_fast import cache, dispatch, info, parity, reference, self_check, trust
 from hifigan_fast.backends.reference import ReferenceBackend
 from hifigan_fast.backends.triton import TritonBackend
 
@@ -22,7 +22,6 @@ from .wrong import backends as wrong
 
 CPU = torch.device("cpu")
 DEVICE = "a planted device"
-ENSEMBLES = dict(parity.ENSEMBLES)
 RIGHT, FAILED = (
     {"passed": True, "figures": "ok"},
     {"passed": False, "figures": "FAIL, worst ratio 37.00 (maps: real 0)"},
@@ -54,18 +53,13 @@ WRONG = [wrong.PadOffByOne, wrong.MaskOfTheWrongSign, wrong.WeightsInHalf, Match
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch, narrow):
-    """A cache folder of its own, an ensemble of one period, and a process that has met no device."""
+def home(tmp_path, monkeypatch, small_check):
+    """A cache folder of its own, and a process that has met no device."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(trust.VARIABLE, raising=False)
-    monkeypatch.setattr(self_check, "LENGTH", 150)
-    pair = tuple(functools.partial(m.MultiPeriodDiscriminator, (2,)) for m in (discriminators, reference))
-    monkeypatch.setattr(parity, "ENSEMBLES", {"mpd": pair})
     monkeypatch.setattr(dispatch.BACKENDS["cpu"], "cannot_run", lambda *_: "no such device", raising=False)
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     another_process()
     yield tmp_path / "hifigan_fast"
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
     another_process()
 
 
@@ -125,16 +119,6 @@ def test_a_wrong_kernel_is_caught_and_not_used_again(kind, plant):
         assert "please report" in warning
         another_process()
     assert checks == [("triton", "cpu", "float32")]
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("kind", wrong.ALL, ids=lambda cls: cls.__name__)
-def test_the_check_catches_every_planted_bug(kind, plant, monkeypatch):
-    """With both ensembles, as on a device; few channels, and a short waveform."""
-    monkeypatch.setattr(parity, "ENSEMBLES", ENSEMBLES)
-    monkeypatch.setattr(self_check, "LENGTH", 400)
-    plant(kind)
-    assert not self_check.judged("triton", CPU, "float32")["passed"]
 
 
 def test_a_right_kernel_is_checked_once(plant, home, caplog):
@@ -341,85 +325,3 @@ def test_a_checker_that_dies_lets_the_next_one_check(plant, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert dispatch.no_kernels(CPU, torch.float32) is None and len(checks) == 1
-
-
-CHILD = "import functools, json, os, time\n\nsay = functools.partial(print, flush=True)\n\ndef main(*what):\n"
-ENDED = "the check ended with status"
-CHILDREN = {
-    "passed": ("say('{\"passed\": true}')", {"passed": True}),
-    "said more": ("say('welcome\\n{\"passed\": true}')", {"passed": True}),
-    "fell": ("os.kill(os.getpid(), 6)", {"passed": False, "figures": f"{ENDED} -6: nothing said"}),
-    "fell when all was said": ("say('{\"passed\": true}'); os.kill(os.getpid(), 11)", {"passed": True}),
-    "hangs": ("time.sleep(60)", {"passed": False, "figures": "no end within 1 s"}),
-    "killed": ("os.kill(os.getpid(), 9)", {"unchecked": f"{ENDED} -9: nothing said"}),
-    "raised": ("raise RuntimeError('a bug')", {"unchecked": f"{ENDED} 1: RuntimeError: a bug"}),
-    "said nothing": ("pass", {"unchecked": f"{ENDED} 0: nothing said"}),
-    "said something else": ("say('3')", {"unchecked": f"{ENDED} 0: nothing said"}),
-    "arguments": (
-        "say(json.dumps({'what': what, 'set': [k for k in os.environ if k.startswith('HIFIGAN')]}))",
-        {"what": ["triton", "cuda:1", "tf32"], "set": [trust.VARIABLE]},
-    ),
-}
-
-
-@pytest.mark.parametrize("body, expected", CHILDREN.values(), ids=CHILDREN)
-def test_the_process_of_a_check(body, expected, tmp_path, monkeypatch):
-    """What it says, or how it ends, is the verdict; here it finds another package in the place of this one."""
-    package = tmp_path / "hifigan_fast"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "self_check.py").write_text(f"{CHILD}    {body}\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("HIFIGAN_FAST_SAVE", "bf16")
-    if "sleep" in body:
-        monkeypatch.setattr(trust, "SECONDS", 1)
-    assert trust.run("triton", "cuda:1", "tf32") == expected
-
-
-def test_no_process_to_check_in(monkeypatch):
-    monkeypatch.setattr(trust.sys, "executable", "/no/such/python")
-    assert "no process to check in: " in trust.run("triton", "cuda", "float32")["unchecked"]
-
-
-@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16", "float16", "tf32"])
-def test_the_check_prints_a_verdict(arithmetic, capsys):
-    self_check.main("reference", "cpu", arithmetic)
-    found = json.loads(capsys.readouterr().out)
-    assert found["passed"] and "ok, worst ratio " in found["figures"]
-    assert torch.backends.cudnn.allow_tf32 is (arithmetic == "tf32")
-
-
-def raises(error):
-    def call(*_, **__):
-        raise error
-
-    return call
-
-
-@pytest.mark.parametrize(
-    "error, expected",
-    [
-        (torch.OutOfMemoryError("no room\nand more"), {"unchecked": "OutOfMemoryError: no room"}),
-        (RuntimeError("an illegal access"), {"passed": False, "figures": "RuntimeError: an illegal access"}),
-        (AssertionError(), {"passed": False, "figures": "AssertionError: "}),
-    ],
-)
-def test_what_a_check_raises(error, expected, monkeypatch, capsys):
-    monkeypatch.setattr(self_check, "check", raises(error))
-    self_check.main("reference", "cpu", "float32")
-    assert json.loads(capsys.readouterr().out) == expected
-
-
-def test_a_device_that_takes_no_second_process(monkeypatch, capsys):
-    monkeypatch.setattr(self_check.torch, "zeros", raises(RuntimeError("busy or unavailable")))
-    self_check.main("reference", "cpu", "float32")
-    expected = "the device takes no second process: RuntimeError: busy or unavailable"
-    assert json.loads(capsys.readouterr().out) == {"unchecked": expected}
-
-
-@pytest.mark.exhaustive
-def test_the_check_as_it_runs_on_a_device(monkeypatch):
-    """A process of its own, real layers."""
-    monkeypatch.setattr(trust, "SECONDS", 3600)
-    found = trust.run("reference", "cpu", "bfloat16")
-    assert found["passed"], found

@@ -178,6 +178,7 @@ def test_until_it_has_run_the_backend_says_so(device, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to tune for")
-def test_without_a_gpu_it_says_so(capsys):
-    assert cli.main(["tune"]) == 2
+@pytest.mark.parametrize("flags", [[], ["--quick"]])
+def test_without_a_gpu_it_says_so(flags, capsys):
+    assert cli.main(["tune", *flags]) == 2
     assert "cannot tune here: no GPU" in capsys.readouterr().err
