@@ -4,14 +4,16 @@ The backward pass does what is needed and no more: a discriminator's step comput
 step with frozen discriminators no weight gradient and nothing for the real half. Nothing here knows of autograd.
 """
 
+import functools
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from . import norms
 from .backends.contract import Backend, LayerGrads, weights_of, widened
-from .geometry import Ensemble
+from .geometry import Ensemble, Runs
 
 
 @dataclass
@@ -74,18 +76,24 @@ def flat_waves(call, waves):
     A waveform may be None where nothing will read it.
     """
     e, given = call.ensemble, next(w for side in waves for w in side if w is not None)
-    absent = [given.new_empty(e.samples * length) for length in e.lengths]
-    flat = in_a_row([other if wave is None else wave for side in waves for wave, other in zip(side, absent)])
+    flat = in_a_row(
+        [
+            given.new_empty(e.samples * length) if wave is None else wave
+            for side in waves
+            for wave, length in zip(side, e.lengths)
+        ]
+    )
     return widened(flat, call.dtype)
 
 
 def in_a_row(tensors):
     """Tensors as one flat tensor, in the order of their elements: a view where they lie one behind the other."""
-    ends = [t.data_ptr() + t.numel() * t.itemsize for t in tensors]
-    starts = [t.data_ptr() for t in tensors[1:]]
-    one_storage = len({t.untyped_storage().data_ptr() for t in tensors}) == 1
-    if one_storage and ends[:-1] == starts and all(t.is_contiguous() and not t.is_neg() for t in tensors):
-        return tensors[0].as_strided((sum(t.numel() for t in tensors),), (1,))
+    starts, sizes = [t.data_ptr() for t in tensors], [t.numel() for t in tensors]
+    ends = [start + size * tensors[0].itemsize for start, size in zip(starts, sizes)]
+    if ends[:-1] == starts[1:] and all(t.is_contiguous() and not t.is_neg() for t in tensors):
+        one_storage = len({t.untyped_storage().data_ptr() for t in tensors}) == 1
+        if one_storage and len({t.dtype for t in tensors}) == 1:
+            return tensors[0].as_strided((sum(sizes),), (1,))
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
@@ -100,17 +108,22 @@ def map_layout(ensemble, depth, stack):
     return shape[:dims], strides[:dims]
 
 
-def maps_of(ensemble, buffers):
-    """The maps as views of the layers' output buffers: of each side, each stack, each depth."""
-    offsets = [ensemble.offsets(depth + 1, ensemble.members)[0] for depth in range(len(buffers))]
+def _map_places(ensemble):
+    """(depth, what `as_strided` takes) of each map in the order of `maps_of`."""
+    depths = range(len(ensemble.layers))
+    offsets = [ensemble.offsets(depth + 1, ensemble.members)[0] for depth in depths]
     return [
-        buffers[depth].as_strided(
-            *map_layout(ensemble, depth, stack), offsets[depth][stack, side] * ensemble.layers[depth].out_channels
-        )
+        (depth, *map_layout(ensemble, depth, stack), offsets[depth][stack, side] * ensemble.layers[depth].out_channels)
         for side in range(ensemble.sides)
         for stack in range(len(ensemble.stacks))
-        for depth in range(len(buffers))
+        for depth in depths
     ]
+
+
+def maps_of(ensemble, buffers):
+    """The maps as views of the layers' output buffers: of each side, each stack, each depth."""
+    places = ensemble.once("maps", lambda: _map_places(ensemble))
+    return [buffers[depth].as_strided(shape, strides, offset) for depth, shape, strides, offset in places]
 
 
 def forward(call, waves, weights, members=None):
@@ -120,11 +133,10 @@ def forward(call, waves, weights, members=None):
         waves: as `flat_waves` makes them.
         weights: [depth].
     """
-    e, buffers = call.ensemble, [waves]
+    e, buffers, members = call.ensemble, [waves], tuple(members or call.ensemble.members)
     for depth, layer in enumerate(e.layers):
         out = call.empty(depth + 1, e.members, waves.device)
-        runs = e.runs(depth, tuple(members or e.members))
-        call.backend.forward(call.role(depth), layer, runs, buffers[-1], weights[depth], out)
+        call.backend.forward(call.role(depth), layer, e.runs(depth, members), buffers[-1], weights[depth], out)
         buffers.append(out)
     return buffers[1:]
 
@@ -136,7 +148,22 @@ def normalised(call, layers):
     return scaling, packed, weights_of(call.ensemble.layers, sets, scaling, packed)
 
 
-@dataclass(frozen=True)
+class Step(NamedTuple):
+    """What a backward pass does at one depth.
+
+    Attributes:
+        stacks: whose parameters have a gradient, (stack, its weight sets that have rows); runs: of their members.
+        then: what is sent down, "waves", "input" or nothing; below: the runs that send it.
+    """
+
+    depth: int
+    stacks: list
+    runs: tuple
+    then: str | None
+    below: tuple
+
+
+@dataclass(frozen=True, eq=False)
 class Wanted:
     """Whose gradients a backward pass computes.
 
@@ -151,28 +178,92 @@ class Wanted:
     active: tuple
 
     @classmethod
-    def of(cls, ensemble, waves, layers, given):
-        """`given`: the members any of whose maps has a gradient."""
-        wanted = cls(ensemble, waves, layers, ())
-        return replace(wanted, active=tuple(m for m in given if wanted.below(m, len(ensemble.layers))))
+    def of(cls, call, needs, given):
+        """`needs`: of each waveform and parameter, flat; `given`: the members any of whose maps has a gradient."""
+        needs, given = tuple(needs), tuple(given)
+
+        def make():
+            waves, layers = call.split(needs)
+            whole = cls(call.ensemble, waves, layers, ())
+            depths = len(call.ensemble.layers)
+            return cls(call.ensemble, waves, layers, tuple(m for m in given if whole.below(m, depths)))
+
+        return call.ensemble.once(("wanted", needs, given), make)
 
     def below(self, member, depth):
         """Whether anything below `depth` of this member wants a gradient."""
         stack, side = member
         return self.waves[side][self.ensemble.waves[stack]] or any(any(n) for n in self.layers[stack][:depth])
 
+    @functools.cached_property
     def jobs(self):
         """The layers of which a parameter's gradient is computed, (stack, depth), from the head down."""
         stacks = sorted({stack for stack, _ in self.active})
         depths = range(len(self.ensemble.layers) - 1, -1, -1)
         return [(stack, depth) for depth in depths for stack in stacks if any(self.layers[stack][depth])]
 
+    @functools.cached_property
     def reaches_waves(self):
         return any(self.below(member, 0) for member in self.active)
 
+    @functools.cached_property
+    def steps(self):
+        """The `Step`s, from the head down."""
+        found = []
+        for depth in range(len(self.ensemble.layers) - 1, -1, -1):
+            if not any(self.below(member, depth + 1) for member in self.active):
+                break
+            found.append(self._step(depth))
+        return found
+
+    def _step(self, depth):
+        e, active = self.ensemble, self.active
+        runs = dict(zip(active, e.runs(depth, active)))
+        own = [stack for stack, at in self.jobs if at == depth]
+        used = {e.weight_sets[stack][side] for stack, side in active}
+        sets = [[s for s in dict.fromkeys(e.weight_sets[stack]) if s in used] for stack in own]
+        below = [member for member in active if self.below(member, depth)]
+        then = None if not below else "input" if depth else "waves"
+        return Step(
+            depth,
+            list(zip(own, sets)),
+            Runs(run for member, run in runs.items() if member[0] in own),
+            then,
+            Runs(runs[member] for member in (active if depth else below)),
+        )
+
     def kind(self, index, flat):
         """The jobs whose raw, magnitude or bias (`index`) gradient a pass returns: all where they are one tensor."""
-        return [job for job in self.jobs() if flat or self.layers[job[0]][job[1]][index]]
+        return [job for job in self.jobs if flat or self.layers[job[0]][job[1]][index]]
+
+    @functools.cached_property
+    def _wave_sizes(self):
+        e = self.ensemble
+        return [e.samples * length for length in e.lengths] * e.sides
+
+    @functools.cached_property
+    def _reached_waves(self):
+        """Which of a call's waveforms, by their number, have a gradient."""
+        e = self.ensemble
+        reached = {(side, e.waves[stack]) for stack, side in self.active if self.waves[side][e.waves[stack]]}
+        places = itertools.product(range(e.sides), range(len(e.lengths)))
+        return [number for number, place in enumerate(places) if place in reached]
+
+    def _places(self, index, flat):
+        """Of the jobs of a `kind`: the sizes of their gradients, and (its argument, its job) of each asked for."""
+        e, jobs = self.ensemble, self.kind(index, flat)
+        layers = [e.layers[depth] for _, depth in jobs]
+        first, depths = e.sides * len(e.lengths), len(e.layers)
+        places = [
+            (first + 3 * (stack * depths + depth) + index, number)
+            for number, (stack, depth) in enumerate(jobs)
+            if self.layers[stack][depth][index]
+        ]
+        return [layer.out_channels if index else layer.weights for layer in layers], places
+
+    @functools.cached_property
+    def _all_places(self):
+        return {flat: [self._places(index, flat) for index in range(3)] for flat in (False, True)}
 
     def gradients(self, tensors, waves, kinds, flat):
         """What `Backward.run` found, as gradients of `Call.split`'s flat arguments `tensors`; None where there is none.
@@ -181,24 +272,22 @@ class Wanted:
             waves: [] or the one tensor of all waveforms' gradients.
             kinds: those of raws, magnitudes and biases; one tensor each for all jobs if `flat`, else one a job.
         """
-        e, found = self.ensemble, {}
+        found = [None] * len(tensors)
         if waves:
-            sizes = [e.samples * length for length in e.lengths] * e.sides
-            places = itertools.product(range(e.sides), range(len(e.lengths)))
-            reached = {(side, e.waves[stack]) for stack, side in self.active if self.waves[side][e.waves[stack]]}
-            found = {place: part for place, part in zip(places, waves[0].split(sizes)) if place in reached}
-        for index, blocks in enumerate(kinds):
-            jobs = self.kind(index, flat)
-            if flat and jobs:
-                layers = [e.layers[depth] for _, depth in jobs]
-                blocks = blocks[0].split([layer.out_channels if index else layer.weights for layer in layers])
-            for job, part in zip(jobs, blocks):
-                if self.layers[job[0]][job[1]][index]:
-                    found[(*job, index)] = part
-        order = [(side, wave) for side in range(e.sides) for wave in range(len(e.lengths))]
-        order += [(*job, i) for job in itertools.product(range(len(e.stacks)), range(len(e.layers))) for i in range(3)]
-        pairs = ((found.get(place), t) for place, t in zip(order, tensors))
-        return [None if grad is None else grad.view(t.shape).to(t.dtype) for grad, t in pairs]
+            parts = waves[0].split(self._wave_sizes)
+            for number in self._reached_waves:
+                found[number] = _like(parts[number], tensors[number])
+        for (sizes, places), parts in zip(self._all_places[flat], kinds):
+            if flat and places:
+                parts = parts[0].split(sizes)
+            for at, number in places:
+                found[at] = _like(parts[number], tensors[at])
+        return found
+
+
+def _like(grad, tensor):
+    grad = grad.view(tensor.shape)
+    return grad if grad.dtype == tensor.dtype else grad.to(tensor.dtype)
 
 
 class Saved:
@@ -248,57 +337,48 @@ class Backward:
         """The gradient of all waveforms as a flat tensor, None where none is wanted; those of parameters, as
         `Backend.parameter_grads` returns them for `Wanted.jobs`."""
         waves, grad = None, self._head_grad()
-        for depth in range(len(self.e.layers) - 1, -1, -1):
-            if not any(self.wanted.below(member, depth + 1) for member in self.active):
-                break
-            self._weight_grads(depth, grad)
-            if depth == 0 and self.wanted.reaches_waves():
-                waves = self._wave_grads(grad)
-            elif any(self.wanted.below(member, depth) for member in self.active):
-                grad = self._input_grad(depth, grad)
-        jobs = [self.jobs[job] for job in self.wanted.jobs()]
+        for step in self.wanted.steps:
+            if step.stacks:
+                self._weight_grads(step, grad)
+            if step.then == "waves":
+                waves = self._wave_grads(step, grad)
+            elif step.then == "input":
+                grad = self._input_grad(step, grad)
+        jobs = [self.jobs[job] for job in self.wanted.jobs]
         return waves, self.backend.parameter_grads(jobs) if jobs else ([], [], [])
 
     def _input(self, depth):
         return self.outputs[depth - 1] if depth else self.waves
 
     def _head_grad(self):
-        grads, spans = self.source.of_heads(self.active), self.e.spans(len(self.e.layers), self.active)
-        like = next((grad for grad in grads if grad is not None), self.weights[0].bias)
-        sizes = [end - first for first, end in spans.values()]
-        parts = [like.new_zeros(n) if grad is None else grad.reshape(-1) for grad, n in zip(grads, sizes)]
-        return in_a_row(parts).to(self.call.dtype)
+        grads = self.source.of_heads(self.active)
+        if any(grad is None for grad in grads):
+            like = next((grad for grad in grads if grad is not None), self.weights[0].bias)
+            spans = self.e.spans(len(self.e.layers), self.active).values()
+            grads = [like.new_zeros(end - first) if g is None else g for g, (first, end) in zip(grads, spans)]
+        grad = in_a_row(grads)
+        return grad if grad.dtype == self.call.dtype else grad.to(self.call.dtype)
 
-    def _input_grad(self, depth, grad_out):
+    def _input_grad(self, step, grad_out):
+        depth = step.depth
         layer, below = self.e.layers[depth], self.e.layers[depth - 1]
-        map_grads, matching = self.source.of_maps(depth - 1, self.active)
+        source = self.source.of_maps(depth - 1, self.active)
         grad_in = self.call.empty(depth, self.active, grad_out.device)
-        runs, role = self.e.runs(depth, self.active), self.call.role(depth)
-        weights, saved = self.weights[depth], self._input(depth)
-        self.backend.input_grad(role, layer, below.slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
+        weights, saved, role = self.weights[depth], self._input(depth), self.call.role(depth)
+        self.backend.input_grad(role, layer, below.slope, step.below, grad_out, weights, saved, *source, grad_in)
         return grad_in
 
-    def _weight_grads(self, depth, grad_out):
-        stacks = [stack for stack, own in self.wanted.jobs() if own == depth]
-        if not stacks:
-            return
-        layer, weights = self.e.layers[depth], self.weights[depth]
-        members = tuple(member for member in self.active if member[0] in stacks)
-        runs = tuple(run for run, member in zip(self.e.runs(depth, self.active), self.active) if member in members)
-        role = self.call.role(depth)
-        sums = self.backend.weight_grad(role, layer, runs, self._input(depth), grad_out, weights)
-        used = {self.e.weight_sets[stack][side] for stack, side in members}
+    def _weight_grads(self, step, grad_out):
+        depth = step.depth
+        layer, weights, role = self.e.layers[depth], self.weights[depth], self.call.role(depth)
+        sums = self.backend.weight_grad(role, layer, step.runs, self._input(depth), grad_out, weights)
         states = [own[depth] for own in self.call.states]
-        for stack in stacks:
-            sets = [s for s in dict.fromkeys(self.e.weight_sets[stack]) if s in used]
+        for stack, sets in step.stacks:
             self.jobs[stack, depth] = LayerGrads(layer, depth, sums, weights, states, sets)
 
-    def _wave_grads(self, grad_out):
-        _, total = self.e.wave_offsets
-        grad = self.weights[0].bias.new_zeros(total)
-        wanted = [self.wanted.below(member, 0) for member in self.active]
-        runs = tuple(itertools.compress(self.e.runs(0, self.active), wanted))
-        self.backend.stem_input_grad(self.e.layers[0], runs, grad_out, self.weights[0], grad)
+    def _wave_grads(self, step, grad_out):
+        grad = self.weights[0].bias.new_zeros(self.e.wave_offsets[1])
+        self.backend.stem_input_grad(self.e.layers[0], step.below, grad_out, self.weights[0], grad)
         return grad
 
 

@@ -8,6 +8,7 @@ are samples in a row. No operation allocates what it returns through an argument
 and none changes an input.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -32,8 +33,9 @@ class WeightSet:
     """The parameters of one layer under one set: effective weights are raw · scale, a scale an output channel.
 
     Attributes:
-        raw: [out, in / groups, taps]: weight norm's direction, spectral norm's original, or the plain weight.
-        magnitude: weight norm's g, [out]; None otherwise.
+        raw: [out, in / groups, taps] or [out, in / groups, taps, 1]: weight norm's direction, spectral norm's original,
+            or the plain weight.
+        magnitude: weight norm's g, out elements; None otherwise.
         sigma: spectral norm's σ, a scalar tensor; None otherwise.
         bias: [out].
     """
@@ -44,21 +46,26 @@ class WeightSet:
     bias: torch.Tensor
 
 
-@dataclass
 class Weights:
     """One layer's weights for a whole ensemble, normalised.
 
     Attributes:
-        scales, norms: of each set, [out].
+        scales, norms: of each set, [out]; None for the norm of another kind.
         bias: [sets, out].
         packed: the effective weights in the backend's own form, where it has one.
     """
 
-    sets: list[WeightSet]
-    scales: list[torch.Tensor]
-    norms: list[torch.Tensor | None]
-    bias: torch.Tensor
-    packed: torch.Tensor | None = None
+    def __init__(self, sets, scaling, bias, packed):
+        self.sets, self._scaling, self.bias, self.packed = sets, scaling, bias, packed
+
+    @functools.cached_property
+    def scales(self):
+        return self._scaling[0].view(len(self.sets), -1).unbind()
+
+    @functools.cached_property
+    def norms(self):
+        norms = self._scaling[1].view(len(self.sets), -1).unbind()
+        return [norm if s.magnitude is not None else None for s, norm in zip(self.sets, norms)]
 
 
 @dataclass
@@ -81,16 +88,12 @@ class LayerGrads:
 
 def weights_of(layers, sets, scaling, packed):
     """What `Backend.prepare` returned for `WeightSet`s [depth][set] -> `Weights` [depth], views of it."""
-    result, row, element = [], 0, 0
-    for layer, own in zip(layers, sets):
-        rows = len(own) * layer.out_channels
-        elements = len(own) * layer.weights
-        scales, norms, bias = (part.view(len(own), -1) for part in scaling[:, row : row + rows])
-        norms = [norm if s.magnitude is not None else None for s, norm in zip(own, norms.unbind())]
-        form = packed[element : element + elements] if packed.numel() else None
-        result.append(Weights(own, list(scales.unbind()), norms, bias, form))
-        row, element = row + rows, element + elements
-    return result
+    rows = [len(own) * layer.out_channels for layer, own in zip(layers, sets)]
+    parts = scaling.split(rows, 1)
+    forms = [None] * len(rows)
+    if packed.numel():
+        forms = packed.split([len(own) * layer.weights for layer, own in zip(layers, sets)])
+    return [Weights(own, part, part[2].view(len(own), -1), form) for own, part, form in zip(sets, parts, forms)]
 
 
 def widened(tensor, dtype):

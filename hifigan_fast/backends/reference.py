@@ -45,7 +45,7 @@ class ReferenceBackend(SetwiseBackend):
         return raw.flatten(1).norm(dim=1)
 
     def _effective(self, weights, run, dtype):
-        weight = weights.sets[run.weights].raw * weights.scales[run.weights][:, None, None]
+        weight = weights.sets[run.weights].raw.flatten(2) * weights.scales[run.weights][:, None, None]
         weight = weight.to(dtype)
         return weight if run.period == 1 else weight.unsqueeze(3)
 
@@ -94,9 +94,10 @@ class ReferenceBackend(SetwiseBackend):
     def _raw_grads(self, weights, grads):
         results = []
         for s, scale, norm, grad in zip(weights.sets, weights.scales, weights.norms, grads):
-            inner = (grad * s.raw).flatten(1).sum(1)
+            raw = s.raw.flatten(2)
+            inner = (grad * raw).flatten(1).sum(1)
             if norm is not None:
-                grad = grad - (inner / norm**2)[:, None, None] * s.raw
+                grad = grad - (inner / norm**2)[:, None, None] * raw
             results.append((grad * scale[:, None, None], inner))
         return results
 

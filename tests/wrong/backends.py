@@ -1,5 +1,6 @@
 """Each class is the reference backend with one mistake that somebody's port has made."""
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,8 @@ class PadOffByOne(ReferenceBackend):
 
 class BiasForgotten(ReferenceBackend):
     def forward(self, role, layer, runs, x, weights, out):
-        bare = replace(weights, bias=torch.zeros_like(weights.bias))
+        bare = copy.copy(weights)
+        bare.bias = torch.zeros_like(weights.bias)
         super().forward(role, layer, runs, x, bare, out)
 
 
@@ -80,8 +82,9 @@ class NormTakenForConstant(ReferenceBackend):
 
 class LastTapForgotten(ReferenceBackend):
     def _conv_input_grad(self, role, layer, run, grad_out, weights, rows):
-        cut = [replace(s, raw=s.raw * (torch.arange(layer.taps) < max(1, layer.taps - 1))) for s in weights.sets]
-        return super()._conv_input_grad(role, layer, run, grad_out, replace(weights, sets=cut), rows)
+        cut, left = copy.copy(weights), torch.arange(layer.taps) < max(1, layer.taps - 1)
+        cut.sets = [replace(s, raw=s.raw.flatten(2) * left) for s in weights.sets]
+        return super()._conv_input_grad(role, layer, run, grad_out, cut, rows)
 
 
 class SecondSideLeftOutOfBias(ReferenceBackend):
