@@ -60,13 +60,13 @@ def run_step(call, kind, waves, parameters):
 
 
 @torch.no_grad()
-def spectral_states(convs, calls, backend):
+def spectral_states(convs, groups, calls, backend):
     """The `norms.Spectral` of the next `calls` calls of `convs`, [call][conv]; None where a conv has another norm.
 
-    Moves `weight_u` and `weight_v` as the calls would, in training mode (torch.nn.utils.spectral_norm).
+    groups: their `norms.spectral_groups`. Moves `weight_u` and `weight_v` as the calls would, in training mode (torch.nn.utils.spectral_norm).
     """
     states = [[None] * len(convs) for _ in range(calls)]
-    for (eps, iterations), members in norms.spectral_groups(convs).items():
+    for (eps, iterations), members in groups.items():
         own = [convs[index] for index in members]
         us, vs = [conv.weight_u for conv in own], [conv.weight_v for conv in own]
         matrices = [conv.weight_orig.flatten(1) for conv in own]

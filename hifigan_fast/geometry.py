@@ -178,6 +178,12 @@ class Ensemble:
         """Rows of a sequence: [stack][depth], depth 0 the fold."""
         return [stack.rows(self.lengths[wave]) for stack, wave in zip(self.stacks, self.waves)]
 
+    def check(self):
+        """ValueError where a waveform is too short for a layer."""
+        if "rows" not in self.__dict__:
+            for stack, wave in zip(self.stacks, self.waves):
+                stack.rows(self.lengths[wave])
+
     def offsets(self, depth, members):
         """First row of each member in a buffer that holds `members` at `depth` (0: the fold), and the total."""
         return self.once(("offsets", depth, tuple(members)), lambda: self._offsets(depth, members))
