@@ -23,7 +23,7 @@ DESCRIPTION = (
     "ScalarType dtype, str backend, str save, str version"
 )
 OPERATORS = torch.ops.hifigan_fast
-PLAIN = {torch.Tensor, torch.nn.Parameter}  # what has no dispatch of its own
+PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}  # what has no dispatch of its own
 LIBRARY = torch.library.Library("hifigan_fast", "DEF")
 LIBRARY.define(
     f"ensemble_forward(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {DESCRIPTION}) "
@@ -204,7 +204,7 @@ def backward(call, given, saved, needs):
         saved: waveforms, parameters, buffers, scaling, packed weights.
     """
     waves, parameters, buffers, scaling, packed = saved
-    if traced((*(t for t in (*waves, *parameters) if t is not None), scaling)):
+    if traced((*waves, *parameters, scaling)):
         e = call.ensemble
         tensors = list(waves), list(parameters), call.flat_states(), list(buffers), scaling, packed, list(needs)
         return OPERATORS.ensemble_backward.default(*given, *tensors, e.samples, e.lengths, *description(call))

@@ -286,7 +286,7 @@ class Wanted:
 
 
 def _like(grad, tensor):
-    grad = grad.view(tensor.shape)
+    grad = grad if grad.shape == tensor.shape else grad.view(tensor.shape)
     return grad if grad.dtype == tensor.dtype else grad.to(tensor.dtype)
 
 

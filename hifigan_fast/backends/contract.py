@@ -56,7 +56,11 @@ class Weights:
     """
 
     def __init__(self, sets, scaling, bias, packed):
-        self.sets, self._scaling, self.bias, self.packed = sets, scaling, bias, packed
+        self.sets, self._scaling, self._bias, self.packed = sets, scaling, bias, packed
+
+    @functools.cached_property
+    def bias(self):
+        return self._bias.view(len(self.sets), -1)
 
     @functools.cached_property
     def scales(self):
@@ -89,11 +93,11 @@ class LayerGrads:
 def weights_of(layers, sets, scaling, packed):
     """What `Backend.prepare` returned for `WeightSet`s [depth][set] -> `Weights` [depth], views of it."""
     rows = [len(own) * layer.out_channels for layer, own in zip(layers, sets)]
-    parts = scaling.split(rows, 1)
+    parts, biases = scaling.split_with_sizes(rows, 1), scaling[2].split_with_sizes(rows)
     forms = [None] * len(rows)
     if packed.numel():
-        forms = packed.split([len(own) * layer.weights for layer, own in zip(layers, sets)])
-    return [Weights(own, part, part[2].view(len(own), -1), form) for own, part, form in zip(sets, parts, forms)]
+        forms = packed.split_with_sizes([len(own) * layer.weights for layer, own in zip(layers, sets)])
+    return [Weights(*own) for own in zip(sets, parts, biases, forms)]
 
 
 def widened(tensor, dtype):

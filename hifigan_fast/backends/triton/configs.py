@@ -70,8 +70,12 @@ def generation_of(capability):
         return INTERPRETER
     if isinstance(capability, str):
         return "gfx942"
-    known = sorted(int(name[3:]) for name in table() if name.startswith("sm_"))
-    number = capability[0] * 10 + capability[1]
+    return _latest(capability[0] * 10 + capability[1], tuple(table()))
+
+
+@functools.lru_cache(maxsize=64)
+def _latest(number, generations):
+    known = sorted(int(name[3:]) for name in generations if name.startswith("sm_"))
     return f"sm_{max((k for k in known if k <= number), default=known[0])}"
 
 

@@ -53,15 +53,16 @@ def _described(args, kinds):
     values = []
     for argument in args:
         if isinstance(argument, torch.Tensor):
-            address = argument.data_ptr()
-            values.append(address)
-            kinds.append(argument.dtype if address % ALIGNED == 0 else (argument.dtype,))
-        elif isinstance(argument, tuple):
-            kinds.append(len(argument))
-            values.append(tuple(_described(argument, kinds)))
+            value = argument.data_ptr()
+            kind = argument.dtype, value % ALIGNED == 0
+        elif isinstance(argument, tuple):  # of tensors, or None
+            value = tuple([None if t is None else t.data_ptr() for t in argument])
+            kind = tuple([None if t is None else t.dtype for t in argument])
+            kind += tuple([address is not None and address % ALIGNED == 0 for address in value])
         else:
-            values.append(argument)
-            kinds.append(_kind(argument))
+            value, kind = argument, _kind(argument)
+        values.append(value)
+        kinds.append(kind)
     return values
 
 
