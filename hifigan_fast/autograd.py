@@ -63,17 +63,19 @@ def run_step(call, kind, waves, parameters):
 def spectral_states(convs, groups, calls, backend):
     """The `norms.Spectral` of the next `calls` calls of `convs`, [call][conv]; None where a conv has another norm.
 
-    groups: their `norms.spectral_groups`. Moves `weight_u` and `weight_v` as the calls would, in training mode (torch.nn.utils.spectral_norm).
+    groups: their `norms.spectral_groups`. Moves `weight_u` and `weight_v` as the calls would, in training mode
+    (torch.nn.utils.spectral_norm).
     """
     states = [[None] * len(convs) for _ in range(calls)]
     for (eps, iterations), members in groups.items():
-        own = [convs[index] for index in members]
-        us, vs = [conv.weight_u for conv in own], [conv.weight_v for conv in own]
-        matrices = [conv.weight_orig.flatten(1) for conv in own]
-        u, v, sigma = operators.power_iterations(matrices, us, vs, eps, iterations, calls, backend)
+        weights, us, vs = (
+            [getattr(convs[index], f"weight_{name}") for index in members] for name in ("orig", "u", "v")
+        )
+        u, v, sigma = operators.power_iterations(weights, us, vs, eps, iterations, calls, backend)
+        sizes = [[len(own) for own in vectors] for vectors in (us, vs)]
         for call, found in enumerate(states):
             if iterations:
-                us, vs = u[call].split([len(own) for own in us]), v[call].split([len(own) for own in vs])
+                us, vs = u[call].split_with_sizes(sizes[0]), v[call].split_with_sizes(sizes[1])
             for index, *state in zip(members, us, vs, sigma[call if iterations else 0].unbind()):
                 found[index] = norms.Spectral(*state)
     return states

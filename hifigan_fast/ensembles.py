@@ -78,7 +78,10 @@ class Group:
         """Spectral norm's states, as `Call` has them. Side after side, as the modules' calls: each moves them on."""
         found = []
         for member, (moves, groups) in zip(self.members, self.spectral):
-            found += spectral_states(member.convs, groups, sides if moves else 1, backend)
+            if groups:
+                found += spectral_states(member.convs, groups, sides if moves else 1, backend)
+            else:
+                found.append([None] * len(member.convs))
         return found
 
 

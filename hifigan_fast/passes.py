@@ -91,8 +91,8 @@ def in_a_row(tensors):
     starts, sizes = [t.data_ptr() for t in tensors], [t.numel() for t in tensors]
     ends = [start + size * tensors[0].itemsize for start, size in zip(starts, sizes)]
     if ends[:-1] == starts[1:] and all(t.is_contiguous() and not t.is_neg() for t in tensors):
-        one_storage = len({t.untyped_storage().data_ptr() for t in tensors}) == 1
-        if one_storage and len({t.dtype for t in tensors}) == 1:
+        storage = tensors[0].untyped_storage()
+        if ends[-1] <= storage.data_ptr() + storage.nbytes() and len({t.dtype for t in tensors}) == 1:
             return tensors[0].as_strided((sum(sizes),), (1,))
     return torch.cat([t.reshape(-1) for t in tensors])
 
@@ -279,14 +279,15 @@ class Wanted:
                 found[number] = _like(parts[number], tensors[number])
         for (sizes, places), parts in zip(self._all_places[flat], kinds):
             if flat and places:
-                parts = parts[0].split(sizes)
+                parts = parts[0].split_with_sizes(sizes)
             for at, number in places:
                 found[at] = _like(parts[number], tensors[at])
         return found
 
 
 def _like(grad, tensor):
-    grad = grad if grad.shape == tensor.shape else grad.view(tensor.shape)
+    if tensor.dim() > 1:  # not a bias
+        grad = grad.view(tensor.shape)
     return grad if grad.dtype == tensor.dtype else grad.to(tensor.dtype)
 
 

@@ -50,7 +50,7 @@ class Weights:
     """One layer's weights for a whole ensemble, normalised.
 
     Attributes:
-        scales, norms: of each set, [out]; None for the norm of another kind.
+        scales, norms: of each set, [out]; None for the norm of another kind. lengths: the norms, whatever the kind.
         bias: [sets, out].
         packed: the effective weights in the backend's own form, where it has one.
     """
@@ -67,9 +67,12 @@ class Weights:
         return self._scaling[0].view(len(self.sets), -1).unbind()
 
     @functools.cached_property
+    def lengths(self):
+        return self._scaling[1].view(len(self.sets), -1).unbind()
+
+    @functools.cached_property
     def norms(self):
-        norms = self._scaling[1].view(len(self.sets), -1).unbind()
-        return [norm if s.magnitude is not None else None for s, norm in zip(self.sets, norms)]
+        return [None if s.magnitude is None else norm for s, norm in zip(self.sets, self.lengths)]
 
 
 @dataclass
@@ -137,13 +140,13 @@ class Backend(ABC):
         """Spectral norm after each of `calls` times `iterations`: u [calls, all rows], v [calls, all columns], sigma.
 
         Args:
-            matrices: (W [out, n], u [out], v [n]) each; u and v are moved on, in place.
+            matrices: (W [out, n], u [out], v [n]) each, W of any shape that flattens to it; u, v are moved on, in place.
             iterations: of v = Wᵀ u / |Wᵀ u|, u = W v / |W v|; lengths are at least `eps`. 0: nothing moves, all calls
                 have the first one's sigma, and u and v are not copied: [1, 0].
 
         Returns: beside u and v, which the next call does not move, sigma = uᵀ W v [calls or 1, matrices].
         """
-        found = []
+        found, matrices = [], [(matrix.flatten(1), u, v) for matrix, u, v in matrices]
         for _ in range(calls if iterations else 1):
             for _ in range(iterations):
                 for matrix in matrices:

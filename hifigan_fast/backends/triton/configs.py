@@ -70,12 +70,8 @@ def generation_of(capability):
         return INTERPRETER
     if isinstance(capability, str):
         return "gfx942"
-    return _latest(capability[0] * 10 + capability[1], tuple(table()))
-
-
-@functools.lru_cache(maxsize=64)
-def _latest(number, generations):
-    known = sorted(int(name[3:]) for name in generations if name.startswith("sm_"))
+    known = sorted(int(name[3:]) for name in table() if name.startswith("sm_"))
+    number = capability[0] * 10 + capability[1]
     return f"sm_{max((k for k in known if k <= number), default=known[0])}"
 
 
@@ -90,6 +86,11 @@ def trying(config):
         yield
     finally:
         _tried.reset(token)
+
+
+def state():
+    """What `config` goes by beside its arguments: another value where it may say something else."""
+    return _tried.get(), id(table())
 
 
 def config(generation, direction, arithmetic, name):

@@ -37,9 +37,8 @@ def _interpreted(kernel, grid, args, meta):
 
 
 def _launch(index, kernel, grid, args, meta):
-    kinds = [index, id(kernel), *meta.items()]
-    values = _described(args, kinds)
-    key = tuple(kinds)
+    values, kinds = _described(args)
+    key = (index, id(kernel), *meta.values(), *kinds)  # a kernel's keywords have one order
     found = _compiled.get(key)
     if found is None or _watched():
         _compiled[key] = _Compiled(kernel, kernel[grid](*args, **meta), len(args), meta)
@@ -48,22 +47,22 @@ def _launch(index, kernel, grid, args, meta):
     found.run(x, y, z, driver.active.get_current_stream(index), *found.handles, None, None, None, *values, *found.rest)
 
 
-def _described(args, kinds):
-    """What a compiled kernel takes for `args`; appends to `kinds` what it is compiled for."""
-    values = []
+def _described(args):
+    """What a compiled kernel takes for `args`, and what it is compiled for."""
+    values, kinds = [], []
     for argument in args:
         if isinstance(argument, torch.Tensor):
             value = argument.data_ptr()
-            kind = argument.dtype, value % ALIGNED == 0
-        elif isinstance(argument, tuple):  # of tensors, or None
+            kinds += argument.dtype, value % ALIGNED == 0
+        elif type(argument) is tuple:  # of tensors, or None
             value = tuple([None if t is None else t.data_ptr() for t in argument])
-            kind = tuple([None if t is None else t.dtype for t in argument])
-            kind += tuple([address is not None and address % ALIGNED == 0 for address in value])
+            kinds += len(value), *[None if t is None else t.dtype for t in argument]
+            kinds += [address is not None and address % ALIGNED == 0 for address in value]
         else:
-            value, kind = argument, _kind(argument)
+            value = argument
+            kinds.append(_kind(argument))
         values.append(value)
-        kinds.append(kind)
-    return values
+    return values, kinds
 
 
 def _kind(number):

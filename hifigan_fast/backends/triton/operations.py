@@ -47,19 +47,19 @@ def _arithmetic(like):
 
 
 def _config(direction, role, layer, like):
-    generation = configs.generation_of(capability(like.device))
-    found = configs.config(generation, direction, _arithmetic(like), configs.layer_class(role, layer))
-    return _fitted(found, direction, layer)
+    where = capability(like.device), direction, role, layer, _arithmetic(like)
+    return _found(configs.config, configs.state(), *where)
 
 
 @functools.lru_cache(maxsize=512)
-def _fitted(config, direction, layer):
-    """No block is wider than its group, but for rows of a product that cannot be turned."""
+def _found(find, state, capability, direction, role, layer, arithmetic):
+    found = find(configs.generation_of(capability), direction, arithmetic, configs.layer_class(role, layer))
+    # No block is wider than its group, but for rows of a product that cannot be turned.
     channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
     widest = max(16, triton.next_power_of_2(channels))
     if direction != "weight_grad":
-        return replace(config, BN=min(config.BN, widest))
-    return replace(config, BM=min(config.BM, widest)) if convolution.TURNED_FROM.value <= config.BN else config
+        return replace(found, BN=min(found.BN, widest))
+    return replace(found, BM=min(found.BM, widest)) if convolution.TURNED_FROM.value <= found.BN else found
 
 
 def _precision(like):
@@ -93,7 +93,7 @@ def power_iterations(matrices, eps, iterations, calls):
     like = weights[0]
     blocks = SPECTRAL_INTERPRETED if capability(like.device) is None else SPECTRAL
     jobs, by_row, by_column, outs, sizes = tables.spectral_jobs(
-        tuple(tuple(w.shape) for w in weights), blocks["ROWS"], blocks["COLUMNS"], like.device
+        tuple((len(u), len(v)) for u, v in zip(us, vs)), blocks["ROWS"], blocks["COLUMNS"], like.device
     )
     apart = calls if iterations else 1
     s, t = (torch.empty(apart, size, dtype=torch.float32, device=like.device) for size in (outs, sizes))
@@ -160,10 +160,10 @@ def prepare(layers, sets, dtype):
         like.device,
         kernels.pack,
         (len(jobs.programs),),
-        _alike(s.raw for s in flat),
-        _alike(s.raw if s.magnitude is None else s.magnitude for s in flat),
-        _alike(s.raw if s.sigma is None else s.sigma for s in flat),
-        _alike(s.bias for s in flat),
+        _alike([s.raw for s in flat]),
+        _alike([s.raw if s.magnitude is None else s.magnitude for s in flat]),
+        _alike([s.raw if s.sigma is None else s.sigma for s in flat]),
+        _alike([s.bias for s in flat]),
         packed,
         *scaling.unbind(),
         jobs.programs,
@@ -279,20 +279,20 @@ def weight_grad(role, layer, runs, x, grad_out, weights):
 
 def parameter_grads(jobs):
     """`contract.LayerGrads` -> gradients of raws, magnitudes and biases: one launch, one more with spectral norm."""
-    raws = _alike(job.weights.sets[job.sets[0]].raw for job in jobs)
+    raws = _alike([job.weights.sets[job.sets[0]].raw for job in jobs])
     device = raws[0].device
     blocks = _rows(device)
     sums = {job.depth: job.sums for job in jobs}  # the same for every stack of a depth
     places = {depth: place for place, depth in enumerate(sums)}
     rows, spectral, elements, vectors = tables.finish_jobs(
-        tuple(_finish_job(job, places[job.depth]) for job in jobs), blocks["ROWS"], device
+        tuple([_finish_job(job, places[job.depth]) for job in jobs]), blocks["ROWS"], device
     )
     grads = torch.empty(elements, dtype=raws[0].dtype, device=device)
     magnitudes, biases = (torch.empty(vectors, dtype=grads.dtype, device=device) for _ in range(2))
     inners = torch.empty(kernels.MOST_SETS.value * vectors, dtype=torch.float32, device=device)
-    slots = [(job, s) for job in jobs for s in job.sets]
-    scales = tuple(job.weights.scales[s] for job, s in slots)
-    norms = tuple(job.weights.norms[s] for job, s in slots)
+    slots = [(job.weights, s) for job in jobs for s in job.sets]
+    scales = tuple([weights.scales[s] for weights, s in slots])
+    norms = tuple([weights.lengths[s] for weights, s in slots])
     launch(
         device,
         kernels.finish,
@@ -301,7 +301,7 @@ def parameter_grads(jobs):
         tuple(own.partial for own in sums.values()),
         tuple(own.bias for own in sums.values()),
         scales,
-        tuple(scale if norm is None else norm for norm, scale in zip(norms, scales)),
+        norms,
         inners,
         grads,
         magnitudes,
@@ -310,7 +310,7 @@ def parameter_grads(jobs):
         rows.table,
         **blocks,
     )
-    _finish_spectral([job.states[s] for job, s in slots], spectral, inners, grads, blocks)
+    _finish_spectral([job.states[s] for job in jobs for s in job.sets], spectral, inners, grads, blocks)
     return [grads], [magnitudes], [biases]
 
 
