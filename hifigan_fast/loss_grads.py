@@ -35,6 +35,8 @@ class LossGrads:
         self._parts = {}  # by depth, of `rows`
         self.given = tuple(member for member in self.e.members if features is not None or member[1] in judged)
 
+    lies_as_read = True
+
     def of_heads(self, active):
         depth, found = len(self.e.layers) - 1, {}
         order = sorted((m for m in active if self.targets[m[1]] is not None), key=lambda m: (m[1], m[0]))
@@ -61,6 +63,10 @@ class LossGrads:
             self._matching = _shares_on(self.features.device, self.e, active, self.dtype) * self.features.to(self.dtype)
         others = [self._rows(depth, (stack, 1 - side)) for stack, side in active]
         return others, self._matching[depth]
+
+    def beside(self, above):
+        """As `passes.MapGrads.beside`: others' maps are in the buffers."""
+        return [matching for _, matching in above.values() if matching is not None]
 
     def _rows(self, depth, member):
         if depth not in self._parts:

@@ -101,16 +101,16 @@ def spectral_groups(convs):
 
 def weight_set(raw, magnitude, bias, spectral, dtype):
     """What a backend needs of one layer under one set, for maps of `dtype`."""
-    raw = _as_taken(raw, dtype)
+    raw = as_taken(raw, dtype)
     return WeightSet(
         raw,
-        None if magnitude is None else _as_taken(magnitude, dtype),
+        None if magnitude is None else as_taken(magnitude, dtype),
         None if spectral is None else spectral.sigma.to(raw.dtype),
-        _as_taken(bias, dtype),
+        as_taken(bias, dtype),
     )
 
 
-def _as_taken(parameter, dtype):
+def as_taken(parameter, dtype):
     """As kernels read it, itself where it is so already: side by side, of a dtype that goes with maps of `dtype`."""
     own = parameter.dtype
     if (own == torch.float32 or own == dtype != torch.bfloat16) and parameter.is_contiguous() and not parameter.is_neg():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from . import loss_grads, passes
-from .backends.contract import weights_of, widened
+from .backends.contract import widened
 from .dispatch import BACKENDS, autocast_dtype
 from .geometry import Ensemble, Layer, Stack, ensemble_of
 from .version import __version__
@@ -213,9 +213,9 @@ def backward(call, given, saved, needs):
 
 @_without_autocast
 def _run_forward(call, waves, parameters):
-    waves, layers = call.split([*waves, *parameters])
-    scaling, packed, weights = passes.normalised(call, layers)
-    return passes.forward(call, passes.flat_waves(call, waves), weights), scaling, packed
+    flat = passes.flat_waves(call, call.sides_of(waves))
+    scaling, packed, buffers = passes.whole_forward(call, flat, call.taken(parameters))
+    return buffers, scaling, packed
 
 
 def _forward(waves, parameters, states, *described):
@@ -274,13 +274,12 @@ def _run_backward(call, given, waves, parameters, buffers, scaling, packed, need
     source, wanted = start_of(call, outputs, needs, *given)
     if not wanted.active:
         return [], [], [], []
-    waves, layers = call.split([*waves, *parameters])
-    weights = weights_of(call.ensemble.layers, call.weight_sets(layers), scaling, packed)
+    packing = passes.Packing(call.taken(parameters), scaling, packed)
     reads_waves = not buffers or any(depth == 0 for _, depth in wanted.jobs)
-    flat = passes.flat_waves(call, waves) if reads_waves else None
+    flat = passes.flat_waves(call, call.sides_of(waves)) if reads_waves else None
     if not buffers:
-        outputs.buffers = _recomputed(call, flat, weights, wanted, both_sides=features is not None)
-    grad_waves, kinds = passes.Backward(call, wanted, weights, flat, outputs, source).run()
+        outputs.buffers = _recomputed(call, flat, packing.weights(call), wanted, both_sides=features is not None)
+    grad_waves, kinds = passes.Backward(call, wanted, packing, flat, outputs, source).run()
     if not call.backend.flat_grads:
         kinds = [_asked_for(wanted, index, grads) for index, grads in enumerate(kinds)]
     return [] if grad_waves is None else [grad_waves], *kinds

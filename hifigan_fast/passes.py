@@ -37,11 +37,31 @@ class Call:
 
     def split(self, tensors):
         """Flat arguments -> waves [side][wave], parameters [stack][depth] of (raw, magnitude, bias)."""
-        flat = iter(tensors)
-        e = self.ensemble
-        waves = [list(itertools.islice(flat, len(e.lengths))) for _ in range(e.sides)]
-        layers = [[tuple(itertools.islice(flat, 3)) for _ in e.layers] for _ in e.stacks]
-        return waves, layers
+        count = self.ensemble.sides * len(self.ensemble.lengths)
+        return self.sides_of(tensors[:count]), self.layers_of(tensors[count:])
+
+    def sides_of(self, waves):
+        """Flat waves -> [side][wave]."""
+        own = len(self.ensemble.lengths)
+        return [list(waves[at : at + own]) for at in range(0, own * self.ensemble.sides, own)]
+
+    def layers_of(self, parameters):
+        """Flat parameters -> [stack][depth] of (raw, magnitude, bias)."""
+        flat = iter(parameters)
+        return [[tuple(itertools.islice(flat, 3)) for _ in self.ensemble.layers] for _ in self.ensemble.stacks]
+
+    def taken(self, parameters):
+        """Flat parameters as kernels read them."""
+        return [None if p is None else norms.as_taken(p, self.dtype) for p in parameters]
+
+    def again(self, key, inputs, run):
+        """`Backend.again` for a part of a pass, which reads spectral norm's states beside `inputs`."""
+        if self.save != "maps":  # memory is scarce: what was saved is made on the way
+            return run()
+        states = [(n, s) for n, s in enumerate(itertools.chain.from_iterable(self.states)) if s is not None]
+        key = self.dtype, *key, *[number for number, _ in states]
+        inputs = [*inputs, *[t for _, s in states for t in (s.u, s.v, s.sigma)]]
+        return self.backend.again(self.ensemble.once(("programs", self.backend), dict), key, inputs, run)
 
     def weight_sets(self, layers):
         """The `WeightSet`s [depth][set], by parameters [stack][depth]."""
@@ -146,6 +166,21 @@ def normalised(call, layers):
     sets = call.weight_sets(layers)
     scaling, packed = call.backend.prepare(call.ensemble.layers, sets, call.dtype)
     return scaling, packed, weights_of(call.ensemble.layers, sets, scaling, packed)
+
+
+def whole_forward(call, waves, parameters):
+    """Weights and all maps -> (scaling, packed weights, the output buffer of each layer).
+
+    Args:
+        waves: as `flat_waves` makes them; parameters: as `taken` makes them.
+    """
+
+    def run():
+        scaling, packed, weights = normalised(call, call.layers_of(parameters))
+        return [scaling, packed], forward(call, waves, weights)
+
+    (scaling, packed), buffers = call.again(("forward",), [waves, *parameters], run)
+    return scaling, packed, buffers
 
 
 class Step(NamedTuple):
@@ -304,11 +339,21 @@ class Saved:
 
 
 class MapGrads:
-    """The caller's gradients of the maps, {member: [depth]}, None where there are none."""
+    """The caller's gradients of the maps, {member: [depth]}, None where there are none.
+
+    Attributes:
+        given: the members that have any.
+        lies_as_read: whether all lie in memory as `of_maps` returns them.
+    """
 
     def __init__(self, maps):
         self.maps = maps
-        self.given = [member for member, grads in maps.items() if any(grad is not None for grad in grads)]
+        self.given = tuple(member for member, grads in maps.items() if any(grad is not None for grad in grads))
+
+    @property
+    def lies_as_read(self):
+        grads = [grad for member in self.given for grad in self.maps[member][:-1] if grad is not None]
+        return all(not grad._is_zerotensor() and not grad.is_neg() and _turned(grad).is_contiguous() for grad in grads)
 
     def of_heads(self, active):
         return [_in_memory(self.maps[member][-1]) for member in active]
@@ -317,36 +362,69 @@ class MapGrads:
         """What `Backend.input_grad` adds to the gradients of layer `depth`'s outputs."""
         return [_rows_of(self.maps[member][depth]) for member in active], None
 
+    def beside(self, above):
+        """What `of_maps` returned for some depths that is in no buffer of a pass."""
+        return [grad for grads, _ in above.values() for grad in grads]
+
+
+class Packing(NamedTuple):
+    """What `Weights` are made of: parameters as `Call.taken` makes them, and what `Backend.prepare` returned."""
+
+    parameters: list
+    scaling: torch.Tensor
+    packed: torch.Tensor
+
+    def weights(self, call):
+        sets = call.weight_sets(call.layers_of(self.parameters))
+        return weights_of(call.ensemble.layers, sets, self.scaling, self.packed)
+
 
 class Backward:
     """One backward pass.
 
     Args:
-        weights: `Weights` [depth].
+        packing: `Packing`.
         waves: as `flat_waves` makes them; None where nothing reads them.
         outputs: `Saved`.
         source: `MapGrads` or `loss_grads.LossGrads`: the gradients that come from outside.
     """
 
-    def __init__(self, call, wanted, weights, waves, outputs, source):
+    def __init__(self, call, wanted, packing, waves, outputs, source):
         self.call, self.e, self.backend = call, call.ensemble, call.backend
         self.wanted, self.active = wanted, wanted.active
-        self.weights, self.waves, self.outputs, self.source = weights, waves, outputs, source
+        self.packing, self.waves, self.outputs, self.source = packing, waves, outputs, source
         self.jobs = {}  # (stack, depth): its LayerGrads
 
     def run(self):
         """The gradient of all waveforms as a flat tensor, None where none is wanted; those of parameters, as
         `Backend.parameter_grads` returns them for `Wanted.jobs`."""
-        waves, grad = None, self._head_grad()
+        grad_waves, head = None, self._head_grad()
+        if any(step.then == "waves" for step in self.wanted.steps):
+            grad_waves = self.packing.scaling.new_zeros(self.e.wave_offsets[1])
+        if not self.source.lies_as_read:  # a copy of each map's gradient, one at a time
+            return grad_waves, self._kinds(head, grad_waves, self._above)
+        above = {step.depth: self._above(step) for step in self.wanted.steps if step.then == "input"}
+        inputs = [*self.packing.parameters, *self.packing[1:], self.waves, *self.outputs.buffers, head, grad_waves, *self.source.beside(above)]
+        kinds = self.call.again(
+            ("backward", self.wanted), inputs, lambda: self._kinds(head, grad_waves, lambda step: above[step.depth])
+        )
+        return grad_waves, kinds
+
+    def _above(self, step):
+        return self.source.of_maps(step.depth - 1, self.active)
+
+    def _kinds(self, grad, grad_waves, above):
+        """Gradients of raws, magnitudes and biases; adds those of waveforms to `grad_waves`."""
+        self.weights = self.packing.weights(self.call)
         for step in self.wanted.steps:
             if step.stacks:
                 self._weight_grads(step, grad)
             if step.then == "waves":
-                waves = self._wave_grads(step, grad)
+                self.backend.stem_input_grad(self.e.layers[0], step.below, grad, self.weights[0], grad_waves)
             elif step.then == "input":
-                grad = self._input_grad(step, grad)
+                grad = self._input_grad(step, grad, *above(step))
         jobs = [self.jobs[job] for job in self.wanted.jobs]
-        return waves, self.backend.parameter_grads(jobs) if jobs else ([], [], [])
+        return self.backend.parameter_grads(jobs) if jobs else ([], [], [])
 
     def _input(self, depth):
         return self.outputs[depth - 1] if depth else self.waves
@@ -354,19 +432,20 @@ class Backward:
     def _head_grad(self):
         grads = self.source.of_heads(self.active)
         if any(grad is None for grad in grads):
-            like = next((grad for grad in grads if grad is not None), self.weights[0].bias)
+            like = next((grad for grad in grads if grad is not None), self.packing.scaling)
             spans = self.e.spans(len(self.e.layers), self.active).values()
             grads = [like.new_zeros(end - first) if g is None else g for g, (first, end) in zip(grads, spans)]
         grad = in_a_row(grads)
         return grad if grad.dtype == self.call.dtype else grad.to(self.call.dtype)
 
-    def _input_grad(self, step, grad_out):
+    def _input_grad(self, step, grad_out, map_grads, matching):
         depth = step.depth
         layer, below = self.e.layers[depth], self.e.layers[depth - 1]
-        source = self.source.of_maps(depth - 1, self.active)
         grad_in = self.call.empty(depth, self.active, grad_out.device)
         weights, saved, role = self.weights[depth], self._input(depth), self.call.role(depth)
-        self.backend.input_grad(role, layer, below.slope, step.below, grad_out, weights, saved, *source, grad_in)
+        self.backend.input_grad(
+            role, layer, below.slope, step.below, grad_out, weights, saved, map_grads, matching, grad_in
+        )
         return grad_in
 
     def _weight_grads(self, step, grad_out):
@@ -377,11 +456,6 @@ class Backward:
         for stack, sets in step.stacks:
             self.jobs[stack, depth] = LayerGrads(layer, depth, sums, weights, states, sets)
 
-    def _wave_grads(self, step, grad_out):
-        grad = self.weights[0].bias.new_zeros(self.e.wave_offsets[1])
-        self.backend.stem_input_grad(self.e.layers[0], step.below, grad_out, self.weights[0], grad)
-        return grad
-
 
 def _in_memory(grad):
     """Kernels read memory, and know nothing of lazy signs and lazy zeros."""
@@ -391,9 +465,11 @@ def _in_memory(grad):
     return torch.zeros(grad.shape, dtype=grad.dtype, device=grad.device) if lazy else grad.resolve_neg()
 
 
+def _turned(grad):
+    return grad.permute(0, 3, 2, 1) if grad.dim() == 4 else grad.transpose(1, 2)
+
+
 def _rows_of(grad):
     """In the layout of the buffers, [samples, period, rows, channels]; a copy only if it must be."""
     grad = _in_memory(grad)
-    if grad is None:
-        return None
-    return (grad.permute(0, 3, 2, 1) if grad.dim() == 4 else grad.transpose(1, 2)).contiguous()
+    return None if grad is None else _turned(grad).contiguous()

@@ -136,6 +136,16 @@ class Backend(ABC):
         """A flat buffer of `count` elements, not initialised."""
         return torch.empty(count, dtype=dtype, device=device)
 
+    def again(self, programs, key, inputs, run):
+        """`run()`, lists of buffers made by this backend's operations on `inputs`; perhaps without asking it again.
+
+        Args:
+            programs: a dict, of one ensemble's, for what the backend keeps.
+            key: what `run` goes by, beside the ensemble and the kinds of its inputs.
+            inputs: all tensors that it reads, or None.
+        """
+        return run()
+
     def power_iterations(self, matrices, eps, iterations, calls):
         """Spectral norm after each of `calls` times `iterations`: u [calls, all rows], v [calls, all columns], sigma.
 

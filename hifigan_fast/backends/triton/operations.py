@@ -7,10 +7,11 @@ import torch
 import triton
 
 from ..kept import kept
-from . import adversarial, configs, convolution, library, pooling, spectral, stem, tables, together
+from . import adversarial, configs, convolution, library, pooling, program, spectral, stem, tables, together
 from . import feature_l1 as l1
 from . import weights as kernels
 from .launch import launch
+from .program import empty, not_again
 
 ROWS = {"ROWS": 4, "AT_ONCE": 32, "TAPS_AT_ONCE": 8}  # of weights a program; channels and taps of each at a time
 ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
@@ -87,6 +88,13 @@ def multiprocessors(device):
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+def again(programs, key, inputs, run):
+    """`program.again`, by all that operations go by beside their arguments."""
+    device = next(t.device for t in inputs if t is not None)
+    state = launch, configs.config, configs.state(), tf32(device), device
+    return program.again(programs, (*state, *key), inputs, run)
+
+
 def power_iterations(matrices, eps, iterations, calls):
     """As the contract says, in one launch."""
     weights, us, vs = zip(*matrices)
@@ -154,8 +162,8 @@ def prepare(layers, sets, dtype):
     kinds, blocks = tuple(tuple(_kind(s) for s in own) for own in sets), _rows(like.device)
     jobs, elements, rows = tables.pack_jobs(tuple(layers), kinds, blocks["ROWS"], like.device)
     flat = [s for own in sets for s in own]
-    packed = torch.empty(elements, dtype=dtype, device=like.device)
-    scaling = torch.empty(3, rows, dtype=torch.float32, device=like.device)
+    packed = empty((elements,), dtype, like.device)
+    scaling = empty((3, rows), torch.float32, like.device)
     launch(
         like.device,
         kernels.pack,
@@ -199,6 +207,7 @@ def _forward(role, layer, runs, config, precision, device):
 def forward(role, layer, runs, x, weights, out):
     config = _config("forward", role, layer, out)
     if config.library:
+        not_again()
         return library.forward(layer, runs, x, weights, out)
     own = _forward(role, layer, runs, config, _precision(out), out.device)
     launch(out.device, convolution.forward, own.grid, x, weights.packed, weights.bias, out, *own.args, **own.meta)
@@ -215,6 +224,7 @@ def _input_grad(role, layer, slope, runs, config, precision, device):
 def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
     config = _config("input_grad", role, layer, grad_in)
     if config.library:
+        not_again()
         return library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
     own = _input_grad(role, layer, slope, runs, config, _precision(grad_in), grad_in.device)
     buffers = grad_out, weights.packed, saved, tuple(map_grads), matching, grad_in
@@ -267,12 +277,12 @@ def _weight_grad(role, layer, runs, config, precision, read, device):
 def weight_grad(role, layer, runs, x, grad_out, weights):
     config, device = _config("weight_grad", role, layer, grad_out), grad_out.device
     if config.library:
+        not_again()
         sums, bias, own = library.weight_grad(layer, runs, x, grad_out, weights)
         return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
     read = x.nbytes + grad_out.nbytes
     own, shape, of_set = _weight_grad(role, layer, runs, config, _precision(grad_out), read, device)
-    sums = torch.empty(shape, dtype=torch.float32, device=device)
-    bias = torch.empty(shape[:2], dtype=torch.float32, device=device)
+    sums, bias = (empty(size, torch.float32, device) for size in (shape, shape[:2]))
     launch(device, convolution.weight_grad, own.grid, x, grad_out, sums, bias, *own.args, **own.meta)
     return Sums(sums, bias, of_set)
 
@@ -287,9 +297,9 @@ def parameter_grads(jobs):
     rows, spectral, elements, vectors = tables.finish_jobs(
         tuple([_finish_job(job, places[job.depth]) for job in jobs]), blocks["ROWS"], device
     )
-    grads = torch.empty(elements, dtype=raws[0].dtype, device=device)
-    magnitudes, biases = (torch.empty(vectors, dtype=grads.dtype, device=device) for _ in range(2))
-    inners = torch.empty(kernels.MOST_SETS.value * vectors, dtype=torch.float32, device=device)
+    grads = empty((elements,), raws[0].dtype, device)
+    magnitudes, biases = (empty((vectors,), grads.dtype, device) for _ in range(2))
+    inners = empty((kernels.MOST_SETS.value * vectors,), torch.float32, device)
     slots = [(job.weights, s) for job in jobs for s in job.sets]
     scales = tuple([weights.scales[s] for weights, s in slots])
     norms = tuple([weights.lengths[s] for weights, s in slots])

@@ -1,0 +1,177 @@
+"""A pass as a program: its launches, made once, and run again on other buffers of the same kinds.
+
+What an operation does on the host (which configuration, grid, tables; which view goes where) follows from shapes and
+kinds alone. So the first call of a pass is recorded: each launch, with its pointers as places in the pass's inputs or in
+buffers that it allocates. A later call takes addresses, fills them in, and launches.
+"""
+
+import ctypes
+import itertools
+
+import numpy as np
+import torch
+
+from ..kept import capturing
+from .launch import ALIGNED, heard_by, on_device, recording, watched
+
+MOST = 32  # programs of an ensemble's shapes
+_held = []  # programs that a CUDA graph took, whose tables it reads
+
+
+def empty(shape, dtype, device):
+    """A buffer that the pass in progress allocates."""
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    if recording():
+        recording().allocated(tensor)
+    return tensor
+
+
+def not_again():
+    """Some of what the pass in progress does is not a launch: it cannot become a program."""
+    if recording():
+        recording().complete = False
+
+
+def again(programs, key, inputs, run):
+    """`run()`, lists of the buffers that it allocates; by the program of an earlier run, where there is one.
+
+    Args:
+        programs: a dict to keep them in, for one ensemble.
+        key: what else than the kinds of its inputs a pass goes by.
+        inputs: all tensors that its launches read or write, but for those that it allocates; or None.
+    """
+    addresses = [0 if t is None else t.data_ptr() for t in inputs]
+    key = (*key, *[None if t is None else t.dtype for t in inputs], *[a % ALIGNED for a in addresses])
+    program = programs.get(key)
+    if program is not None and not watched():
+        return program(addresses)
+    heard = Recording(inputs, addresses)
+    with heard_by(heard):
+        results = run()
+    program = heard.program(results)
+    if program is not None:
+        if len(programs) >= MOST:
+            programs.clear()
+        programs[key] = program
+    return results
+
+
+class Recording:
+    """The pass in progress."""
+
+    def __init__(self, inputs, addresses):
+        self.inputs = len(inputs)
+        self.slots = [(a, a + (0 if t is None else t.nbytes)) for t, a in zip(inputs, addresses)]
+        self.buffers, self.launches, self.complete = [], [], True  # buffers: (shape, dtype, device), after the inputs
+        spans = sorted(span for span in self.slots if span[0] < span[1])
+        if any(first < end for (_, end), (first, _) in itertools.pairwise(spans)):  # which of two was meant?
+            self.complete = False
+
+    def allocated(self, tensor):
+        self.slots.append((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes))
+        self.buffers.append((tensor.shape, tensor.dtype, tensor.device))
+
+    def place(self, tensor):
+        """(slot, bytes from its beginning), the newest that is there: older ones have been freed. None: in no slot."""
+        address = tensor.data_ptr()
+        for slot in range(len(self.slots) - 1, -1, -1):
+            first, end = self.slots[slot]
+            if first <= address < end:
+                return slot, address - first
+        return None
+
+    def add(self, kernel, compiled, grid, args, meta):
+        launch = Launch(kernel, compiled, grid, meta)
+        launch.values = f"lambda b: ({''.join(self._value(launch, a) + ', ' for a in args)})"
+        self.launches.append(launch)
+
+    def _value(self, launch, argument):
+        """An argument as Python: an address by the slots' (`b`), or a constant."""
+        if isinstance(argument, tuple):
+            return f"({''.join(self._value(launch, a) + ', ' for a in argument)})"
+        launch.kinds.append(getattr(argument, "dtype", None))
+        if not isinstance(argument, torch.Tensor):
+            return repr(argument)
+        found = self.place(argument)
+        if found is not None:
+            launch.slots.add(found[0])
+            return f"b[{found[0]}] + {found[1]}"
+        self.complete &= argument.dtype == torch.int64  # a table: they are kept
+        launch.tables.append(argument)
+        return repr(argument.data_ptr())
+
+    def program(self, results):
+        """The `Program`; None where it would not be the same again."""
+        places = [[self.place(t) for t in own] for own in results]
+        whole = all(p is not None and p[0] >= self.inputs and p[1] == 0 for own in places for p in own)
+        if not (self.complete and self.launches and whole):
+            return None
+        return Program(self, [[slot for slot, _ in own] for own in places])
+
+
+class Launch:
+    """One launch of a program.
+
+    Attributes:
+        slots: that it reads or writes; tables: kept as long as it.
+        kinds: dtypes of its pointers, in order, None of other arguments.
+        fresh, last: buffers that are allocated before it, (slot, what `torch.empty` takes); slots that are freed after.
+    """
+
+    def __init__(self, kernel, compiled, grid, meta):
+        self.kernel, self.compiled, self.grid, self.meta = kernel, compiled, grid, meta
+        self.slots, self.tables, self.kinds, self.fresh, self.last = set(), [], [], [], []
+
+    def interpret(self, values):
+        kinds = iter(self.kinds)
+        self.kernel[self.grid](*[_pointers(value, kinds) for value in values], **self.meta)
+
+
+def _pointers(value, kinds):
+    """As Triton's interpreter takes an argument: tensors."""
+    if isinstance(value, tuple):
+        return tuple(_pointers(own, kinds) for own in value)
+    dtype = next(kinds)
+    if dtype is None:
+        return value
+    memory = (ctypes.c_char * dtype.itemsize).from_address(value)
+    return torch.from_numpy(np.frombuffer(memory, str(dtype).removeprefix("torch.")))
+
+
+class Program:
+    """Launches by slots: first the inputs', then those of the buffers that it allocates.
+
+    results: the slots of what it returns.
+    """
+
+    def __init__(self, recording, results):
+        self.launches, self.results = recording.launches, results
+        self.buffers, self.device = len(recording.buffers), recording.buffers[0][2]
+        kept, begun = {slot for own in results for slot in own}, set()
+        for launch in self.launches:
+            launch.values = eval(launch.values)  # numbers and slots, as `Recording` wrote them
+            new = sorted(slot for slot in launch.slots - begun if slot >= recording.inputs)
+            launch.fresh = [(slot, recording.buffers[slot - recording.inputs]) for slot in new]
+            begun |= launch.slots
+        for launch in reversed(self.launches):
+            launch.last = [slot for slot in launch.slots - kept if slot >= recording.inputs]
+            kept |= launch.slots
+
+    def __call__(self, addresses):
+        if capturing():
+            _held.append(self)
+        addresses += [0] * self.buffers
+        tensors = [None] * len(addresses)
+        with on_device(self.device) as (_, stream):
+            for launch in self.launches:
+                for slot, (shape, dtype, device) in launch.fresh:
+                    tensor = tensors[slot] = torch.empty(shape, dtype=dtype, device=device)
+                    addresses[slot] = tensor.data_ptr()
+                values = launch.values(addresses)
+                if launch.compiled is None:
+                    launch.interpret(values)
+                else:
+                    launch.compiled(launch.grid, stream, values)
+                for slot in launch.last:
+                    tensors[slot] = None
+        return [[tensors[slot] for slot in own] for own in self.results]
