@@ -107,9 +107,8 @@ def _run_single(discriminator, x):
     checks.check_waveform("x", x)
     if isinstance(discriminator, reference.DiscriminatorP):
         checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
-    reading = ensembles.reading(discriminator, _single)
-    _check_parameters("x", x, reading.parameters)
-    reason, group = reading.value
+    (reason, group), parameters = ensembles.reading(discriminator, _single)
+    _check_parameters("x", x, parameters)
     if slower(BY_MODULES, ensembles.why_no_pass(x) or reason):
         return None
     ((maps,),) = run_ensemble(*ensembles.fused(group, [[x]], [0]))
@@ -123,12 +122,11 @@ def fused_pair(ensemble, y, y_hat):
     """
     y, y_hat = dispatch.widest_under_autocast(y, y_hat)
     checks.check_pair(y, y_hat)
-    reading = ensembles.reading(ensemble, _Pair.of)
-    found = reading.value
+    found, parameters = ensembles.reading(ensemble, _Pair.of)
     for discriminator in found.discriminators:
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
-    _check_parameters("y", y, reading.parameters)
+    _check_parameters("y", y, parameters)
     if slower(BY_MODULES, ensembles.why_no_pass(y)) or slower(ONE_BY_ONE, found.reason):
         return None
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
@@ -286,11 +284,12 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     """
     for module in modules:
         checks.check_module("modules", module)
-    flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
+    found = (p for module in modules for m in module.modules() for p in m._parameters.values() if p is not None)
+    flags = [(parameter, parameter.requires_grad) for parameter in found]  # module.parameters() takes five times as long
     try:
         for parameter, _ in flags:
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False
         yield
     finally:
         for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+            parameter.requires_grad = flag

@@ -85,36 +85,31 @@ class Group:
         return found
 
 
-class Reading:
-    """What was read off a module and its children; and whether it is as it was, but for parameters' own flags.
-
-    Attributes:
-        parameters: all of them.
-        value: what `read` made of the module.
-    """
+class _Reading:
+    """What `read` made of a module, its parameters, and whether it is as it was, but for their addresses and flags."""
 
     def __init__(self, module, read):
         modules = list(module.modules())
         self._snapshot = Snapshot(modules)
         self.parameters = [p for m in modules for p in m._parameters.values() if p is not None]
-        self.dtypes = [p.dtype for p in self.parameters]
+        self._dtypes = [p.dtype for p in self.parameters]
         self.value = read(module)
 
     def holds(self):
-        return self._snapshot.holds() and [p.dtype for p in self.parameters] == self.dtypes
+        return self._snapshot.holds() and [p.dtype for p in self.parameters] == self._dtypes
 
 
 _readings: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def reading(module, read):
-    """The `Reading` of a module, made again where anything in it has changed."""
+    """(`read(module)`, all parameters of it), read again where anything in the module has changed."""
     if torch.compiler.is_compiling():
-        return Reading(module, read)
+        return read(module), list(module.parameters())
     found = _readings.get(module)
     if found is None or not found.holds():
-        found = _readings[module] = Reading(module, read)
-    return found
+        found = _readings[module] = _Reading(module, read)
+    return found.value, found.parameters
 
 
 def mismatch(x, parameters):

@@ -291,7 +291,8 @@ def _backward(
     call = call_of(*sized)
     call.states = call.split_states(states)
     given = map_grads, kind, adversarial, features
-    return _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs)
+    waves, raws, *rest = _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs)
+    return waves, [raw.flatten(2) if raw.dim() > 3 else raw for raw in raws], *rest  # as the fake has them
 
 
 def _recomputed(call, waves, weights, wanted, both_sides):

@@ -350,17 +350,18 @@ class MapGrads:
         self.maps = maps
         self.given = tuple(member for member, grads in maps.items() if any(grad is not None for grad in grads))
 
-    @property
+    @functools.cached_property
     def lies_as_read(self):
         grads = [grad for member in self.given for grad in self.maps[member][:-1] if grad is not None]
-        return all(not grad._is_zerotensor() and not grad.is_neg() and _turned(grad).is_contiguous() for grad in grads)
+        return all(not grad._is_zerotensor() and not grad.is_neg() and _lies_as_rows(grad) for grad in grads)
 
     def of_heads(self, active):
         return [_in_memory(self.maps[member][-1]) for member in active]
 
     def of_maps(self, depth, active):
         """What `Backend.input_grad` adds to the gradients of layer `depth`'s outputs."""
-        return [_rows_of(self.maps[member][depth]) for member in active], None
+        grads = [self.maps[member][depth] for member in active]
+        return grads if self.lies_as_read else [_rows_of(grad) for grad in grads], None
 
     def beside(self, above):
         """What `of_maps` returned for some depths that is in no buffer of a pass."""
@@ -465,11 +466,25 @@ def _in_memory(grad):
     return torch.zeros(grad.shape, dtype=grad.dtype, device=grad.device) if lazy else grad.resolve_neg()
 
 
-def _turned(grad):
-    return grad.permute(0, 3, 2, 1) if grad.dim() == 4 else grad.transpose(1, 2)
+def _lies_as_rows(grad):
+    """Whether a map's gradient [samples, channels, rows, (period)] is [samples, period, rows, channels] in memory."""
+    return _is_contiguous((0, *range(grad.dim() - 1, 0, -1)), grad.shape, grad.stride())
+
+
+@functools.lru_cache(maxsize=512)
+def _is_contiguous(order, shape, strides):
+    """Whether a tensor's dimensions, taken in this order, lie one within another in memory."""
+    expected = 1
+    for dim in reversed(order):
+        if shape[dim] > 1 and strides[dim] != expected:
+            return False
+        expected *= shape[dim]
+    return True
 
 
 def _rows_of(grad):
     """In the layout of the buffers, [samples, period, rows, channels]; a copy only if it must be."""
     grad = _in_memory(grad)
-    return None if grad is None else _turned(grad).contiguous()
+    if grad is None:
+        return None
+    return (grad.permute(0, 3, 2, 1) if grad.dim() == 4 else grad.transpose(1, 2)).contiguous()

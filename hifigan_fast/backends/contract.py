@@ -18,14 +18,20 @@ import torch.nn.functional as F
 from ..geometry import Layer
 
 
-def is_dense(x):
-    """Whether the elements fill their memory without gaps or overlaps, in whatever order of dimensions."""
+@functools.lru_cache(maxsize=512)
+def is_dense(shape, strides):
+    """Whether the elements of such a tensor fill their memory without gaps or overlaps, in any order of dimensions."""
     expected = 1
-    for size, stride in sorted(((n, s) for n, s in zip(x.shape, x.stride()) if n > 1), key=lambda d: d[1]):
+    for size, stride in sorted(((n, s) for n, s in zip(shape, strides) if n > 1), key=lambda d: d[1]):
         if stride != expected:
             return False
         expected *= size
     return True
+
+
+def as_it_lies(tensor):
+    """The elements of a dense tensor in the order of their addresses, flat."""
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 @dataclass
@@ -184,7 +190,7 @@ class Backend(ABC):
         """grad_in = (convᵀ(grad_out) + map_grad) · leaky'(saved), for a conv or head.
 
         saved: the layer's input, its sign is the mask of the layer below, whose slope is `slope`; map_grads: for each
-        run None or the caller's gradient of that input, in the run's layout.
+        run None or the caller's gradient of that input: dense, in memory as the run's layout says, whatever its shape.
 
         matching: None; or float32 [runs], for feature matching without gradients of maps in memory: map_grads are then
         the other side's maps, and what is added is matching · sign(saved - map).

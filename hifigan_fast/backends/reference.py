@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from .contract import as_it_lies
 from .setwise import SetwiseBackend
 
 
@@ -75,7 +76,7 @@ class ReferenceBackend(SetwiseBackend):
             grad = self._conv_input_grad(role, layer, run, grad_out, weights, run.in_rows)
             mask = _map(saved, run.in_offset, run, run.in_rows, layer.in_channels)
             if map_grad is not None:
-                given = _map(map_grad.reshape(-1), 0, run, run.in_rows, layer.in_channels)
+                given = _map(as_it_lies(map_grad), 0, run, run.in_rows, layer.in_channels)
                 grad = grad + (given if matching is None else (mask - given).sgn() * matching[index].to(grad.dtype))
             view = _map(grad_in, run.grad_in_offset, run, run.in_rows, layer.in_channels)
             view.copy_(torch.where(mask > 0, grad, grad * slope))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from hifigan_fast.backends.contract import as_it_lies
 from hifigan_fast.backends.reference import ReferenceBackend
 
 
@@ -58,7 +59,7 @@ class MapGradientMasked(ReferenceBackend):
         for run, grad in zip(runs, map_grads):
             if grad is not None:
                 at = run.grad_in_offset * layer.in_channels
-                grad_in[at : at + grad.numel()] += grad.reshape(-1)
+                grad_in[at : at + grad.numel()] += as_it_lies(grad)
 
 
 class HeadNotHMajor(ReferenceBackend):

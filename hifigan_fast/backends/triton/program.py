@@ -6,7 +6,9 @@ buffers that it allocates. A later call takes addresses, fills them in, and laun
 """
 
 import ctypes
+import functools
 import itertools
+import operator
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from ..kept import capturing
 from .launch import ALIGNED, heard_by, on_device, recording, watched
 
 MOST = 32  # programs of an ensemble's shapes
-_held = []  # programs that a CUDA graph took, whose tables it reads
+_held = set()  # programs that a CUDA graph took, whose tables it reads
 
 
 def empty(shape, dtype, device):
@@ -41,7 +43,8 @@ def again(programs, key, inputs, run):
         inputs: all tensors that its launches read or write, but for those that it allocates; or None.
     """
     addresses = [0 if t is None else t.data_ptr() for t in inputs]
-    key = (*key, *[None if t is None else t.dtype for t in inputs], *[a % ALIGNED for a in addresses])
+    misaligned = functools.reduce(operator.or_, addresses) % ALIGNED and [a % ALIGNED for a in addresses]
+    key = (*key, *[None if t is None else t.dtype for t in inputs], tuple(misaligned) if misaligned else None)
     program = programs.get(key)
     if program is not None and not watched():
         return program(addresses)
@@ -159,7 +162,7 @@ class Program:
 
     def __call__(self, addresses):
         if capturing():
-            _held.append(self)
+            _held.add(self)
         addresses += [0] * self.buffers
         tensors = [None] * len(addresses)
         with on_device(self.device) as (_, stream):
