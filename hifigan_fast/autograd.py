@@ -55,7 +55,9 @@ def run_step(call, kind, waves, parameters):
     """
     waves, parameters = _arguments(waves, parameters)
     if operators.traced((*waves, *parameters)):
-        return OPERATORS.ensemble_step.default(waves, parameters, call.flat_states(), kind, *operators.description(call))
+        return OPERATORS.ensemble_step.default(
+            waves, parameters, call.flat_states(), kind, *operators.description(call)
+        )
     return _losses(call, kind, waves, parameters)
 
 
@@ -104,7 +106,10 @@ def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
         for count in (ctx.count, 3 * len(e.layers) * len(e.stacks), 3 * len(e.layers) * e.set_count)
     )
     scaling, packed, *buffers = rest
-    call, given = replace(ctx.call, states=ctx.call.split_states(states)), (list(map_grads), kind, adversarial, features)
+    call, given = (
+        replace(ctx.call, states=ctx.call.split_states(states)),
+        (list(map_grads), kind, adversarial, features),
+    )
     if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
         return _differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given)
     saved = waves, parameters, buffers, scaling, packed
@@ -165,19 +170,20 @@ def _losses(call, kind, waves, parameters):
     return _LossFunction.apply(kind, torch.is_grad_enabled(), call, len(waves), *waves, *parameters)
 
 
-def _call_of(waves, states, numbers):
+def _call_of(waves, parameters, states, numbers):
     call = operators.call_of(*operators.sizes(waves, numbers), *numbers)
+    operators.check(call, waves, parameters)
     call.states = call.split_states(states)
     return call
 
 
 def _ensemble(waves, parameters, states, *numbers):
     """The operator of a call: opaque to what traces Python, made of differentiable operators to what traces those."""
-    return _maps(_call_of(waves, states, numbers), waves, parameters)
+    return _maps(_call_of(waves, parameters, states, numbers), waves, parameters)
 
 
 def _step(waves, parameters, states, kind, *numbers):
-    return _losses(_call_of(waves, states, numbers), kind, waves, parameters)
+    return _losses(_call_of(waves, parameters, states, numbers), kind, waves, parameters)
 
 
 LIBRARY.impl("ensemble", _ensemble, "CompositeImplicitAutograd")

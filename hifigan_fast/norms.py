@@ -113,7 +113,11 @@ def weight_set(raw, magnitude, bias, spectral, dtype):
 def as_taken(parameter, dtype):
     """As kernels read it, itself where it is so already: side by side, of a dtype that goes with maps of `dtype`."""
     own = parameter.dtype
-    if (own == torch.float32 or own == dtype != torch.bfloat16) and parameter.is_contiguous() and not parameter.is_neg():
+    if (
+        (own == torch.float32 or own == dtype != torch.bfloat16)
+        and parameter.is_contiguous()
+        and not parameter.is_neg()
+    ):
         return parameter
     return widened(parameter.detach().resolve_neg(), dtype).contiguous()
 

@@ -119,7 +119,7 @@ def call_of(samples, lengths, *described):
     return passes.Call(BACKENDS[d.backend], ensemble, d.dtype, [], d.save)
 
 
-def _check(call, waves, parameters, maps=()):
+def check(call, waves, parameters, maps=()):
     """A graph may be called with other tensors than it was made for: what kernels would read wrongly is refused."""
     given = [t for t in (*waves, *parameters) if t is not None]
     reason = call.backend.cannot_run(given[0].device, call.dtype)
@@ -220,7 +220,7 @@ def _run_forward(call, waves, parameters):
 
 def _forward(waves, parameters, states, *described):
     call = call_of(*sizes(waves, described), *described)
-    _check(call, waves, parameters)
+    check(call, waves, parameters)
     call.states = call.split_states(states)
     return _run_forward(call, waves, parameters)
 
@@ -269,7 +269,7 @@ def start_of(call, buffers, needs, map_grads, kind, adversarial, features):
 def _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs):
     buffers, (scaling, packed) = map(_flat, (buffers, (scaling, packed)))
     map_grads, *_, features = given
-    _check(call, waves, parameters, (*map_grads, *buffers))
+    check(call, waves, parameters, (*map_grads, *buffers))
     outputs = passes.Saved(call, buffers)
     source, wanted = start_of(call, outputs, needs, *given)
     if not wanted.active:

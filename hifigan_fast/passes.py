@@ -405,7 +405,15 @@ class Backward:
         if not self.source.lies_as_read:  # a copy of each map's gradient, one at a time
             return grad_waves, self._kinds(head, grad_waves, self._above)
         above = {step.depth: self._above(step) for step in self.wanted.steps if step.then == "input"}
-        inputs = [*self.packing.parameters, *self.packing[1:], self.waves, *self.outputs.buffers, head, grad_waves, *self.source.beside(above)]
+        inputs = [
+            *self.packing.parameters,
+            *self.packing[1:],
+            self.waves,
+            *self.outputs.buffers,
+            head,
+            grad_waves,
+            *self.source.beside(above),
+        ]
         kinds = self.call.again(
             ("backward", self.wanted), inputs, lambda: self._kinds(head, grad_waves, lambda step: above[step.depth])
         )

@@ -156,7 +156,7 @@ class Backend(ABC):
         """Spectral norm after each of `calls` times `iterations`: u [calls, all rows], v [calls, all columns], sigma.
 
         Args:
-            matrices: (W [out, n], u [out], v [n]) each, W of any shape that flattens to it; u, v are moved on, in place.
+            matrices: (W [out, ...] of out · n elements, u [out], v [n]) each; u and v are moved on, in place.
             iterations: of v = Wᵀ u / |Wᵀ u|, u = W v / |W v|; lengths are at least `eps`. 0: nothing moves, all calls
                 have the first one's sigma, and u and v are not copied: [1, 0].
 

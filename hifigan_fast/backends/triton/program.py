@@ -1,7 +1,7 @@
 """A pass as a program: its launches, made once, and run again on other buffers of the same kinds.
 
-What an operation does on the host (which configuration, grid, tables; which view goes where) follows from shapes and
-kinds alone. So the first call of a pass is recorded: each launch, with its pointers as places in the pass's inputs or in
+What an operation does on the host (which configuration, grid and tables, which view goes where) follows from shapes and
+kinds alone. So the first call of a pass is recorded: each launch, its pointers as places in the pass's inputs or in
 buffers that it allocates. A later call takes addresses, fills them in, and launches.
 """
 
@@ -12,6 +12,7 @@ import operator
 
 import numpy as np
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..kept import capturing
 from .launch import ALIGNED, heard_by, on_device, recording, watched
@@ -64,22 +65,22 @@ class Recording:
 
     def __init__(self, inputs, addresses):
         self.inputs = len(inputs)
-        self.slots = [(a, a + (0 if t is None else t.nbytes)) for t, a in zip(inputs, addresses)]
+        self.slots = [(a, a + (0 if t is None else t.nbytes), None) for t, a in zip(inputs, addresses)]
         self.buffers, self.launches, self.complete = [], [], True  # buffers: (shape, dtype, device), after the inputs
-        spans = sorted(span for span in self.slots if span[0] < span[1])
+        spans = sorted((first, end) for first, end, _ in self.slots if first < end)
         if any(first < end for (_, end), (first, _) in itertools.pairwise(spans)):  # which of two was meant?
             self.complete = False
 
     def allocated(self, tensor):
-        self.slots.append((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes))
+        memory = StorageWeakRef(tensor.untyped_storage())
+        self.slots.append((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, memory))
         self.buffers.append((tensor.shape, tensor.dtype, tensor.device))
 
     def place(self, tensor):
-        """(slot, bytes from its beginning), the newest that is there: older ones have been freed. None: in no slot."""
+        """(slot, bytes from its beginning); None where it is in no slot that is still there."""
         address = tensor.data_ptr()
-        for slot in range(len(self.slots) - 1, -1, -1):
-            first, end = self.slots[slot]
-            if first <= address < end:
+        for slot, (first, end, memory) in enumerate(self.slots):
+            if first <= address < end and (memory is None or not memory.expired()):
                 return slot, address - first
         return None
 
@@ -96,12 +97,12 @@ class Recording:
         if not isinstance(argument, torch.Tensor):
             return repr(argument)
         found = self.place(argument)
-        if found is not None:
-            launch.slots.add(found[0])
-            return f"b[{found[0]}] + {found[1]}"
-        self.complete &= argument.dtype == torch.int64  # a table: they are kept
-        launch.tables.append(argument)
-        return repr(argument.data_ptr())
+        if found is None:
+            self.complete &= argument.dtype == torch.int64  # a table
+            launch.tables.append(argument)
+            return repr(argument.data_ptr())
+        launch.slots.add(found[0])
+        return f"b[{found[0]}] + {found[1]}"
 
     def program(self, results):
         """The `Program`; None where it would not be the same again."""
