@@ -1,6 +1,7 @@
 """What a call keeps for the next one: never stale, bounded, and worth it."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -337,6 +338,22 @@ def test_memory_that_a_program_does_not_know_of_makes_it_none(chain):
     for expected in (1, 2, 3):
         found, asked = chain(x, y, allocate=unknown)
         assert asked == expected and all(map(torch.equal, found, right(x, y)))
+
+
+@interpreted
+def test_memory_is_used_again_but_never_twice_at_once():
+    from hifigan_fast.backends.triton import program
+
+    random = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        firsts, lengths, sizes = (torch.randint(0, most, (12,), generator=random).tolist() for most in (9, 4, 5000))
+        spans = {slot: (first, first + n, size) for slot, (first, n, size) in enumerate(zip(firsts, lengths, sizes))}
+        places, total = program.laid_out(spans)
+        for (one, at), (other, there) in itertools.combinations(places, 2):
+            (a, b, n), (c, d, m) = spans[one], spans[other]
+            assert b < c or d < a or at + n <= there or there + m <= at
+        assert all(at % program.LINE == 0 and at + spans[slot][2] <= total for slot, at in places)
+    assert program.laid_out({0: (0, 1, 600), 1: (1, 2, 500), 2: (2, 3, 1024)}) == ([(0, 0), (1, 1024), (2, 0)], 1536)
 
 
 def test_what_is_kept_is_bounded():

@@ -8,6 +8,7 @@ buffers that it allocates. A later call takes addresses, fills them in, and laun
 import ctypes
 import functools
 import itertools
+import math
 import operator
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..kept import capturing
 from .launch import ALIGNED, heard_by, on_device, recording, watched
 
 MOST = 32  # programs of an ensemble's shapes
+LINE = 512  # bytes: buffers begin at a multiple, as those of PyTorch's allocators do
 _held = set()  # programs that a CUDA graph took, whose tables it reads
 
 
@@ -74,7 +76,7 @@ class Recording:
     def allocated(self, tensor):
         memory = StorageWeakRef(tensor.untyped_storage())
         self.slots.append((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, memory))
-        self.buffers.append((tensor.shape, tensor.dtype, tensor.device))
+        self.buffers.append((tuple(tensor.shape), tensor.dtype, tensor.device))
 
     def place(self, tensor):
         """(slot, bytes from its beginning); None where it is in no slot that is still there."""
@@ -119,12 +121,12 @@ class Launch:
     Attributes:
         slots: that it reads or writes; tables: kept as long as it.
         kinds: dtypes of its pointers, in order, None of other arguments.
-        fresh, last: buffers that are allocated before it, (slot, what `torch.empty` takes); slots that are freed after.
+        fresh: buffers that are allocated before it, (slot, what `torch.empty` takes).
     """
 
     def __init__(self, kernel, compiled, grid, meta):
         self.kernel, self.compiled, self.grid, self.meta = kernel, compiled, grid, meta
-        self.slots, self.tables, self.kinds, self.fresh, self.last = set(), [], [], [], []
+        self.slots, self.tables, self.kinds, self.fresh = set(), [], [], []
 
     def interpret(self, values):
         kinds = iter(self.kinds)
@@ -145,37 +147,60 @@ def _pointers(value, kinds):
 class Program:
     """Launches by slots: first the inputs', then those of the buffers that it allocates.
 
+    What it returns is allocated where it is first needed. All else lies in one buffer, in places that later ones take
+    again.
+
     results: the slots of what it returns.
     """
 
     def __init__(self, recording, results):
-        self.launches, self.results = recording.launches, results
+        self.launches, self.results, first = recording.launches, results, recording.inputs
         self.buffers, self.device = len(recording.buffers), recording.buffers[0][2]
-        kept, begun = {slot for own in results for slot in own}, set()
-        for launch in self.launches:
+        returned, spans = {slot for own in results for slot in own}, {}
+        for number, launch in enumerate(self.launches):
             launch.values = eval(launch.values)  # numbers and slots, as `Recording` wrote them
-            new = sorted(slot for slot in launch.slots - begun if slot >= recording.inputs)
-            launch.fresh = [(slot, recording.buffers[slot - recording.inputs]) for slot in new]
-            begun |= launch.slots
-        for launch in reversed(self.launches):
-            launch.last = [slot for slot in launch.slots - kept if slot >= recording.inputs]
-            kept |= launch.slots
+            for slot in sorted(slot for slot in launch.slots if slot >= first):
+                if slot not in spans and slot in returned:
+                    launch.fresh.append((slot, recording.buffers[slot - first]))
+                spans[slot] = spans.get(slot, (number,))[0], number
+        sizes = {
+            slot: math.prod(shape) * dtype.itemsize for slot, (shape, dtype, _) in enumerate(recording.buffers, first)
+        }
+        self.places, self.bytes = laid_out({s: (*span, sizes[s]) for s, span in spans.items() if s not in returned})
 
     def __call__(self, addresses):
         if capturing():
             _held.add(self)
+        memory = torch.empty(self.bytes, dtype=torch.uint8, device=self.device)
+        begin, tensors = memory.data_ptr(), {}
         addresses += [0] * self.buffers
-        tensors = [None] * len(addresses)
+        for slot, place in self.places:
+            addresses[slot] = begin + place
         with on_device(self.device) as (_, stream):
             for launch in self.launches:
                 for slot, (shape, dtype, device) in launch.fresh:
-                    tensor = tensors[slot] = torch.empty(shape, dtype=dtype, device=device)
+                    tensors[slot] = tensor = torch.empty(shape, dtype=dtype, device=device)
                     addresses[slot] = tensor.data_ptr()
                 values = launch.values(addresses)
                 if launch.compiled is None:
                     launch.interpret(values)
                 else:
                     launch.compiled(launch.grid, stream, values)
-                for slot in launch.last:
-                    tensors[slot] = None
         return [[tensors[slot] for slot in own] for own in self.results]
+
+
+def laid_out(spans):
+    """Places in one buffer for memory that is needed for a while: [(slot, first byte)], and the bytes of all.
+
+    spans: {slot: (first launch that needs it, last, bytes)}. Each gets the first place that is free for so long.
+    """
+    placed, total = [], 0
+    for slot, (first, last, size) in spans.items():
+        size = -(-size // LINE) * LINE
+        place = 0
+        for other, end, begin, until in sorted((at, at + n, f, u) for _, at, n, f, u in placed):
+            if begin <= last and first <= until and other < place + size:
+                place = max(place, end)
+        placed.append((slot, place, size, first, last))
+        total = max(total, place + size)
+    return [(slot, place) for slot, place, *_ in placed], total
