@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 import triton
 
-from ..kept import kept
 from . import adversarial, configs, convolution, library, pooling, program, spectral, stem, tables, together
 from . import feature_l1 as l1
 from . import weights as kernels
@@ -48,13 +47,8 @@ def _arithmetic(like):
 
 
 def _config(direction, role, layer, like):
-    where = capability(like.device), direction, role, layer, _arithmetic(like)
-    return _found(configs.config, configs.state(), *where)
-
-
-@functools.lru_cache(maxsize=512)
-def _found(find, state, capability, direction, role, layer, arithmetic):
-    found = find(configs.generation_of(capability), direction, arithmetic, configs.layer_class(role, layer))
+    generation = configs.generation_of(capability(like.device))
+    found = configs.config(generation, direction, _arithmetic(like), configs.layer_class(role, layer))
     # No block is wider than its group, but for rows of a product that cannot be turned.
     channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
     widest = max(16, triton.next_power_of_2(channels))
@@ -182,43 +176,29 @@ def prepare(layers, sets, dtype):
     return scaling, packed
 
 
-@dataclass(frozen=True)
-class Launch:
-    """What shapes decide of a launch: its grid, the arguments behind its buffers, and what it is compiled with."""
-
-    grid: tuple
-    args: tuple
-    meta: dict
-
-    @classmethod
-    def of(cls, grid, args, role, layer, config, precision, **meta):
-        meta |= {"HEAD": role == "head", "PRECISION": precision, **_geometry(layer), **config.arguments()}
-        return cls(grid, args, meta)
-
-
-@kept
-def _forward(role, layer, runs, config, precision, device):
-    tiles = tables.tiles(runs, config.BM, device)
-    grid = len(tiles), layer.groups * triton.cdiv(layer.out_channels // layer.groups, config.BN)
-    args = tables.runs_on(runs, device), tiles, layer.slope
-    return Launch.of(grid, args, role, layer, config, precision, STEM=role == "stem")
-
-
 def forward(role, layer, runs, x, weights, out):
     config = _config("forward", role, layer, out)
     if config.library:
         not_again()
         return library.forward(layer, runs, x, weights, out)
-    own = _forward(role, layer, runs, config, _precision(out), out.device)
-    launch(out.device, convolution.forward, own.grid, x, weights.packed, weights.bias, out, *own.args, **own.meta)
-
-
-@kept
-def _input_grad(role, layer, slope, runs, config, precision, device):
-    tiles = tables.phase_tiles(runs, layer, config.BM, device)
-    grid = len(tiles), layer.groups * triton.cdiv(layer.in_channels // layer.groups, config.BN)
-    args = tables.runs_on(runs, device), tiles, slope
-    return Launch.of(grid, args, role, layer, config, precision, RUNS=len(runs))
+    tiles = tables.tiles(runs, config.BM, out.device)
+    launch(
+        out.device,
+        convolution.forward,
+        (len(tiles), layer.groups * triton.cdiv(layer.out_channels // layer.groups, config.BN)),
+        x,
+        weights.packed,
+        weights.bias,
+        out,
+        tables.runs_on(runs, out.device),
+        tiles,
+        layer.slope,
+        STEM=role == "stem",
+        HEAD=role == "head",
+        PRECISION=_precision(out),
+        **_geometry(layer),
+        **config.arguments(),
+    )
 
 
 def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
@@ -226,9 +206,26 @@ def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, ma
     if config.library:
         not_again()
         return library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
-    own = _input_grad(role, layer, slope, runs, config, _precision(grad_in), grad_in.device)
-    buffers = grad_out, weights.packed, saved, tuple(map_grads), matching, grad_in
-    launch(grad_in.device, convolution.input_grad, own.grid, *buffers, *own.args, **own.meta)
+    tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
+    launch(
+        grad_in.device,
+        convolution.input_grad,
+        (len(tiles), layer.groups * triton.cdiv(layer.in_channels // layer.groups, config.BN)),
+        grad_out,
+        weights.packed,
+        saved,
+        tuple(map_grads),
+        matching,
+        grad_in,
+        tables.runs_on(runs, grad_in.device),
+        tiles,
+        slope,
+        RUNS=len(runs),
+        HEAD=role == "head",
+        PRECISION=_precision(grad_in),
+        **_geometry(layer),
+        **config.arguments(),
+    )
 
 
 def stem_input_grad(layer, runs, grad_out, weights, grad_waves):
@@ -258,33 +255,39 @@ class Sums:
     of_set: dict  # {weight set: (first split, end)}
 
 
-@kept
-def _weight_grad(role, layer, runs, config, precision, read, device):
-    """The launch, the shape of its sums, and which splits each set has; `read`: bytes of the operands."""
+def weight_grad(role, layer, runs, x, grad_out, weights):
+    config = _config("weight_grad", role, layer, grad_out)
+    if config.library:
+        not_again()
+        sums, bias, own = library.weight_grad(layer, runs, x, grad_out, weights)
+        return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
     out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
     blocks = layer.groups * triton.cdiv(out_group, config.BM), triton.cdiv(layer.taps * in_group, config.BN)
     sets = len({run.weights for run in runs})
     # More splits of the rows fill the device, and all their sums are written: a fourth of what is read, at most.
     by_programs = triton.cdiv(PROGRAMS, blocks[0] * blocks[1] * sets)
-    by_memory = read // (4 * 4 * sets * layer.weights)
-    splits = tables.splits(runs, config.BK, max(1, min(by_programs, by_memory)), device)
-    count = len(splits.table)
-    args = tables.runs_on(runs, device), splits.tiles, splits.table
-    own = Launch.of((count, *blocks), args, role, layer, config, precision, STEM=role == "stem")
-    return own, (count, layer.out_channels, layer.taps, in_group), splits.of_set
-
-
-def weight_grad(role, layer, runs, x, grad_out, weights):
-    config, device = _config("weight_grad", role, layer, grad_out), grad_out.device
-    if config.library:
-        not_again()
-        sums, bias, own = library.weight_grad(layer, runs, x, grad_out, weights)
-        return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
-    read = x.nbytes + grad_out.nbytes
-    own, shape, of_set = _weight_grad(role, layer, runs, config, _precision(grad_out), read, device)
-    sums, bias = (empty(size, torch.float32, device) for size in (shape, shape[:2]))
-    launch(device, convolution.weight_grad, own.grid, x, grad_out, sums, bias, *own.args, **own.meta)
-    return Sums(sums, bias, of_set)
+    by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * layer.weights)
+    splits = tables.splits(runs, config.BK, max(1, min(by_programs, by_memory)), grad_out.device)
+    rows = len(splits.table), layer.out_channels
+    sums, bias = (empty(shape, torch.float32, grad_out.device) for shape in ((*rows, layer.taps, in_group), rows))
+    launch(
+        grad_out.device,
+        convolution.weight_grad,
+        (len(splits.table), *blocks),
+        x,
+        grad_out,
+        sums,
+        bias,
+        tables.runs_on(runs, grad_out.device),
+        splits.tiles,
+        splits.table,
+        STEM=role == "stem",
+        HEAD=role == "head",
+        PRECISION=_precision(grad_out),
+        **_geometry(layer),
+        **config.arguments(),
+    )
+    return Sums(sums, bias, splits.of_set)
 
 
 def parameter_grads(jobs):

@@ -79,10 +79,11 @@ class Recording:
         self.buffers.append((tuple(tensor.shape), tensor.dtype, tensor.device))
 
     def place(self, tensor):
-        """(slot, bytes from its beginning); None where it is in no slot that is still there."""
+        """(slot, bytes from its beginning); None where no slot that is still there has all of it."""
         address = tensor.data_ptr()
         for slot, (first, end, memory) in enumerate(self.slots):
-            if first <= address < end and (memory is None or not memory.expired()):
+            inside = first <= address < end and address + tensor.nbytes <= end
+            if inside and (memory is None or not memory.expired()):
                 return slot, address - first
         return None
 
