@@ -89,9 +89,8 @@ class _Reading:
     """What `read` made of a module, its parameters, and whether it is as it was, but for their addresses and flags."""
 
     def __init__(self, module, read):
-        modules = list(module.modules())
-        self._snapshot = Snapshot(modules)
-        self.parameters = [p for m in modules for p in m._parameters.values() if p is not None]
+        self._snapshot = Snapshot(module)
+        self.parameters = [p for m in module.modules() for p in m._parameters.values() if p is not None]
         self._dtypes = [p.dtype for p in self.parameters]
         self.value = read(module)
 

@@ -16,15 +16,16 @@ CONTENTS = (
 
 
 class Snapshot:
-    """What some modules hold, by identity: attributes, parameters, buffers, children, hooks and what those say.
+    """What a module and those in it hold, by identity: attributes, parameters, buffers, children, hooks and theirs.
 
-    Not what is behind a parameter: its dtype, device, address and flags change in place.
+    Not what is behind a parameter: dtype, device, address and flags change in place. All stay alive but the module.
     """
 
-    def __init__(self, modules):
-        self._modules = list(modules)
-        self._dicts = [getattr(module, contents) for module in self._modules for contents in CONTENTS]
-        hooks = [hook for module in self._modules for hook in module._forward_pre_hooks.values()]
+    def __init__(self, module):
+        modules = list(module.modules())
+        self._modules = modules[1:]
+        self._dicts = [getattr(own, contents) for own in modules for contents in CONTENTS]
+        hooks = [hook for own in modules for hook in own._forward_pre_hooks.values()]
         self._dicts += [hook.__dict__ for hook in hooks if hasattr(hook, "__dict__")]
         self._seen = self._now()
 

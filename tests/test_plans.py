@@ -1,7 +1,9 @@
 """What a call keeps for the next one: never stale, bounded, and worth it."""
 
 import copy
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -195,6 +197,16 @@ def test_a_cast_is_seen(mpd):
     with torch.autocast("cpu", torch.bfloat16):
         assert mpd(y, y_hat)[0][0].dtype == torch.bfloat16
     assert mpd(y, y_hat)[0][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind, waveforms", [(hf.MultiPeriodDiscriminator, 2), (hf.DiscriminatorP, 1)])
+def test_a_module_that_was_read_can_go(kind, waveforms, narrow):
+    module = kind((2,)) if waveforms == 2 else kind(2)
+    module(*parity.waveforms(1, 60)[:waveforms])
+    left = weakref.ref(module)
+    del module
+    gc.collect()
+    assert left() is None
 
 
 def test_another_backend_another_call(mpd):

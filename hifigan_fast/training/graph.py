@@ -12,8 +12,8 @@ WARM_UP = 3  # ordinary steps before the capture: tables, workspaces and optimiz
 class GraphedStep:
     """Calls `run` as a CUDA graph, once it has run `WARM_UP` times on inputs of these shapes.
 
-    Inputs of other shapes run as they are; so do all where a capture fails, with a warning that says why. Steps are real
-    ones from the first on: nothing is trained twice.
+    Inputs of other shapes run as they are. So do all where a capture fails, and a warning says why. Steps are real ones
+    from the first on: nothing is trained twice.
 
     Args:
         run: tensors or None -> a named tuple of tensors; waits for nothing.

@@ -49,16 +49,16 @@ def again(programs, key, inputs, run):
     misaligned = functools.reduce(operator.or_, addresses) % ALIGNED and [a % ALIGNED for a in addresses]
     key = (*key, *[None if t is None else t.dtype for t in inputs], tuple(misaligned) if misaligned else None)
     program = programs.get(key)
-    if program is not None and not watched():
+    if program and not watched():
         return program(addresses)
     heard = Recording(inputs, addresses)
+    if program is not None or heard.overlaps():  # there is none, or not now
+        return run()
     with heard_by(heard):
         results = run()
-    program = heard.program(results)
-    if program is not None:
-        if len(programs) >= MOST:
-            programs.clear()
-        programs[key] = program
+    if len(programs) >= MOST:
+        programs.clear()
+    programs[key] = heard.program(results) or False
     return results
 
 
@@ -68,20 +68,26 @@ class Recording:
     def __init__(self, inputs, addresses):
         self.inputs = len(inputs)
         self.slots = [(a, a + (0 if t is None else t.nbytes), None) for t, a in zip(inputs, addresses)]
+        self.begins = {first: slot for slot, (first, end, _) in enumerate(self.slots) if first < end}
         self.buffers, self.launches, self.complete = [], [], True  # buffers: (shape, dtype, device), after the inputs
+
+    def overlaps(self):
+        """Whether inputs share memory: which of two a launch means would not be known."""
         spans = sorted((first, end) for first, end, _ in self.slots if first < end)
-        if any(first < end for (_, end), (first, _) in itertools.pairwise(spans)):  # which of two was meant?
-            self.complete = False
+        return any(first < end for (_, end), (first, _) in itertools.pairwise(spans))
 
     def allocated(self, tensor):
         memory = StorageWeakRef(tensor.untyped_storage())
         self.slots.append((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, memory))
+        self.begins[tensor.data_ptr()] = len(self.slots) - 1
         self.buffers.append((tuple(tensor.shape), tensor.dtype, tensor.device))
 
     def place(self, tensor):
         """(slot, bytes from its beginning); None where no slot that is still there has all of it."""
         address = tensor.data_ptr()
-        for slot, (first, end, memory) in enumerate(self.slots):
+        likely = self.begins.get(address)
+        for slot in range(len(self.slots)) if likely is None else (likely,):
+            first, end, memory = self.slots[slot]
             inside = first <= address < end and address + tensor.nbytes <= end
             if inside and (memory is None or not memory.expired()):
                 return slot, address - first
@@ -111,7 +117,7 @@ class Recording:
         """The `Program`; None where it would not be the same again."""
         places = [[self.place(t) for t in own] for own in results]
         whole = all(p is not None and p[0] >= self.inputs and p[1] == 0 for own in places for p in own)
-        if not (self.complete and self.launches and whole):
+        if not (self.complete and self.launches and self.buffers and whole):
             return None
         return Program(self, [[slot for slot, _ in own] for own in places])
 
