@@ -65,7 +65,7 @@ class LossGrads:
         return others, self._matching[depth]
 
     def beside(self, above):
-        """As `passes.MapGrads.beside`: others' maps are in the buffers."""
+        """As `backward.MapGrads.beside`: others' maps are in the buffers."""
         return [matching for _, matching in above.values() if matching is not None]
 
     def _rows(self, depth, member):

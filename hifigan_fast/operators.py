@@ -14,6 +14,7 @@ import torch
 
 from . import loss_grads, passes
 from .backends.contract import widened
+from .backward import Backward, MapGrads, Packing, Saved, Wanted
 from .dispatch import BACKENDS, autocast_dtype
 from .geometry import Ensemble, Layer, Stack, ensemble_of
 from .version import __version__
@@ -250,7 +251,7 @@ def _fake_losses(buffers, kind, *sized):
 
 
 def start_of(call, buffers, needs, map_grads, kind, adversarial, features):
-    """What a backward pass begins with, and what it computes: (source, `passes.Wanted`).
+    """What a backward pass begins with, and what it computes: (source, `backward.Wanted`).
 
     The source is the gradients of a step's losses, or those of maps where there is no `kind`. needs: of each waveform
     and parameter, flat.
@@ -261,8 +262,8 @@ def start_of(call, buffers, needs, map_grads, kind, adversarial, features):
     else:
         grads, places = iter(map_grads), itertools.product(range(e.sides), range(len(e.stacks)))
         maps = {(stack, side): list(itertools.islice(grads, len(e.layers))) for side, stack in places}
-        source = passes.MapGrads({member: maps[member] for member in e.members})
-    return source, passes.Wanted.of(call, needs, source.given)
+        source = MapGrads({member: maps[member] for member in e.members})
+    return source, Wanted.of(call, needs, source.given)
 
 
 @_without_autocast
@@ -270,16 +271,16 @@ def _run_backward(call, given, waves, parameters, buffers, scaling, packed, need
     buffers, (scaling, packed) = map(_flat, (buffers, (scaling, packed)))
     map_grads, *_, features = given
     check(call, waves, parameters, (*map_grads, *buffers))
-    outputs = passes.Saved(call, buffers)
+    outputs = Saved(call, buffers)
     source, wanted = start_of(call, outputs, needs, *given)
     if not wanted.active:
         return [], [], [], []
-    packing = passes.Packing(call.taken(parameters), scaling, packed)
+    packing = Packing(call.taken(parameters), scaling, packed)
     reads_waves = not buffers or any(depth == 0 for _, depth in wanted.jobs)
     flat = passes.flat_waves(call, call.sides_of(waves)) if reads_waves else None
     if not buffers:
         outputs.buffers = _recomputed(call, flat, packing.weights(call), wanted, both_sides=features is not None)
-    grad_waves, kinds = passes.Backward(call, wanted, packing, flat, outputs, source).run()
+    grad_waves, kinds = Backward(call, wanted, packing, flat, outputs, source).run()
     if not call.backend.flat_grads:
         kinds = [_asked_for(wanted, index, grads) for index, grads in enumerate(kinds)]
     return [] if grad_waves is None else [grad_waves], *kinds

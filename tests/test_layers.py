@@ -15,6 +15,7 @@ LAYERS = [
     ["backends", "reference", "checks", "layouts", "pooling", "ratios", "voice"],
     ["norms", "dispatch"],
     ["passes", "loss_grads"],
+    ["backward"],
     ["operators"],
     ["autograd"],
     ["ensembles"],
