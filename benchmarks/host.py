@@ -38,13 +38,14 @@ def stub_driver():
     """The stub as a library, which Triton then takes for the driver's."""
     import triton
 
-    folder = Path(tempfile.mkdtemp(prefix="stub-driver-"))
+    folder = tempfile.TemporaryDirectory(prefix="stub-driver-")
     include = Path(triton.__file__).parent / "backends/nvidia/include"
-    source, library = Path(__file__).with_name("stub_driver.c"), folder / "libcuda.so.1"
+    source, library = Path(__file__).with_name("stub_driver.c"), Path(folder.name) / "libcuda.so.1"
     options = ["-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-I", include]
     subprocess.run(["gcc", *options, source, "-o", library], check=True)
-    os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
+    os.environ["TRITON_LIBCUDA_PATH"] = folder.name
     loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    loaded.folder = folder  # as long as the process
     from triton.backends.nvidia.driver import CudaDriver
     from triton.runtime import driver
 
