@@ -6,7 +6,7 @@ import torch
 import hifigan_fast as hf
 from hifigan_fast import dispatch, operators, parity, reference, trust, warm
 from hifigan_fast.backends.triton import configs
-from hifigan_fast.bench.steps import FastLosses, discriminator_step
+from hifigan_fast.bench.steps import FastLosses, discriminator_step, frozen_generator_step
 from hifigan_fast.bench.workloads import build
 from hifigan_fast.passes import Call
 from hifigan_fast.training.config import load_config
@@ -362,6 +362,6 @@ def test_a_step_finds_what_was_compiled_ahead(monkeypatch, tmp_path):
     monkeypatch.setattr(knobs.compilation, "listener", lambda src, cache_hit, **_: found.append((cache_hit, src.name)))
     ours, y_and_y_hat = [modules(name)[0] for name in ("mpd", "msd")], waves(3, 5001)
     with torch.autocast("cuda", torch.bfloat16):
-        bench.discriminator_step(ours, *y_and_y_hat, bench.FastLosses)
-        bench.frozen_generator_step(ours, *y_and_y_hat, bench.FastLosses)
+        discriminator_step(ours, *y_and_y_hat, FastLosses)
+        frozen_generator_step(ours, *y_and_y_hat, FastLosses)
     assert len(found) > 60 and all(hit for hit, _ in found), found
