@@ -24,7 +24,9 @@ import torch
 from tabulate import tabulate
 
 import hifigan_fast
-from hifigan_fast import bench, dispatch
+from hifigan_fast import dispatch
+from hifigan_fast.bench import machine
+from hifigan_fast.bench.workloads import ENSEMBLES, build
 
 from . import report
 
@@ -91,7 +93,7 @@ class Steps:
     """The halves of a training step by parts, each a generator that yields the name of the part behind it."""
 
     def __init__(self):
-        self.modules = bench.build(bench.ENSEMBLES["both"], plain=False)
+        self.modules = build(ENSEMBLES["both"], plain=False)
         self.y, self.y_hat = (torch.randn(1, 1, report.SEGMENT, dtype=torch.float32, device="cpu") for _ in range(2))
 
     def discriminator(self):
@@ -211,7 +213,7 @@ def command(args):
             rows += [{"half": name, "part": part, **own._asdict()} for part, own in {**parts, "all": total}.items()]
     print(tabulate(rows, headers="keys", floatfmt=".0f"))
     if args.out:
-        report.write(args.out, {**bench.conditions(args.repeats), "host": rows})
+        report.write(args.out, {**machine.conditions(args.repeats), "host": rows})
 
 
 def main(argv=None):
