@@ -149,15 +149,16 @@ class Wanted:
             if flat and places:
                 parts = parts[0].split_with_sizes(sizes)
             for at, number in places:
-                found[at] = _like(parts[number], tensors[at])
+                grad = _like(parts[number], tensors[at])
+                # A view keeps its base; without, autograd adds another call's gradient in place.
+                found[at] = grad if flat else grad.detach()
         return found
 
 
 def _like(grad, tensor):
-    """Of the tensor's shape and dtype; detached, for a view keeps its base: autograd adds another call's in place."""
     if tensor.dim() > 1:  # not a bias
         grad = grad.view(tensor.shape)
-    return grad.detach() if grad.dtype == tensor.dtype else grad.to(tensor.dtype)
+    return grad if grad.dtype == tensor.dtype else grad.to(tensor.dtype)
 
 
 class Saved:

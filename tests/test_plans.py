@@ -416,5 +416,4 @@ def test_a_step_costs_the_host_little(half, monkeypatch):
             list(run())
         counts = [host.by_part(run, lambda: len(made)), host.operators_by_part(run), host.calls_by_part(run)]
     counts = [sum(own.values()) for own in counts]
-    print(counts)
     assert all(count <= most for count, most in zip(counts, MOST[half])), counts
