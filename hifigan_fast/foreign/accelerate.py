@@ -176,7 +176,8 @@ def _probed(module, names, like):
         if multiple > 1 and any(source.before for member, source in zip(members, sources) if member.folded):
             raise Refused("it pads nothing, and folds what was pooled")
         return members, sources, replace(convention, multiple=multiple)
-    raise refusals[FIRST, 3]
+    first = refusals[FIRST, 3]
+    raise refusals.get((MULTIPLE, 3), first) if first.__cause__ else first  # what it is says more than what it raised
 
 
 def _probe(module, given):

@@ -20,7 +20,7 @@ from hifigan_fast.reference import losses
 
 from .parts import Pair, Period, Scale
 from .test_parity import built, waves
-from .variants import CosyVoice
+from .variants import CosyVoice, SpeechBrain
 
 pytestmark = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
 
@@ -100,6 +100,17 @@ def test_what_a_wrapper_has_besides_stays_and_is_named():
     for part, known in zip(module(*waves(2))[:2], expected):
         for a, b in zip(part, known, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_scales_beside_periods_that_reflect_in_every_layer():
+    torch.manual_seed(0)
+    module = SpeechBrain().eval()
+    expected = module(*waves(1, 600))[0]
+    report = hf.accelerate(module)
+    assert is_fast(module.msd) and not is_fast(module) and not is_fast(module.mpd)
+    assert "what follows mpd.discriminators.0.convs.0.conv is no leaky ReLU" in report.entries[0].why
+    for a, b in zip(module(*waves(1, 600))[0], expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_set_of_this_packages_classes_runs_together():

@@ -344,6 +344,33 @@ class Spectrogram(nn.Module):
         return torch.flatten(x, 1, -1), fmap
 
 
+class ReflectConv(nn.Module):
+    """speechbrain's wrapper: reflects at both ends of what a convolution reads."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.padding, conv.padding = conv.padding[0], (0, 0)
+        self.conv = conv
+
+    def forward(self, x):
+        return self.conv(F.pad(x, (0, 0, self.padding, self.padding), "reflect"))
+
+
+class SpeechBrain(nn.Module):
+    """Periods that pad by reflection in every layer, beside plain scales."""
+
+    def __init__(self):
+        super().__init__()
+        self.mpd, self.msd = Single(Period(2), Period(3)), CoquiScales()
+        for d in self.mpd.discriminators:
+            d.convs, d.conv_post = nn.ModuleList(map(ReflectConv, d.convs)), ReflectConv(d.conv_post)
+
+    def forward(self, x):
+        scores, feats = self.mpd(x)
+        scores_, feats_ = self.msd(x)
+        return scores + scores_, feats + feats_
+
+
 class CosyVoice(nn.Module):
     """A wrapper that joins the lists of a period set and of a spectrogram set."""
 
