@@ -95,7 +95,11 @@ def add_arguments(parser):
     )
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast in the networks; default fp32")
-    add("--cuda-graph", action="store_true", help="replay steps as a CUDA graph: for small batches on one GPU")
+    add(
+        "--cuda-graph",
+        action=argparse.BooleanOptionalAction,
+        help="replay steps as a CUDA graph; default: in one process on a GPU, as far as a step can be captured",
+    )
     add("--discriminators", choices=["fast", "reference"], default="fast", help="which implementation; default fast")
     add("--seed", metavar="N", type=int, help="of parameters, order and crops; default: the configuration's")
     add(

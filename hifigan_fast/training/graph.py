@@ -1,5 +1,6 @@
 """A training step as a CUDA graph: captured once, replayed from then on, without a launch by the host."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ WARM_UP = 3  # ordinary steps before the capture: tables, workspaces and optimiz
 class GraphedStep:
     """Calls `run` as a CUDA graph, once it has run `WARM_UP` times on inputs of these shapes.
 
-    Inputs of other shapes run as they are. Steps are real ones from the first on: nothing is trained twice.
+    Inputs of other shapes run as they are. So do all where a capture fails, and a warning says why. Steps are real ones
+    from the first on: nothing is trained twice.
 
     Args:
         run: tensors or None -> a named tuple of tensors; waits for nothing.
@@ -24,9 +26,11 @@ class GraphedStep:
     ) -> None:
         self.run, self.optimizers, self.device = run, optimizers, device
         self.graph = self.inputs = self.shapes = self.results = None
-        self.warm = 0
+        self.warm, self.refused = 0, False
 
     def __call__(self, *inputs):
+        if self.refused:
+            return self.run(*inputs)
         shapes = [None if t is None else t.shape for t in inputs]
         if self.graph is None and shapes != self.shapes:
             self.shapes, self.warm = shapes, 0
@@ -34,7 +38,12 @@ class GraphedStep:
             self.warm += shapes == self.shapes
             return self._on_a_side_stream(inputs)
         if self.graph is None:
-            self._capture(inputs)
+            stream = torch.cuda.current_stream(self.device)
+            try:
+                self._capture(inputs)
+            except RuntimeError as error:
+                self._refuse(error, stream)
+                return self.run(*inputs)
         for kept, given in zip(self.inputs, inputs):
             if kept is not None:
                 kept.copy_(given)
@@ -65,3 +74,11 @@ class GraphedStep:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.results = self.run(*self.inputs)
+
+    def _refuse(self, error, stream):
+        """Leaves behind what a capture had begun: it ran nothing on the device."""
+        torch.cuda.set_stream(stream)  # what a capture that fails does not
+        self.graph = self.inputs = self.results = None
+        self.refused = True
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"hifigan_fast: steps run without a CUDA graph, a capture failed: {reason}", stacklevel=3)

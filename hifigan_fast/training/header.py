@@ -24,7 +24,16 @@ def header(run: Any) -> str:
         ("parameters", ", ".join(f"{name} {size:,}" for name, size in sizes.items())),
         ("logs", f"{run.out / 'metrics.jsonl'}; tensorboard --logdir {run.out / 'logs'}"),
     ]
+    if trainer.device.type == "cuda":
+        rows.insert(1, ("steps", steps(trainer.cuda_graph, run.processes.ranks)))
     return tabulate(rows, tablefmt="plain")
+
+
+def steps(graphed: bool, processes: int) -> str:
+    """How a GPU is given its steps, and why."""
+    if graphed:
+        return "replayed as a CUDA graph from the fourth on"
+    return "launched one by one, " + ("there are several processes" if processes > 1 else "as asked for")
 
 
 def device(device: torch.device, processes: int) -> str:

@@ -45,7 +45,7 @@ class Trainer:
         discriminators: "fast" or "reference"; both begin with the same parameters.
         precision: "fp32", or "bf16" for autocast in the networks; mel and losses are float32 in both.
         distributed: average gradients over the processes of torch.distributed's default group.
-        cuda_graph: replay steps as a CUDA graph (`graph.GraphedStep`); on a CUDA device, in one process.
+        cuda_graph: replay steps as a CUDA graph (`graph.GraphedStep`): on a CUDA device, in one process; None: there.
     """
 
     def __init__(
@@ -55,15 +55,16 @@ class Trainer:
         discriminators: str = "fast",
         precision: str = "fp32",
         distributed: bool = False,
-        cuda_graph: bool = False,
+        cuda_graph: bool | None = False,
     ) -> None:
         if discriminators not in DISCRIMINATORS:
             raise ValueError(f"discriminators: expected one of {list(DISCRIMINATORS)}, got {discriminators!r}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {list(PRECISIONS)}, got {precision!r}")
-        if cuda_graph and (device.type != "cuda" or distributed):
-            where = "several processes" if distributed else f"device {device}"
-            raise ValueError(f"cuda_graph: expected one process on a CUDA device, got {where}")
+        lacking = "several processes" if distributed else None if device.type == "cuda" else f"device {device}"
+        if cuda_graph and lacking:
+            raise ValueError(f"cuda_graph: expected one process on a CUDA device, got {lacking}")
+        self.cuda_graph = not lacking if cuda_graph is None else cuda_graph
         self.config, self.device = config, device
         self.kind, self.dtype = DISCRIMINATORS[discriminators], PRECISIONS[precision]
         torch.manual_seed(config.seed)
@@ -82,7 +83,7 @@ class Trainer:
         self.step = self.epoch = self.batch = 0
         wrap = self._distribute if distributed else (lambda module: module)
         self._synced = {name: wrap(getattr(self, name)) for name in ("generator", "mpd", "msd")}
-        self._run = GraphedStep(self._both_halves, self.optimizers, device) if cuda_graph else self._both_halves
+        self._run = GraphedStep(self._both_halves, self.optimizers, device) if self.cuda_graph else self._both_halves
 
     def _distribute(self, module):
         # Buffers are spectral norm's vectors. They follow from the weights alone, so every process computes the same

@@ -1,5 +1,6 @@
 """`--cuda-graph` without a GPU: CUDA's part is played by plain calls; tests/gpu captures a step for real."""
 
+import argparse
 import contextlib
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from hifigan_fast.training import graph
+from hifigan_fast.training import command, graph
 from hifigan_fast.training.guard import Snapshot
 from hifigan_fast.training.step import Trainer
 
@@ -113,6 +114,31 @@ def test_a_scheduler_changes_the_rate_that_a_graph_reads(cuda):
     torch.optim.lr_scheduler.ExponentialLR(line.optimizer, 0.5).step()
     line.step(torch.ones(2), None)
     assert line.optimizer.param_groups[0]["lr"] is rate and rate.item() == pytest.approx(0.05)
+
+
+def test_a_capture_that_fails_says_why_and_steps_go_on(cuda, monkeypatch):
+    def refused(recorded):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "graph", refused)
+    streams = []
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    graphed, plain = Line(), Line()
+    with pytest.warns(UserWarning, match="without a CUDA graph, a capture failed: operation .* capturing$"):
+        for index in range(8):
+            x = torch.full((2,), index + 1.0)
+            torch.testing.assert_close(graphed.step(x, None).loss.clone(), plain.run(x, None).loss.clone())
+            torch.testing.assert_close(graphed.w, plain.w)
+    assert len(streams) == 1 and Recorded.replays == 0
+
+
+def test_where_a_graph_is_by_default(tiny_config, tmp_path):
+    assert not Trainer(tiny_config, torch.device("cpu"), cuda_graph=None).cuda_graph
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    required = ["--config", "v1", "--out", str(tmp_path), "--steps", "1"]
+    for flags, expected in (([], None), (["--no-cuda-graph"], False), (["--cuda-graph"], True)):
+        assert parser.parse_known_args([*required, *flags])[0].cuda_graph is expected
 
 
 def test_where_there_is_no_graph_to_be_had(tiny_config):
