@@ -1,17 +1,15 @@
 """An ensemble's operators, differentiable: what is saved, for which gradients, and how to differentiate twice."""
 
 import itertools
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
 from . import norms, operators, passes
 from .loss_grads import TARGETS
-from .operators import LIBRARY
+from .operators import LIBRARY, OPERATORS
 from .reference import losses
-
-OPERATORS = torch.ops.hifigan_fast
-
 
 LIBRARY.define(
     f"ensemble(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {operators.DESCRIPTION}) -> Tensor[] maps"
@@ -22,9 +20,9 @@ LIBRARY.define(
 )
 
 
-def _arguments(call, waves, parameters):
+def _arguments(waves, parameters):
     flat = [t for stack in parameters for p in stack for t in (p.raw, p.magnitude, p.bias)]
-    return [wave for side in waves for wave in side], flat, call.flat_states()
+    return [wave for side in waves for wave in side], flat
 
 
 def run_ensemble(call, waves, parameters):
@@ -35,8 +33,11 @@ def run_ensemble(call, waves, parameters):
         waves: [side][wave], each [samples, 1, length].
         parameters: [stack][depth] of `norms.Parameters`.
     """
-    tensors, e = _arguments(call, waves, parameters), call.ensemble
-    maps = OPERATORS.ensemble.default(*tensors, *operators.description(call))
+    (waves, parameters), e = _arguments(waves, parameters), call.ensemble
+    if operators.traced((*waves, *parameters)):
+        maps = OPERATORS.ensemble.default(waves, parameters, call.flat_states(), *operators.description(call))
+    else:
+        maps = list(_maps(call, waves, parameters))
     # Slices, not an iterator: PyTorch 2.6 compiles each use of one as if it began anew, and repeats the first maps.
     return [_batched(side, len(e.layers)) for side in _batched(maps, len(maps) // e.sides)]
 
@@ -52,67 +53,72 @@ def run_step(call, kind, waves, parameters):
         call, waves, parameters: as for `run_ensemble`; two sides.
         kind: "discriminator", of both sides and without feature matching, or "generator".
     """
-    tensors = _arguments(call, waves, parameters)
-    return OPERATORS.ensemble_step.default(*tensors, kind, *operators.description(call))
+    waves, parameters = _arguments(waves, parameters)
+    if operators.traced((*waves, *parameters)):
+        return OPERATORS.ensemble_step.default(
+            waves, parameters, call.flat_states(), kind, *operators.description(call)
+        )
+    return _losses(call, kind, waves, parameters)
 
 
 @torch.no_grad()
-def spectral_states(convs, calls, backend):
+def spectral_states(convs, groups, calls, backend):
     """The `norms.Spectral` of the next `calls` calls of `convs`, [call][conv]; None where a conv has another norm.
 
-    Moves `weight_u` and `weight_v` as the calls would, in training mode (torch.nn.utils.spectral_norm).
+    groups: their `norms.spectral_groups`. Moves `weight_u` and `weight_v` as the calls would, in training mode
+    (torch.nn.utils.spectral_norm).
     """
     states = [[None] * len(convs) for _ in range(calls)]
-    for (eps, iterations), members in norms.spectral_groups(convs).items():
-        own = [convs[index] for index in members]
-        us, vs = [conv.weight_u for conv in own], [conv.weight_v for conv in own]
-        matrices = [conv.weight_orig.flatten(1) for conv in own]
-        u, v, sigma = OPERATORS.power_iterations.default(matrices, us, vs, eps, iterations, calls, backend.name)
+    for (eps, iterations), members in groups.items():
+        weights, us, vs = (
+            [getattr(convs[index], f"weight_{name}") for index in members] for name in ("orig", "u", "v")
+        )
+        u, v, sigma = operators.power_iterations(weights, us, vs, eps, iterations, calls, backend)
+        sizes = [[len(own) for own in vectors] for vectors in (us, vs)]
         for call, found in enumerate(states):
             if iterations:
-                us, vs = u[call].split([len(own) for own in us]), v[call].split([len(own) for own in vs])
+                us, vs = u[call].split_with_sizes(sizes[0]), v[call].split_with_sizes(sizes[1])
             for index, *state in zip(members, us, vs, sigma[call if iterations else 0].unbind()):
                 found[index] = norms.Spectral(*state)
     return states
 
 
-def _run(ctx, tracked, numbers, counts, tensors):
-    """Forward, and what both functions save but for the buffers -> (call, those to save, buffers).
+def _run(ctx, tracked, call, count, tensors):
+    """Forward, and what both functions save but for the buffers -> (those to save, buffers).
 
-    tracked: whether gradients are enabled, which a function cannot see.
+    tracked: whether gradients are enabled, which a function cannot see; count: of waveforms among `tensors`.
     """
     ctx.set_materialize_grads(False)
-    rest = iter(tensors)
-    waves, parameters, states = (list(itertools.islice(rest, count)) for count in counts)
-    buffers, scaling, packed = OPERATORS.ensemble_forward.default(waves, parameters, states, *numbers)
-    ctx.counts, ctx.numbers = counts, (*operators.sizes(waves, numbers), *numbers)
-    call = operators.call_of(*ctx.numbers)
-    ctx.needs = [tracked and need for need in ctx.needs_input_grad[-len(tensors) :][: len(waves) + len(parameters)]]
+    waves, parameters = tensors[:count], tensors[count:]
+    buffers, scaling, packed = operators.forward(call, waves, parameters)
+    ctx.needs = tuple(tracked and need for need in ctx.needs_input_grad[-len(tensors) :])
+    ctx.count, ctx.call = count, replace(call, states=[])  # their tensors are saved as all others
     every = call.save == "recompute"  # from all waveforms
-    kept = [wave if keep or every else None for wave, keep in zip(waves, _read_waves(call, ctx.needs))]
-    return call, [*kept, *parameters, *states, scaling, packed], buffers
+    kept = [wave if keep or every else None for wave, keep in zip(waves, Reach.of(call, ctx.needs).waves)]
+    return [*kept, *parameters, *call.flat_states(), scaling, packed], buffers
 
 
 def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
     """Backward: gradients of all tensors of `_run`."""
-    rest = iter(ctx.saved_tensors)
-    waves, parameters, states = (list(itertools.islice(rest, count)) for count in ctx.counts)
+    rest, e = iter(ctx.saved_tensors), ctx.call.ensemble
+    waves, parameters, states = (
+        list(itertools.islice(rest, count))
+        for count in (ctx.count, 3 * len(e.layers) * len(e.stacks), 3 * len(e.layers) * e.set_count)
+    )
     scaling, packed, *buffers = rest
-    call, given = operators.call_of(*ctx.numbers), (list(map_grads), kind, adversarial, features)
+    call, given = (
+        replace(ctx.call, states=ctx.call.split_states(states)),
+        (list(map_grads), kind, adversarial, features),
+    )
     if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
-        call.states = call.split_states(states)
-        return [
-            *_differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given),
-            *(None for _ in states),
-        ]
-    saved = waves, parameters, states, buffers, scaling, packed, ctx.needs
-    grad_waves, *kinds = OPERATORS.ensemble_backward.default(*given, *saved, *ctx.numbers)
+        return _differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given)
+    saved = waves, parameters, buffers, scaling, packed
+    grad_waves, *kinds = operators.backward(call, given, saved, ctx.needs)
     _, wanted = operators.start_of(call, buffers, ctx.needs, *given)
-    found = wanted.gradients([*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
-    return [*found, *(None for _ in states)]
+    return wanted.gradients([*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
 
 
-def _save(ctx, call, saved, buffers):
+def _save(ctx, saved, buffers):
     """All by save_for_backward: changes in place are seen, and checkpoints and offloading hooks reach them."""
     if any(ctx.needs):
         forms = {
@@ -120,16 +126,17 @@ def _save(ctx, call, saved, buffers):
             "bf16": lambda: [b.bfloat16() if b.itemsize > 2 else b for b in buffers],
             "recompute": lambda: [],
         }
-        ctx.save_for_backward(*saved, *forms[call.save]())
+        ctx.save_for_backward(*saved, *forms[ctx.call.save]())
 
 
 class _EnsembleFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tracked, numbers, counts, *tensors):
-        call, saved, buffers = _run(ctx, tracked, numbers, counts, tensors)
+    def forward(ctx, tracked, call, count, *tensors):
+        saved, buffers = _run(ctx, tracked, call, count, tensors)
         maps = passes.maps_of(call.ensemble, buffers)
-        ctx.mark_non_differentiable(*itertools.compress(maps, _without_gradient(call, ctx.needs)))
-        _save(ctx, call, saved, buffers[:-1])
+        constant = [not above for depths in Reach.of(call, ctx.needs).maps.values() for above in depths]
+        ctx.mark_non_differentiable(*itertools.compress(maps, constant))
+        _save(ctx, saved, buffers[:-1])
         return tuple(maps)
 
     @staticmethod
@@ -139,15 +146,15 @@ class _EnsembleFunction(torch.autograd.Function):
 
 class _LossFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, kind, tracked, numbers, counts, *tensors):
-        call, saved, buffers = _run(ctx, tracked, numbers, counts, tensors)
+    def forward(ctx, kind, tracked, call, count, *tensors):
+        saved, buffers = _run(ctx, tracked, call, count, tensors)
         ctx.kind = kind
-        adversarial, terms, features = OPERATORS.ensemble_losses.default(buffers, kind, *ctx.numbers)
-        reached = {side for (side, _), depths in _reached(call, ctx.needs) if depths[-1]}
+        adversarial, terms, features = operators.losses(call, kind, buffers)
+        reached = Reach.of(call, ctx.needs).sides
         judged = {side for side, target in enumerate(TARGETS[kind]) if target is not None}
         constant = [terms, *([] if reached & judged else [adversarial])]
         ctx.mark_non_differentiable(*constant, *([features] if kind == "discriminator" or not reached else []))
-        _save(ctx, call, saved, buffers)
+        _save(ctx, saved, buffers)
         return adversarial, terms, features
 
     @staticmethod
@@ -155,39 +162,62 @@ class _LossFunction(torch.autograd.Function):
         return None, None, None, None, *_grads(ctx, (), ctx.kind, adversarial, features)
 
 
+def _maps(call, waves, parameters):
+    return _EnsembleFunction.apply(torch.is_grad_enabled(), call, len(waves), *waves, *parameters)
+
+
+def _losses(call, kind, waves, parameters):
+    return _LossFunction.apply(kind, torch.is_grad_enabled(), call, len(waves), *waves, *parameters)
+
+
+def _call_of(waves, parameters, states, numbers):
+    call = operators.call_of(*operators.sizes(waves, numbers), *numbers)
+    operators.check(call, waves, parameters)
+    call.states = call.split_states(states)
+    return call
+
+
 def _ensemble(waves, parameters, states, *numbers):
     """The operator of a call: opaque to what traces Python, made of differentiable operators to what traces those."""
-    counts = len(waves), len(parameters), len(states)
-    return _EnsembleFunction.apply(torch.is_grad_enabled(), numbers, counts, *waves, *parameters, *states)
+    return _maps(_call_of(waves, parameters, states, numbers), waves, parameters)
 
 
 def _step(waves, parameters, states, kind, *numbers):
-    counts = len(waves), len(parameters), len(states)
-    return _LossFunction.apply(kind, torch.is_grad_enabled(), numbers, counts, *waves, *parameters, *states)
+    return _losses(_call_of(waves, parameters, states, numbers), kind, waves, parameters)
 
 
 LIBRARY.impl("ensemble", _ensemble, "CompositeImplicitAutograd")
 LIBRARY.impl("ensemble_step", _step, "CompositeImplicitAutograd")
 
 
-def _reached(call, needs):
-    """For each side and stack, whether each depth's map has a gradient, [side · stack][depth]."""
-    e, (wave_needs, layer_needs) = call.ensemble, call.split(needs)
-    for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
-        own = [wave_needs[side][e.waves[stack]], *(any(n) for n in layer_needs[stack])]
-        yield (side, stack), list(itertools.accumulate(own, lambda a, b: a or b))[1:]
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """What of a call has a gradient, by what it needs one of.
 
+    Attributes:
+        maps: of each side and stack, whether each depth's map has one; in the order of the operator.
+        sides: those that any of their stacks' last maps has one on.
+        waves: whether a backward pass reads each waveform: of stacks that have a gradient at all.
+    """
 
-def _without_gradient(call, needs):
-    """Which maps can have no gradient, in the order of the operator."""
-    return [not above for _, depths in _reached(call, needs) for above in depths]
+    maps: dict
+    sides: set
+    waves: list
 
+    @classmethod
+    def of(cls, call, needs):
+        return call.ensemble.once(("reach", needs), lambda: cls._of(call, needs))
 
-def _read_waves(call, needs):
-    """Which waveforms a backward pass reads: of stacks that have a gradient at all."""
-    e = call.ensemble
-    read = {(side, e.waves[stack]) for (side, stack), depths in _reached(call, needs) if depths[-1]}
-    return [place in read for place in itertools.product(range(e.sides), range(len(e.lengths)))]
+    @classmethod
+    def _of(cls, call, needs):
+        e, (wave_needs, layer_needs), maps = call.ensemble, call.split(needs), {}
+        for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
+            own = [wave_needs[side][e.waves[stack]], *(any(n) for n in layer_needs[stack])]
+            maps[side, stack] = list(itertools.accumulate(own, lambda a, b: a or b))[1:]
+        last = [place for place, depths in maps.items() if depths[-1]]
+        read = {(side, e.waves[stack]) for side, stack in last}
+        places = itertools.product(range(e.sides), range(len(e.lengths)))
+        return cls(maps, {side for side, _ in last}, [place in read for place in places])
 
 
 def _differentiable_grads(call, tensors, needs, buffers, map_grads, kind, adversarial, features):

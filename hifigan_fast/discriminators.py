@@ -7,6 +7,7 @@ convolution, a parametrized spectral norm), they run module by module in plain P
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -70,9 +71,31 @@ def _why_not_together(discriminators):
     return None
 
 
-def _check_parameters(name, x, discriminators):
+@dataclass
+class _Pair:
+    """An ensemble as it was read: its discriminators, and why they cannot run together (a `Group` where they can)."""
+
+    discriminators: list
+    reason: str | None
+    group: ensembles.Group | None
+
+    @classmethod
+    def of(cls, ensemble):
+        discriminators = list(ensemble.discriminators)
+        reason = _why_not_together(discriminators)
+        group = None if reason else ensembles.Group([member_of(d) for d in discriminators])
+        return cls(discriminators, reason, group)
+
+
+def _single(discriminator):
+    """Why a discriminator must run module by module, and a `Group` of it where it need not."""
+    member = member_of(discriminator)
+    reason = member.why_module_by_module()
+    return reason, None if reason else ensembles.Group([member])
+
+
+def _check_parameters(name, x, parameters):
     """The parameters must be where the waveform is, and of its dtype, as for any convolution."""
-    parameters = (p for d in discriminators for p in d.parameters())
     found = None if dispatch.not_fusible(x.device) else ensembles.mismatch(x, parameters)
     if found:
         parameter, what = found
@@ -84,11 +107,11 @@ def _run_single(discriminator, x):
     checks.check_waveform("x", x)
     if isinstance(discriminator, reference.DiscriminatorP):
         checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
-    _check_parameters("x", x, [discriminator])
-    members = [member_of(discriminator)]
-    if slower(BY_MODULES, ensembles.why_not_fused(x, members)):
+    (reason, group), parameters = ensembles.reading(discriminator, _single)
+    _check_parameters("x", x, parameters)
+    if slower(BY_MODULES, ensembles.why_no_pass(x) or reason):
         return None
-    ((maps,),) = run_ensemble(*ensembles.fused(members, [[x]], [0]))
+    ((maps,),) = run_ensemble(*ensembles.fused(group, [[x]], [0]))
     return torch.flatten(maps[-1], 1, -1), maps
 
 
@@ -99,17 +122,16 @@ def fused_pair(ensemble, y, y_hat):
     """
     y, y_hat = dispatch.widest_under_autocast(y, y_hat)
     checks.check_pair(y, y_hat)
-    discriminators = list(ensemble.discriminators)
-    for discriminator in discriminators:
+    found, parameters = ensembles.reading(ensemble, _Pair.of)
+    for discriminator in found.discriminators:
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
-    _check_parameters("y", y, discriminators)
-    if slower(BY_MODULES, ensembles.why_no_pass(y)) or slower(ONE_BY_ONE, _why_not_together(discriminators)):
+    _check_parameters("y", y, parameters)
+    if slower(BY_MODULES, ensembles.why_no_pass(y)) or slower(ONE_BY_ONE, found.reason):
         return None
-    members = [member_of(discriminator) for discriminator in discriminators]
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
-        return ensembles.fused(members, _pooled(ensemble, y, y_hat), range(len(members)))
-    return ensembles.fused(members, [[y], [y_hat]], [0] * len(members))
+        return ensembles.fused(found.group, _pooled(ensemble, y, y_hat), range(len(found.discriminators)))
+    return ensembles.fused(found.group, [[y], [y_hat]], [0] * len(found.discriminators))
 
 
 def _run_pair(ensemble, y, y_hat):
@@ -262,11 +284,14 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     """
     for module in modules:
         checks.check_module("modules", module)
-    flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
+    found = (p for module in modules for m in module.modules() for p in m._parameters.values() if p is not None)
+    flags = [
+        (parameter, parameter.requires_grad) for parameter in found
+    ]  # module.parameters() takes five times as long
     try:
         for parameter, _ in flags:
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False
         yield
     finally:
         for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+            parameter.requires_grad = flag

@@ -1,13 +1,15 @@
 """Discriminators as the passes take them, and one fused pass over several: what every front end runs."""
 
+import weakref
 from dataclasses import dataclass
 
 import torch
 
 from . import dispatch, norms
 from .autograd import spectral_states
-from .geometry import Ensemble, Layer, Stack
+from .geometry import Ensemble, Layer, Stack, ensemble_of
 from .passes import Call
+from .snapshot import Snapshot
 
 BY_MODULES = "module by module in plain PyTorch"  # slower than a fused pass
 
@@ -43,6 +45,70 @@ class Member:
             if own.raw.dtype != own.bias.dtype:
                 return f"{name} mixes dtypes"
         return None
+
+
+class Group:
+    """Discriminators that run in one pass, with what it needs of them, as they were when this was made.
+
+    Attributes:
+        stacks: of each, its layers as data.
+        parameters: [stack][depth] of `norms.Parameters`.
+        spectral: of each, whether a call moves its spectral norm; and its `norms.spectral_groups`.
+    """
+
+    def __init__(self, members):
+        self.members = members
+        self.stacks = tuple(member.stack for member in members)
+        self.parameters = [[norms.parameters(conv) for conv in member.convs] for member in members]
+        self.spectral = [
+            (any(norms.iterates(conv) for conv in member.convs), norms.spectral_groups(member.convs))
+            for member in members
+        ]
+
+    def weight_sets(self, sides):
+        """For each discriminator and side, the set of weights it uses."""
+        sets, count = [], 0
+        for moves, _ in self.spectral:
+            own = sides if moves else 1
+            sets.append(tuple(count + side % own for side in range(sides)))
+            count += own
+        return tuple(sets)
+
+    def states(self, sides, backend):
+        """Spectral norm's states, as `Call` has them. Side after side, as the modules' calls: each moves them on."""
+        found = []
+        for member, (moves, groups) in zip(self.members, self.spectral):
+            if groups:
+                found += spectral_states(member.convs, groups, sides if moves else 1, backend)
+            else:
+                found.append([None] * len(member.convs))
+        return found
+
+
+class _Reading:
+    """What `read` made of a module, its parameters, and whether it is as it was, but for their addresses and flags."""
+
+    def __init__(self, module, read):
+        self._snapshot = Snapshot(module)
+        self.parameters = [p for m in module.modules() for p in m._parameters.values() if p is not None]
+        self._dtypes = [p.dtype for p in self.parameters]
+        self.value = read(module)
+
+    def holds(self):
+        return self._snapshot.holds() and [p.dtype for p in self.parameters] == self._dtypes
+
+
+_readings: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def reading(module, read):
+    """(`read(module)`, all parameters of it), read again where anything in the module has changed."""
+    if torch.compiler.is_compiling():
+        return read(module), list(module.parameters())
+    found = _readings.get(module)
+    if found is None or not found.holds():
+        found = _readings[module] = _Reading(module, read)
+    return found.value, found.parameters
 
 
 def mismatch(x, parameters):
@@ -86,28 +152,23 @@ def slower(how, reason):
     return reason is not None
 
 
-def fused(members, sides, waves):
+def fused(group, sides, waves):
     """One fused pass over discriminators of equal layers, as what `autograd.run_ensemble` and `run_step` take.
 
     Moves the spectral norms. ValueError where the waveforms are too short for a layer.
 
     Args:
+        group: a `Group`.
         sides: waveforms [side][level], each [batch, 1, samples].
         waves: the level that each discriminator reads.
     """
-    stacks = tuple(member.stack for member in members)
-    lengths = tuple(wave.shape[-1] for wave in sides[0])
-    for stack, wave in zip(stacks, waves):
-        stack.rows(lengths[wave])  # too short: said before spectral norm moves
     first = sides[0][0]
+    lengths = tuple(wave.shape[-1] for wave in sides[0])
     dtype = dispatch.map_dtype(first)
-    choice = dispatch.choose(first.device, dtype)
-    weight_sets, states = [], []
-    for member in members:
-        own = len(sides) if any(norms.iterates(conv) for conv in member.convs) else 1
-        weight_sets.append(tuple(len(states) + side % own for side in range(len(sides))))
-        # Side after side, as the modules' calls would: each moves the power iteration on.
-        states += spectral_states(member.convs, own, choice.backend)
-    ensemble = Ensemble(stacks, tuple(waves), lengths, first.shape[0], len(sides), tuple(weight_sets))
-    parameters = [[norms.parameters(conv) for conv in member.convs] for member in members]
-    return Call(choice.backend, ensemble, dtype, states, dispatch.to_save()), sides, parameters
+    backend = dispatch.choose(first.device, dtype).backend
+    make = Ensemble if torch.compiler.is_compiling() else ensemble_of
+    sets = group.weight_sets(len(sides))
+    ensemble = make(group.stacks, tuple(waves), lengths, first.shape[0], len(sides), sets)
+    ensemble.check()  # before spectral norm moves
+    call = Call(backend, ensemble, dtype, group.states(len(sides), backend), dispatch.to_save())
+    return call, sides, group.parameters

@@ -12,6 +12,22 @@ import numpy as np
 LRELU_SLOPE = 0.1
 
 
+def _hashed_once(kind):
+    """For values that are often keys, of plans and of what backends make once."""
+    compute = kind.__hash__
+
+    def __hash__(self):
+        try:
+            return self.__dict__["_hash"]
+        except KeyError:
+            found = self.__dict__["_hash"] = compute(self)
+            return found
+
+    kind.__hash__ = __hash__
+    return kind
+
+
+@_hashed_once
 @dataclass(frozen=True)
 class Layer:
     """One convolution along time. `slope` is the leaky ReLU's; 1 means none."""
@@ -43,6 +59,7 @@ class Layer:
         return 2 * out_rows * self.weights
 
 
+@_hashed_once
 @dataclass(frozen=True)
 class Stack:
     """One discriminator: stem, convolutions, head. `folded`: its maps are [B, C, H, period], else [B, C, H]."""
@@ -91,11 +108,17 @@ class Run:
         return self.samples * self.period
 
 
+@_hashed_once
+class Runs(tuple):
+    """Runs in their order."""
+
+
 def run_table(runs):
     """Runs as an int64 array [runs, fields]."""
     return np.array([astuple(run) for run in runs], dtype=np.int64).reshape(len(runs), len(fields(Run)))
 
 
+@_hashed_once
 @dataclass(frozen=True)
 class Ensemble:
     """One call of an ensemble: its stacks, and the waveforms that they read.
@@ -117,20 +140,31 @@ class Ensemble:
     sides: int
     weight_sets: tuple[tuple[int, ...], ...]
 
+    @functools.cached_property
+    def _plans(self):
+        return {}
+
+    def once(self, key, make):
+        """`make()`, made once for this ensemble: what its shapes decide, and no call has to find out again."""
+        try:
+            return self._plans[key]
+        except KeyError:
+            return self._plans.setdefault(key, make())
+
     @property
     def layers(self):
         return self.stacks[0].layers
 
-    @property
+    @functools.cached_property
     def members(self):
         """Every (stack, side), in the order of the buffers."""
-        return [(stack, side) for stack in range(len(self.stacks)) for side in range(self.sides)]
+        return tuple((stack, side) for stack in range(len(self.stacks)) for side in range(self.sides))
 
-    @property
+    @functools.cached_property
     def set_count(self):
         return 1 + max(max(sets) for sets in self.weight_sets)
 
-    @property
+    @functools.cached_property
     def set_stacks(self):
         """The stack of each weight set."""
         stacks = {}
@@ -144,8 +178,17 @@ class Ensemble:
         """Rows of a sequence: [stack][depth], depth 0 the fold."""
         return [stack.rows(self.lengths[wave]) for stack, wave in zip(self.stacks, self.waves)]
 
+    def check(self):
+        """ValueError where a waveform is too short for a layer."""
+        if "rows" not in self.__dict__:
+            for stack, wave in zip(self.stacks, self.waves):
+                stack.rows(self.lengths[wave])
+
     def offsets(self, depth, members):
         """First row of each member in a buffer that holds `members` at `depth` (0: the fold), and the total."""
+        return self.once(("offsets", depth, tuple(members)), lambda: self._offsets(depth, members))
+
+    def _offsets(self, depth, members):
         offsets, total = {}, 0
         for member in members:
             offsets[member] = total
@@ -154,6 +197,9 @@ class Ensemble:
 
     def spans(self, depth, members):
         """First row and end of each member in such a buffer."""
+        return self.once(("spans", depth, tuple(members)), lambda: self._spans(depth, members))
+
+    def _spans(self, depth, members):
         offsets, total = self.offsets(depth, members)
         ends = [*list(offsets.values())[1:], total]
         return {member: (first, end) for (member, first), end in zip(offsets.items(), ends)}
@@ -170,33 +216,34 @@ class Ensemble:
         return offsets, total
 
     def runs(self, depth, active):
-        """The runs of layer `depth` for the members in `active`, a tuple in the order of `members`."""
-        return _runs(self, depth, active)
+        """The `Runs` of layer `depth` for the members in `active`, a tuple in the order of `members`."""
+        return self.once(("runs", depth, active), lambda: self._runs(depth, active))
+
+    def _runs(self, depth, active):
+        ins, outs = (self.offsets(d, self.members)[0] for d in (depth, depth + 1))
+        grad_ins, grad_outs = (self.offsets(d, active)[0] for d in (depth, depth + 1))
+        runs = []
+        for stack, side in active:
+            member = (stack, side)
+            run = Run(
+                weights=self.weight_sets[stack][side],
+                samples=self.samples,
+                period=self.stacks[stack].period,
+                in_rows=self.rows[stack][depth],
+                out_rows=self.rows[stack][depth + 1],
+                in_offset=ins[member],
+                out_offset=outs[member],
+                grad_in_offset=grad_ins[member],
+                grad_out_offset=grad_outs[member],
+            )
+            if depth == 0:
+                wave = self.waves[stack]
+                at = self.wave_offsets[0][side][wave]
+                run = replace(run, in_rows=self.lengths[wave], in_offset=at, grad_in_offset=at)
+            runs.append(run)
+        return Runs(runs)
 
 
-@functools.lru_cache(maxsize=512)
-def _runs(ensemble, depth, active):
-    ins, _ = ensemble.offsets(depth, ensemble.members)
-    outs, _ = ensemble.offsets(depth + 1, ensemble.members)
-    grad_ins, _ = ensemble.offsets(depth, active)
-    grad_outs, _ = ensemble.offsets(depth + 1, active)
-    runs = []
-    for stack, side in active:
-        member = (stack, side)
-        run = Run(
-            weights=ensemble.weight_sets[stack][side],
-            samples=ensemble.samples,
-            period=ensemble.stacks[stack].period,
-            in_rows=ensemble.rows[stack][depth],
-            out_rows=ensemble.rows[stack][depth + 1],
-            in_offset=ins[member],
-            out_offset=outs[member],
-            grad_in_offset=grad_ins[member],
-            grad_out_offset=grad_outs[member],
-        )
-        if depth == 0:
-            wave = ensemble.waves[stack]
-            at = ensemble.wave_offsets[0][side][wave]
-            run = replace(run, in_rows=ensemble.lengths[wave], in_offset=at, grad_in_offset=at)
-        runs.append(run)
-    return tuple(runs)
+KEPT = 64  # ensembles, with their plans: more than the shapes that a run meets often
+
+ensemble_of = functools.lru_cache(maxsize=KEPT)(Ensemble)

@@ -4,9 +4,9 @@ Least-squares adversarial losses and feature matching (HiFi-GAN, section 2.4). T
 difference times a number: it is made where an input gradient is stored, and lies in memory for the heads only.
 """
 
-import functools
-
 import torch
+
+from .backends.kept import kept
 
 
 def _stacks(ensemble):
@@ -32,7 +32,10 @@ class LossGrads:
         self.dtype = torch.promote_types(call.dtype, torch.float32)  # of numbers by which maps are weighed
         judged = {side for side, target in enumerate(self.targets) if target is not None and adversarial is not None}
         self._matching = None  # [depth][active member]: the gradient of a map's values, but for the sign
-        self.given = [member for member in self.e.members if features is not None or member[1] in judged]
+        self._parts = {}  # by depth, of `rows`
+        self.given = tuple(member for member in self.e.members if features is not None or member[1] in judged)
+
+    lies_as_read = True
 
     def of_heads(self, active):
         depth, found = len(self.e.layers) - 1, {}
@@ -61,10 +64,17 @@ class LossGrads:
         others = [self._rows(depth, (stack, 1 - side)) for stack, side in active]
         return others, self._matching[depth]
 
+    def beside(self, above):
+        """As `backward.MapGrads.beside`: others' maps are in the buffers."""
+        return [matching for _, matching in above.values() if matching is not None]
+
     def _rows(self, depth, member):
-        first, end = self.e.spans(depth + 1, self.e.members)[member]
-        channels = self.e.layers[depth].out_channels
-        return self.buffers[depth][first * channels : end * channels]
+        if depth not in self._parts:
+            e, channels = self.e, self.e.layers[depth].out_channels
+            spans = e.spans(depth + 1, e.members)
+            parts = self.buffers[depth].split([(end - first) * channels for first, end in spans.values()])
+            self._parts[depth] = dict(zip(spans, parts))
+        return self._parts[depth][member]
 
 
 def _shares(ensemble, active, dtype):
@@ -77,13 +87,9 @@ def _shares(ensemble, active, dtype):
     return torch.tensor(shares, dtype=dtype, device="cpu")
 
 
-@functools.cache  # for ever: a captured CUDA graph holds their addresses
-def _kept_shares(device, *what):
-    return _shares(*what).to(device)
-
-
+@kept
 def _shares_on(device, *what):
-    return _shares(*what) if device.type == "cpu" else _kept_shares(device, *what)
+    return _shares(*what).to(device)
 
 
 def _squared_mean_grads(backend, scores, targets, grad):

@@ -29,7 +29,7 @@ class _FeatureL1(torch.autograd.Function):
         pairs = len(maps) // 2
         ctx.backend, ctx.layouts = backend, _layouts(maps)
         ctx.save_for_backward(*maps)
-        return backend.feature_l1([m.detach() for m in maps[:pairs]], [m.detach() for m in maps[pairs:]])
+        return backend.feature_l1(maps[:pairs], maps[pairs:])
 
     @staticmethod
     def backward(ctx, grads):
@@ -49,15 +49,14 @@ class _FeatureL1(torch.autograd.Function):
 
 def _why_not_fused(pairs):
     """Why the pairs cannot be read as flat memory by one backend, in words; None if they can."""
-    first = pairs[0][0]
-    for real, generated in pairs:
-        for m in (real, generated):
-            if m.dtype != first.dtype or m.device != first.device or m.stride() != real.stride():
-                return "maps differ in dtype, device or layout"
-            if m.is_neg() or not m.dtype.is_floating_point:
-                return "maps are negated lazily, or not real"
-        if real.shape != generated.shape or not real.numel() or not is_dense(real):
-            return "maps are empty, not dense or differ in shape"
+    first, maps = pairs[0][0], [m for pair in pairs for m in pair]
+    layouts = _layouts(maps)
+    if len({m.dtype for m in maps}) > 1 or len({m.device for m in maps}) > 1 or layouts[::2] != layouts[1::2]:
+        return "maps differ in dtype, device, shape or layout"
+    if not first.dtype.is_floating_point or any(m.is_neg() for m in maps):
+        return "maps are negated lazily, or not real"
+    if not all(is_dense(shape, strides) for shape, strides in layouts[::2]) or any(0 in shape for shape, _ in layouts):
+        return "maps are empty or not dense"
     return dispatch.not_fusible(first.device)
 
 
@@ -89,7 +88,7 @@ class _SquaredMeans(torch.autograd.Function):
         ctx.backend, ctx.targets, ctx.layouts = backend, targets, _layouts(scores)
         ctx.save_for_backward(*scores)
         dtype = torch.promote_types(scores[0].dtype, torch.float32)
-        return backend.squared_means([s.detach() for s in scores], targets, dtype)
+        return backend.squared_means(scores, targets, dtype)
 
     @staticmethod
     def backward(ctx, grad_total, grad_means):

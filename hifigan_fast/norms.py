@@ -101,16 +101,25 @@ def spectral_groups(convs):
 
 def weight_set(raw, magnitude, bias, spectral, dtype):
     """What a backend needs of one layer under one set, for maps of `dtype`."""
-    raw, magnitude, bias = (
-        None if parameter is None else widened(parameter.detach().resolve_neg(), dtype).contiguous()
-        for parameter in (raw, magnitude, bias)
-    )
+    raw = as_taken(raw, dtype)
     return WeightSet(
-        raw.flatten(2),
-        None if magnitude is None else magnitude.flatten(),
+        raw,
+        None if magnitude is None else as_taken(magnitude, dtype),
         None if spectral is None else spectral.sigma.to(raw.dtype),
-        bias,
+        as_taken(bias, dtype),
     )
+
+
+def as_taken(parameter, dtype):
+    """As kernels read it, itself where it is so already: side by side, of a dtype that goes with maps of `dtype`."""
+    own = parameter.dtype
+    if (
+        (own == torch.float32 or own == dtype != torch.bfloat16)
+        and parameter.is_contiguous()
+        and not parameter.is_neg()
+    ):
+        return parameter
+    return widened(parameter.detach().resolve_neg(), dtype).contiguous()
 
 
 def effective(raw, magnitude, state):

@@ -13,15 +13,18 @@ from typing import NamedTuple
 import torch
 
 from . import loss_grads, passes
-from .backends.contract import weights_of, widened
+from .backends.contract import widened
+from .backward import Backward, MapGrads, Packing, Saved, Wanted
 from .dispatch import BACKENDS, autocast_dtype
-from .geometry import Ensemble, Layer, Stack
+from .geometry import Ensemble, Layer, Stack, ensemble_of
 from .version import __version__
 
 DESCRIPTION = (
     "int[] layers, float[] slopes, int[] periods, bool folded, int[] levels, int[] weight_sets, int sides, "
     "ScalarType dtype, str backend, str save, str version"
 )
+OPERATORS = torch.ops.hifigan_fast
+PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}  # what has no dispatch of its own
 LIBRARY = torch.library.Library("hifigan_fast", "DEF")
 LIBRARY.define(
     f"ensemble_forward(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {DESCRIPTION}) "
@@ -111,41 +114,51 @@ def call_of(samples, lengths, *described):
         )
     stacks = _stacks(tuple(d.layers), tuple(d.slopes), tuple(d.periods), d.folded)
     sets = tuple(tuple(d.weight_sets[i : i + d.sides]) for i in range(0, len(d.weight_sets), d.sides))
-    ensemble = Ensemble(stacks, tuple(d.levels), tuple(lengths), samples, d.sides, sets)
+    symbolic = any(type(size) is not int for size in (samples, *lengths))  # a tracer's
+    make = Ensemble if symbolic else ensemble_of
+    ensemble = make(stacks, tuple(d.levels), tuple(lengths), samples, d.sides, sets)
     return passes.Call(BACKENDS[d.backend], ensemble, d.dtype, [], d.save)
 
 
-def _check(call, waves, parameters, maps=()):
+def check(call, waves, parameters, maps=()):
     """A graph may be called with other tensors than it was made for: what kernels would read wrongly is refused."""
     given = [t for t in (*waves, *parameters) if t is not None]
     reason = call.backend.cannot_run(given[0].device, call.dtype)
     if reason:
         raise ValueError(f"waves: the graph is for backend {call.backend.name!r}, but {reason}")
-    for t in (*given, *maps):
-        if t is not None and t.device != given[0].device:
-            raise ValueError(f"tensors: expected one device, got {given[0].device} and {t.device}")
+    known = [t for t in maps if t is not None]
+    devices = {t.device for t in (*given, *known)}
+    if len(devices) > 1:
+        raise ValueError(f"tensors: expected one device, got {' and '.join(sorted(map(str, devices)))}")
     for name, tensors in (("waves", waves), ("parameters", parameters)):
-        for t in tensors:
-            if t is not None and (t.dtype == torch.float64) != (call.dtype == torch.float64):
-                raise ValueError(f"{name}: the graph is for maps of {call.dtype}, got {t.dtype}")
-    for t in maps:
-        if t is not None and t.dtype != call.dtype and not (call.save == "bf16" and t.dtype == torch.bfloat16):
-            raise ValueError(f"maps: the graph is for {call.dtype}, got {t.dtype}")
+        for dtype in {t.dtype for t in tensors if t is not None}:
+            if (dtype == torch.float64) != (call.dtype == torch.float64):
+                raise ValueError(f"{name}: the graph is for maps of {call.dtype}, got {dtype}")
+    for dtype in {t.dtype for t in known}:
+        if dtype != call.dtype and not (call.save == "bf16" and dtype == torch.bfloat16):
+            raise ValueError(f"maps: the graph is for {call.dtype}, got {dtype}")
 
 
 def _without_autocast(kernel):
-    """A call knows its dtypes: the region that a backward pass happens to run in changes nothing."""
+    """A call knows its dtypes: the region that a pass happens to run in changes nothing."""
 
     @functools.wraps(kernel)
-    def run(*args):
-        given = itertools.chain.from_iterable(a if isinstance(a, (list, tuple)) else [a] for a in args)
-        device = next(t.device for t in given if isinstance(t, torch.Tensor))
+    def run(call, *args):
+        device = _device_of(args)
         if autocast_dtype(device) is None:
-            return kernel(*args)
-        with torch.autocast(device.type, enabled=False):
-            return kernel(*args)
+            return kernel(call, *args)
+        torch.set_autocast_enabled(device.type, False)  # torch.autocast does ten times as much
+        try:
+            return kernel(call, *args)
+        finally:
+            torch.set_autocast_enabled(device.type, True)
 
     return run
+
+
+def _device_of(args):
+    given = itertools.chain.from_iterable(a if isinstance(a, (list, tuple)) else [a] for a in args)
+    return next(t.device for t in given if isinstance(t, torch.Tensor))
 
 
 def sizes(waves, described):
@@ -155,17 +168,62 @@ def sizes(waves, described):
 
 def _flat(saved):
     """What a forward pass saved, as it was in memory: a hook on saved tensors may give it back in another layout."""
-    return [t.resolve_neg().contiguous() for t in saved]
+    return [t if t.is_contiguous() and not t.is_neg() else t.resolve_neg().contiguous() for t in saved]
+
+
+def traced(tensors):
+    """Whether something looks at operators: then a pass must be one. Else calling its kernel costs less."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or not PLAIN.issuperset(map(type, tensors))
+    )
+
+
+def forward(call, waves, parameters):
+    """A pass -> (buffers of all layers, scaling, packed weights)."""
+    if traced((*waves, *parameters)):
+        numbers = description(call)
+        return OPERATORS.ensemble_forward.default(list(waves), list(parameters), call.flat_states(), *numbers)
+    return _run_forward(call, waves, parameters)
+
+
+def losses(call, kind, buffers):
+    """A step's losses, as `loss_grads.losses` returns them."""
+    if traced(buffers):
+        e = call.ensemble
+        return OPERATORS.ensemble_losses.default(buffers, kind, e.samples, e.lengths, *description(call))
+    return loss_grads.losses(call, kind, buffers)
+
+
+def backward(call, given, saved, needs):
+    """A pass -> ([the gradient of all waveforms] or [], gradients of raws, magnitudes and biases).
+
+    Args:
+        given: gradients of maps, kind, those of the losses: as `start_of` takes them.
+        saved: waveforms, parameters, buffers, scaling, packed weights.
+    """
+    waves, parameters, buffers, scaling, packed = saved
+    if traced((*waves, *parameters, scaling)):
+        e = call.ensemble
+        tensors = list(waves), list(parameters), call.flat_states(), list(buffers), scaling, packed, list(needs)
+        return OPERATORS.ensemble_backward.default(*given, *tensors, e.samples, e.lengths, *description(call))
+    return _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs)
 
 
 @_without_autocast
+def _run_forward(call, waves, parameters):
+    flat = passes.flat_waves(call, call.sides_of(waves))
+    scaling, packed, buffers = passes.whole_forward(call, flat, call.taken(parameters))
+    return buffers, scaling, packed
+
+
 def _forward(waves, parameters, states, *described):
     call = call_of(*sizes(waves, described), *described)
-    _check(call, waves, parameters)
+    check(call, waves, parameters)
     call.states = call.split_states(states)
-    waves, layers = call.split([*waves, *parameters])
-    scaling, packed, weights = passes.normalised(call, layers)
-    return passes.forward(call, passes.flat_waves(call, waves), weights), scaling, packed
+    return _run_forward(call, waves, parameters)
 
 
 def _fake_forward(waves, parameters, states, *described):
@@ -193,7 +251,7 @@ def _fake_losses(buffers, kind, *sized):
 
 
 def start_of(call, buffers, needs, map_grads, kind, adversarial, features):
-    """What a backward pass begins with, and what it computes: (source, `passes.Wanted`).
+    """What a backward pass begins with, and what it computes: (source, `backward.Wanted`).
 
     The source is the gradients of a step's losses, or those of maps where there is no `kind`. needs: of each waveform
     and parameter, flat.
@@ -204,32 +262,38 @@ def start_of(call, buffers, needs, map_grads, kind, adversarial, features):
     else:
         grads, places = iter(map_grads), itertools.product(range(e.sides), range(len(e.stacks)))
         maps = {(stack, side): list(itertools.islice(grads, len(e.layers))) for side, stack in places}
-        source = passes.MapGrads({member: maps[member] for member in e.members})
-    return source, passes.Wanted.of(e, *call.split(needs), source.given)
+        source = MapGrads({member: maps[member] for member in e.members})
+    return source, Wanted.of(call, needs, source.given)
 
 
 @_without_autocast
+def _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs):
+    buffers, (scaling, packed) = map(_flat, (buffers, (scaling, packed)))
+    map_grads, *_, features = given
+    check(call, waves, parameters, (*map_grads, *buffers))
+    outputs = Saved(call, buffers)
+    source, wanted = start_of(call, outputs, needs, *given)
+    if not wanted.active:
+        return [], [], [], []
+    packing = Packing(call.taken(parameters), scaling, packed)
+    reads_waves = not buffers or any(depth == 0 for _, depth in wanted.jobs)
+    flat = passes.flat_waves(call, call.sides_of(waves)) if reads_waves else None
+    if not buffers:
+        outputs.buffers = _recomputed(call, flat, packing.weights(call), wanted, both_sides=features is not None)
+    grad_waves, kinds = Backward(call, wanted, packing, flat, outputs, source).run()
+    if not call.backend.flat_grads:
+        kinds = [_asked_for(wanted, index, grads) for index, grads in enumerate(kinds)]
+    return [] if grad_waves is None else [grad_waves], *kinds
+
+
 def _backward(
     map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *sized
 ):
     call = call_of(*sized)
-    buffers, (scaling, packed) = map(_flat, (buffers, (scaling, packed)))
-    _check(call, waves, parameters, (*map_grads, *buffers))
     call.states = call.split_states(states)
-    outputs = passes.Saved(call, buffers)
-    source, wanted = start_of(call, outputs, needs, map_grads, kind, adversarial, features)
-    if not wanted.active:
-        return [], [], [], []
-    waves, layers = call.split([*waves, *parameters])
-    weights = weights_of(call.ensemble.layers, call.weight_sets(layers), scaling, packed)
-    reads_waves = not buffers or any(depth == 0 for _, depth in wanted.jobs())
-    flat = passes.flat_waves(call, waves) if reads_waves else None
-    if not buffers:
-        outputs.buffers = _recomputed(call, flat, weights, wanted, both_sides=features is not None)
-    grad_waves, kinds = passes.Backward(call, wanted, weights, flat, outputs, source).run()
-    if not call.backend.flat_grads:
-        kinds = [_asked_for(wanted, index, grads) for index, grads in enumerate(kinds)]
-    return [] if grad_waves is None else [grad_waves], *kinds
+    given = map_grads, kind, adversarial, features
+    waves, raws, *rest = _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs)
+    return waves, [raw.flatten(2) if raw.dim() > 3 else raw for raw in raws], *rest  # as the fake has them
 
 
 def _recomputed(call, waves, weights, wanted, both_sides):
@@ -241,7 +305,7 @@ def _recomputed(call, waves, weights, wanted, both_sides):
 
 def _asked_for(wanted, index, grads):
     """Of the gradients of each job's raws, magnitudes or biases (`index`), those that are asked for."""
-    return [grad for (stack, depth), grad in zip(wanted.jobs(), grads) if wanted.layers[stack][depth][index]]
+    return [grad for (stack, depth), grad in zip(wanted.jobs, grads) if wanted.layers[stack][depth][index]]
 
 
 def _fake_backward(
@@ -250,7 +314,7 @@ def _fake_backward(
     call = call_of(*sized)
     _, wanted = start_of(call, buffers, needs, map_grads, kind, adversarial, features)
     e, dtype = call.ensemble, widened(parameters[0][:0], call.dtype).dtype
-    grad_waves = [scaling.new_empty(e.wave_offsets[1])] if wanted.reaches_waves() else []
+    grad_waves = [scaling.new_empty(e.wave_offsets[1])] if wanted.reaches_waves else []
     kinds = []
     for index in range(3):
         layers = [e.layers[depth] for _, depth in wanted.kind(index, call.backend.flat_grads)]
@@ -260,6 +324,13 @@ def _fake_backward(
             shapes = [(sum(map(math.prod, shapes)),)]
         kinds.append([scaling.new_empty(shape, dtype=dtype) for shape in shapes])
     return grad_waves, *kinds
+
+
+def power_iterations(weights, us, vs, eps, iterations, calls, backend):
+    """`Backend.power_iterations`, by the operator where something traces."""
+    if traced((*weights, *us, *vs)):
+        return OPERATORS.power_iterations.default(weights, us, vs, eps, iterations, calls, backend.name)
+    return backend.power_iterations(list(zip(weights, us, vs)), eps, iterations, calls)
 
 
 def _power_iterations(weights, us, vs, eps, iterations, calls, backend):

@@ -11,10 +11,11 @@ PACKAGE = Path(hifigan_fast.__file__).parent
 
 # From the bottom up; a module may import from lower layers, and from its own where they are one folder.
 LAYERS = [
-    ["version", "geometry", "extras", "arguments", "_cpu"],
+    ["version", "geometry", "extras", "arguments", "snapshot", "_cpu"],
     ["backends", "reference", "checks", "layouts", "pooling", "ratios", "voice"],
     ["norms", "dispatch"],
     ["passes", "loss_grads"],
+    ["backward"],
     ["operators"],
     ["autograd"],
     ["ensembles"],

@@ -8,6 +8,7 @@ are samples in a row. No operation allocates what it returns through an argument
 and none changes an input.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -17,14 +18,20 @@ import torch.nn.functional as F
 from ..geometry import Layer
 
 
-def is_dense(x):
-    """Whether the elements fill their memory without gaps or overlaps, in whatever order of dimensions."""
+@functools.lru_cache(maxsize=512)
+def is_dense(shape, strides):
+    """Whether the elements of such a tensor fill their memory without gaps or overlaps, in any order of dimensions."""
     expected = 1
-    for size, stride in sorted(((n, s) for n, s in zip(x.shape, x.stride()) if n > 1), key=lambda d: d[1]):
+    for size, stride in sorted(((n, s) for n, s in zip(shape, strides) if n > 1), key=lambda d: d[1]):
         if stride != expected:
             return False
         expected *= size
     return True
+
+
+def as_it_lies(tensor):
+    """The elements of a dense tensor in the order of their addresses, flat."""
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 @dataclass
@@ -32,8 +39,9 @@ class WeightSet:
     """The parameters of one layer under one set: effective weights are raw · scale, a scale an output channel.
 
     Attributes:
-        raw: [out, in / groups, taps]: weight norm's direction, spectral norm's original, or the plain weight.
-        magnitude: weight norm's g, [out]; None otherwise.
+        raw: [out, in / groups, taps] or [out, in / groups, taps, 1]: weight norm's direction, spectral norm's original,
+            or the plain weight.
+        magnitude: weight norm's g, out elements; None otherwise.
         sigma: spectral norm's σ, a scalar tensor; None otherwise.
         bias: [out].
     """
@@ -44,21 +52,33 @@ class WeightSet:
     bias: torch.Tensor
 
 
-@dataclass
 class Weights:
     """One layer's weights for a whole ensemble, normalised.
 
     Attributes:
-        scales, norms: of each set, [out].
+        scales, norms: of each set, [out]; None for the norm of another kind. lengths: the norms, whatever the kind.
         bias: [sets, out].
         packed: the effective weights in the backend's own form, where it has one.
     """
 
-    sets: list[WeightSet]
-    scales: list[torch.Tensor]
-    norms: list[torch.Tensor | None]
-    bias: torch.Tensor
-    packed: torch.Tensor | None = None
+    def __init__(self, sets, scaling, bias, packed):
+        self.sets, self._scaling, self._bias, self.packed = sets, scaling, bias, packed
+
+    @functools.cached_property
+    def bias(self):
+        return self._bias.view(len(self.sets), -1)
+
+    @functools.cached_property
+    def scales(self):
+        return self._scaling[0].view(len(self.sets), -1).unbind()
+
+    @functools.cached_property
+    def lengths(self):
+        return self._scaling[1].view(len(self.sets), -1).unbind()
+
+    @functools.cached_property
+    def norms(self):
+        return [None if s.magnitude is None else norm for s, norm in zip(self.sets, self.lengths)]
 
 
 @dataclass
@@ -81,16 +101,12 @@ class LayerGrads:
 
 def weights_of(layers, sets, scaling, packed):
     """What `Backend.prepare` returned for `WeightSet`s [depth][set] -> `Weights` [depth], views of it."""
-    result, row, element = [], 0, 0
-    for layer, own in zip(layers, sets):
-        rows = len(own) * layer.out_channels
-        elements = len(own) * layer.weights
-        scales, norms, bias = (part.view(len(own), -1) for part in scaling[:, row : row + rows])
-        norms = [norm if s.magnitude is not None else None for s, norm in zip(own, norms.unbind())]
-        form = packed[element : element + elements] if packed.numel() else None
-        result.append(Weights(own, list(scales.unbind()), norms, bias, form))
-        row, element = row + rows, element + elements
-    return result
+    rows = [len(own) * layer.out_channels for layer, own in zip(layers, sets)]
+    parts, biases = scaling.split_with_sizes(rows, 1), scaling[2].split_with_sizes(rows)
+    forms = [None] * len(rows)
+    if packed.numel():
+        forms = packed.split_with_sizes([len(own) * layer.weights for layer, own in zip(layers, sets)])
+    return [Weights(*own) for own in zip(sets, parts, biases, forms)]
 
 
 def widened(tensor, dtype):
@@ -126,17 +142,27 @@ class Backend(ABC):
         """A flat buffer of `count` elements, not initialised."""
         return torch.empty(count, dtype=dtype, device=device)
 
+    def again(self, programs, key, inputs, run):
+        """`run()`, lists of buffers made by this backend's operations on `inputs`; perhaps without asking it again.
+
+        Args:
+            programs: a dict, of one ensemble's, for what the backend keeps.
+            key: what `run` goes by, beside the ensemble and the kinds of its inputs.
+            inputs: all tensors that it reads, or None.
+        """
+        return run()
+
     def power_iterations(self, matrices, eps, iterations, calls):
         """Spectral norm after each of `calls` times `iterations`: u [calls, all rows], v [calls, all columns], sigma.
 
         Args:
-            matrices: (W [out, n], u [out], v [n]) each; u and v are moved on, in place.
+            matrices: (W [out, ...] of out · n elements, u [out], v [n]) each; u and v are moved on, in place.
             iterations: of v = Wᵀ u / |Wᵀ u|, u = W v / |W v|; lengths are at least `eps`. 0: nothing moves, all calls
                 have the first one's sigma, and u and v are not copied: [1, 0].
 
         Returns: beside u and v, which the next call does not move, sigma = uᵀ W v [calls or 1, matrices].
         """
-        found = []
+        found, matrices = [], [(matrix.flatten(1), u, v) for matrix, u, v in matrices]
         for _ in range(calls if iterations else 1):
             for _ in range(iterations):
                 for matrix in matrices:
@@ -164,7 +190,7 @@ class Backend(ABC):
         """grad_in = (convᵀ(grad_out) + map_grad) · leaky'(saved), for a conv or head.
 
         saved: the layer's input, its sign is the mask of the layer below, whose slope is `slope`; map_grads: for each
-        run None or the caller's gradient of that input, in the run's layout.
+        run None or the caller's gradient of that input: dense, in memory as the run's layout says, whatever its shape.
 
         matching: None; or float32 [runs], for feature matching without gradients of maps in memory: map_grads are then
         the other side's maps, and what is added is matching · sign(saved - map).

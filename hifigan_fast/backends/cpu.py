@@ -53,7 +53,7 @@ def span(tensor):
     """Where a tensor's elements lie, how many and what they are; the extension holds all three against the call."""
     if tensor is None:
         return None
-    if not (tensor.is_contiguous() or is_dense(tensor)):
+    if not (tensor.is_contiguous() or is_dense(tensor.shape, tensor.stride())):
         raise ValueError(f"expected elements side by side, got shape {list(tensor.shape)}, strides {tensor.stride()}")
     return extension()[0].Span(tensor.data_ptr(), tensor.numel(), dtype_of(tensor.dtype))
 

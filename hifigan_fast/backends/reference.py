@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from .contract import as_it_lies
 from .setwise import SetwiseBackend
 
 
@@ -45,7 +46,7 @@ class ReferenceBackend(SetwiseBackend):
         return raw.flatten(1).norm(dim=1)
 
     def _effective(self, weights, run, dtype):
-        weight = weights.sets[run.weights].raw * weights.scales[run.weights][:, None, None]
+        weight = weights.sets[run.weights].raw.flatten(2) * weights.scales[run.weights][:, None, None]
         weight = weight.to(dtype)
         return weight if run.period == 1 else weight.unsqueeze(3)
 
@@ -75,7 +76,7 @@ class ReferenceBackend(SetwiseBackend):
             grad = self._conv_input_grad(role, layer, run, grad_out, weights, run.in_rows)
             mask = _map(saved, run.in_offset, run, run.in_rows, layer.in_channels)
             if map_grad is not None:
-                given = _map(map_grad.reshape(-1), 0, run, run.in_rows, layer.in_channels)
+                given = _map(as_it_lies(map_grad), 0, run, run.in_rows, layer.in_channels)
                 grad = grad + (given if matching is None else (mask - given).sgn() * matching[index].to(grad.dtype))
             view = _map(grad_in, run.grad_in_offset, run, run.in_rows, layer.in_channels)
             view.copy_(torch.where(mask > 0, grad, grad * slope))
@@ -94,9 +95,10 @@ class ReferenceBackend(SetwiseBackend):
     def _raw_grads(self, weights, grads):
         results = []
         for s, scale, norm, grad in zip(weights.sets, weights.scales, weights.norms, grads):
-            inner = (grad * s.raw).flatten(1).sum(1)
+            raw = s.raw.flatten(2)
+            inner = (grad * raw).flatten(1).sum(1)
             if norm is not None:
-                grad = grad - (inner / norm**2)[:, None, None] * s.raw
+                grad = grad - (inner / norm**2)[:, None, None] * raw
             results.append((grad * scale[:, None, None], inner))
         return results
 

@@ -26,7 +26,7 @@ class SetwiseBackend(Backend):
         for s, (scale, norm, bias) in zip(flat, rows):
             if s.magnitude is not None:
                 norm.copy_(self.row_norms(s.raw))
-                torch.div(s.magnitude, norm, out=scale)
+                torch.div(s.magnitude.flatten(), norm, out=scale)
             elif s.sigma is not None:
                 scale.div_(s.sigma)
             bias.copy_(s.bias)

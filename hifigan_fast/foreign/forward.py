@@ -163,7 +163,8 @@ class FusedForward:
             waves.append(list(found).index(key) if key in found else len(found))
             found[key] = levels
         levels = [list(side) for side in zip(*found.values())]
-        return ensembles.fused([self.members[number] for number in numbers], levels, waves)
+        group = ensembles.Group([self.members[number] for number in numbers])
+        return ensembles.fused(group, levels, waves)
 
     def _read(self, number, sides):
         source, period = self.sources[number], self.members[number].period

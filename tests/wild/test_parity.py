@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import parity, passes
+from hifigan_fast import backward, parity
 from hifigan_fast.backends import cpu
 from hifigan_fast.foreign.conventions import tensors_in
 
@@ -106,7 +106,7 @@ def test_a_generators_half_by_its_own_losses():
     module, _, _ = built("vits")
     y, y_hat = waves(2)
     grads, actives = [], []
-    run = passes.Backward.run
+    run = backward.Backward.run
 
     def watched(self):
         actives.append(self.active)
@@ -114,7 +114,7 @@ def test_a_generators_half_by_its_own_losses():
 
     for _ in range(2):
         x = y_hat.clone().requires_grad_()
-        with mock.patch.object(passes.Backward, "run", watched):
+        with mock.patch.object(backward.Backward, "run", watched):
             _, scores, real, generated = module(y, x)
             pairs = [(a.detach(), b) for r, g in zip(real, generated) for a, b in zip(r, g)]
             loss = sum((a - b).abs().mean() for a, b in pairs) * 2 + sum(((1 - s) ** 2).mean() for s in scores)

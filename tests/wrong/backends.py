@@ -1,9 +1,11 @@
 """Each class is the reference backend with one mistake that somebody's port has made."""
 
+import copy
 from dataclasses import replace
 
 import torch
 
+from hifigan_fast.backends.contract import as_it_lies
 from hifigan_fast.backends.reference import ReferenceBackend
 
 
@@ -14,7 +16,8 @@ class PadOffByOne(ReferenceBackend):
 
 class BiasForgotten(ReferenceBackend):
     def forward(self, role, layer, runs, x, weights, out):
-        bare = replace(weights, bias=torch.zeros_like(weights.bias))
+        bare = copy.copy(weights)
+        bare.bias = torch.zeros_like(weights.bias)
         super().forward(role, layer, runs, x, bare, out)
 
 
@@ -56,7 +59,7 @@ class MapGradientMasked(ReferenceBackend):
         for run, grad in zip(runs, map_grads):
             if grad is not None:
                 at = run.grad_in_offset * layer.in_channels
-                grad_in[at : at + grad.numel()] += grad.reshape(-1)
+                grad_in[at : at + grad.numel()] += as_it_lies(grad)
 
 
 class HeadNotHMajor(ReferenceBackend):
@@ -80,8 +83,9 @@ class NormTakenForConstant(ReferenceBackend):
 
 class LastTapForgotten(ReferenceBackend):
     def _conv_input_grad(self, role, layer, run, grad_out, weights, rows):
-        cut = [replace(s, raw=s.raw * (torch.arange(layer.taps) < max(1, layer.taps - 1))) for s in weights.sets]
-        return super()._conv_input_grad(role, layer, run, grad_out, replace(weights, sets=cut), rows)
+        cut, left = copy.copy(weights), torch.arange(layer.taps) < max(1, layer.taps - 1)
+        cut.sets = [replace(s, raw=s.raw.flatten(2) * left) for s in weights.sets]
+        return super()._conv_input_grad(role, layer, run, grad_out, cut, rows)
 
 
 class SecondSideLeftOutOfBias(ReferenceBackend):

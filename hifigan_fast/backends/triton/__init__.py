@@ -68,6 +68,12 @@ class TritonBackend(Backend):
     def only_on_request(self, device):
         return "Triton's interpreter is for tests" if device.type == "cpu" else None
 
+    def empty(self, count, dtype, device):
+        return _operations().empty((count,), dtype, device)
+
+    def again(self, programs, key, inputs, run):
+        return _operations().again(programs, key, inputs, run)
+
     def power_iterations(self, matrices, eps, iterations, calls):
         tensors = [t for own in matrices for t in own]
         if not all(t.is_contiguous() for t in tensors) or len({t.dtype for t in tensors}) > 1:

@@ -11,6 +11,8 @@ from dataclasses import replace
 
 import torch
 
+from ..contract import as_it_lies
+
 ATEN = torch.ops.aten
 _lock = threading.Lock()  # the flag is the process's, backward passes are threads
 
@@ -95,7 +97,7 @@ def input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching
         for run, own in zip(parts, grad.split([run.sequences for run in parts])):
             mask, given = _inputs(layer, run, saved), map_grads[numbers[run]]
             if given is not None:
-                given = _rows(given.view(-1), 0, run, run.in_rows, layer.in_channels)
+                given = _rows(as_it_lies(given), 0, run, run.in_rows, layer.in_channels)
                 by = None if matching is None else matching[numbers[run]].to(own.dtype)
                 own = own + (given if by is None else (mask - given).sgn() * by)
             to = _rows(grad_in, run.grad_in_offset, run, run.in_rows, layer.in_channels)

@@ -1,14 +1,16 @@
 """The contract's operations as launches: grids, tables and buffers."""
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
 import triton
 
-from . import adversarial, configs, convolution, library, pooling, spectral, stem, tables, together
+from . import adversarial, configs, convolution, library, pooling, program, spectral, stem, tables, together
 from . import feature_l1 as l1
 from . import weights as kernels
 from .launch import launch
+from .program import empty, not_again
 
 ROWS = {"ROWS": 4, "AT_ONCE": 32, "TAPS_AT_ONCE": 8}  # of weights a program; channels and taps of each at a time
 ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
@@ -22,6 +24,7 @@ SCORES_AT_ONCE = 4096  # by the one program that sums all logits
 PROGRAMS = 1056  # of a weight gradient, where rows allow: eight for each multiprocessor of a large device
 
 
+@functools.cache
 def capability(device):
     """What `configs.generation_of` takes."""
     if device.type == "cpu":
@@ -74,8 +77,16 @@ def _rows(device):
     return ROWS_INTERPRETED if capability(device) is None else ROWS
 
 
+@functools.cache
 def multiprocessors(device):
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def again(programs, key, inputs, run):
+    """`program.again`, by all that operations go by beside their arguments."""
+    device = next(t.device for t in inputs if t is not None)
+    state = launch, configs.config, configs.state(), tf32(device), device
+    return program.again(programs, (*state, *key), inputs, run)
 
 
 def power_iterations(matrices, eps, iterations, calls):
@@ -84,7 +95,7 @@ def power_iterations(matrices, eps, iterations, calls):
     like = weights[0]
     blocks = SPECTRAL_INTERPRETED if capability(like.device) is None else SPECTRAL
     jobs, by_row, by_column, outs, sizes = tables.spectral_jobs(
-        tuple(tuple(w.shape) for w in weights), blocks["ROWS"], blocks["COLUMNS"], like.device
+        tuple((len(u), len(v)) for u, v in zip(us, vs)), blocks["ROWS"], blocks["COLUMNS"], like.device
     )
     apart = calls if iterations else 1
     s, t = (torch.empty(apart, size, dtype=torch.float32, device=like.device) for size in (outs, sizes))
@@ -145,16 +156,16 @@ def prepare(layers, sets, dtype):
     kinds, blocks = tuple(tuple(_kind(s) for s in own) for own in sets), _rows(like.device)
     jobs, elements, rows = tables.pack_jobs(tuple(layers), kinds, blocks["ROWS"], like.device)
     flat = [s for own in sets for s in own]
-    packed = torch.empty(elements, dtype=dtype, device=like.device)
-    scaling = torch.empty(3, rows, dtype=torch.float32, device=like.device)
+    packed = empty((elements,), dtype, like.device)
+    scaling = empty((3, rows), torch.float32, like.device)
     launch(
         like.device,
         kernels.pack,
         (len(jobs.programs),),
-        _alike(s.raw for s in flat),
-        _alike(s.raw if s.magnitude is None else s.magnitude for s in flat),
-        _alike(s.raw if s.sigma is None else s.sigma for s in flat),
-        _alike(s.bias for s in flat),
+        _alike([s.raw for s in flat]),
+        _alike([s.raw if s.magnitude is None else s.magnitude for s in flat]),
+        _alike([s.raw if s.sigma is None else s.sigma for s in flat]),
+        _alike([s.bias for s in flat]),
         packed,
         *scaling.unbind(),
         jobs.programs,
@@ -168,6 +179,7 @@ def prepare(layers, sets, dtype):
 def forward(role, layer, runs, x, weights, out):
     config = _config("forward", role, layer, out)
     if config.library:
+        not_again()
         return library.forward(layer, runs, x, weights, out)
     tiles = tables.tiles(runs, config.BM, out.device)
     launch(
@@ -192,6 +204,7 @@ def forward(role, layer, runs, x, weights, out):
 def input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
     config = _config("input_grad", role, layer, grad_in)
     if config.library:
+        not_again()
         return library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
     tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
     launch(
@@ -245,6 +258,7 @@ class Sums:
 def weight_grad(role, layer, runs, x, grad_out, weights):
     config = _config("weight_grad", role, layer, grad_out)
     if config.library:
+        not_again()
         sums, bias, own = library.weight_grad(layer, runs, x, grad_out, weights)
         return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
     out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
@@ -254,10 +268,8 @@ def weight_grad(role, layer, runs, x, grad_out, weights):
     by_programs = triton.cdiv(PROGRAMS, blocks[0] * blocks[1] * sets)
     by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * layer.weights)
     splits = tables.splits(runs, config.BK, max(1, min(by_programs, by_memory)), grad_out.device)
-    sums = torch.empty(
-        len(splits.table), layer.out_channels, layer.taps, in_group, dtype=torch.float32, device=grad_out.device
-    )
-    bias = sums.new_empty(len(splits.table), layer.out_channels)
+    rows = len(splits.table), layer.out_channels
+    sums, bias = (empty(shape, torch.float32, grad_out.device) for shape in ((*rows, layer.taps, in_group), rows))
     launch(
         grad_out.device,
         convolution.weight_grad,
@@ -280,20 +292,20 @@ def weight_grad(role, layer, runs, x, grad_out, weights):
 
 def parameter_grads(jobs):
     """`contract.LayerGrads` -> gradients of raws, magnitudes and biases: one launch, one more with spectral norm."""
-    raws = _alike(job.weights.sets[job.sets[0]].raw for job in jobs)
+    raws = _alike([job.weights.sets[job.sets[0]].raw for job in jobs])
     device = raws[0].device
     blocks = _rows(device)
     sums = {job.depth: job.sums for job in jobs}  # the same for every stack of a depth
     places = {depth: place for place, depth in enumerate(sums)}
     rows, spectral, elements, vectors = tables.finish_jobs(
-        tuple(_finish_job(job, places[job.depth]) for job in jobs), blocks["ROWS"], device
+        tuple([_finish_job(job, places[job.depth]) for job in jobs]), blocks["ROWS"], device
     )
-    grads = torch.empty(elements, dtype=raws[0].dtype, device=device)
-    magnitudes, biases = (torch.empty(vectors, dtype=grads.dtype, device=device) for _ in range(2))
-    inners = torch.empty(kernels.MOST_SETS.value * vectors, dtype=torch.float32, device=device)
-    slots = [(job, s) for job in jobs for s in job.sets]
-    scales = tuple(job.weights.scales[s] for job, s in slots)
-    norms = tuple(job.weights.norms[s] for job, s in slots)
+    grads = empty((elements,), raws[0].dtype, device)
+    magnitudes, biases = (empty((vectors,), grads.dtype, device) for _ in range(2))
+    inners = empty((kernels.MOST_SETS.value * vectors,), torch.float32, device)
+    slots = [(job.weights, s) for job in jobs for s in job.sets]
+    scales = tuple([weights.scales[s] for weights, s in slots])
+    norms = tuple([weights.lengths[s] for weights, s in slots])
     launch(
         device,
         kernels.finish,
@@ -302,7 +314,7 @@ def parameter_grads(jobs):
         tuple(own.partial for own in sums.values()),
         tuple(own.bias for own in sums.values()),
         scales,
-        tuple(scale if norm is None else norm for norm, scale in zip(norms, scales)),
+        norms,
         inners,
         grads,
         magnitudes,
@@ -311,7 +323,7 @@ def parameter_grads(jobs):
         rows.table,
         **blocks,
     )
-    _finish_spectral([job.states[s] for job, s in slots], spectral, inners, grads, blocks)
+    _finish_spectral([job.states[s] for job in jobs for s in job.sets], spectral, inners, grads, blocks)
     return [grads], [magnitudes], [biases]
 
 

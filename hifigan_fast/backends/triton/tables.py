@@ -1,21 +1,20 @@
 """What the kernels read instead of shapes: which rows a tile has, which tiles a split, which numbers a job.
 
-Made once a shape and kept on the device, for ever: a captured CUDA graph holds their addresses. Tables are int64
-tensors, [entry][field]; offsets may pass 2³¹.
+Made once a shape and kept on the device. Tables are int64 tensors, [entry][field]; offsets may pass 2³¹.
 """
 
-import functools
 import itertools
 from dataclasses import dataclass
 
 import torch
 
 from ...geometry import run_table
+from ..kept import capturing, kept
 from . import weights as kernels
 
 
 def _on(device, table):
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if device.type == "cuda" and capturing():
         raise RuntimeError(
             "a CUDA graph is being captured: run a call of these shapes once before, which makes its tables"
         )
@@ -26,7 +25,7 @@ def _table(rows, fields, device):
     return _on(device, torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), fields))
 
 
-@functools.cache
+@kept
 def runs_on(runs, device):
     """`geometry.Run`s as the kernels read them."""
     for run in runs:
@@ -36,14 +35,14 @@ def runs_on(runs, device):
     return _on(device, torch.from_numpy(run_table(runs)))
 
 
-@functools.cache
+@kept
 def tiles(runs, block, device):
     """[tile] of (run, first output row), `block` rows each, run by run."""
     rows = [(index, first) for index, run in enumerate(runs) for first in range(0, run.sequences * run.out_rows, block)]
     return _table(rows, 2, device)
 
 
-@functools.cache
+@kept
 def phase_tiles(runs, layer, block, device):
     """[tile] of (run, phase, first row of the phase): an input gradient's."""
     rows = []
@@ -69,7 +68,7 @@ class Splits:
     of_set: dict
 
 
-@functools.cache
+@kept
 def splits(runs, block, wanted, device):
     """`Splits` with about `wanted` of them a set, as far as there are tiles."""
     found, table, of_set = [], [], {}
@@ -90,7 +89,7 @@ def splits(runs, block, wanted, device):
     return Splits(_table(found, 2, device), _table(table, 2, device), of_set)
 
 
-@functools.cache
+@kept
 def wave_tiles(runs, block, device):
     """The stem's runs by the waveforms that they read, and [tile] of (first run, end, sample, place, address)."""
     runs = tuple(sorted(runs, key=lambda run: run.grad_in_offset))
@@ -121,7 +120,7 @@ def _numbers(kind, layer):
     return kind, layer.out_channels, layer.in_channels // layer.groups, layer.taps
 
 
-@functools.cache
+@kept
 def pack_jobs(layers, kinds, block, device):
     """Jobs of `pack` by depth and set, `kinds` [depth][set]; how many elements and rows all have."""
     rows, elements, vectors = [], 0, 0
@@ -132,7 +131,7 @@ def pack_jobs(layers, kinds, block, device):
     return Jobs.of(rows, kernels.PACK_FIELDS.value, block, device), elements, vectors
 
 
-@functools.cache
+@kept
 def finish_jobs(jobs, block, device):
     """Jobs of `finish`, those of `finish_spectral`; how many elements and rows all have.
 
@@ -161,7 +160,7 @@ def finish_jobs(jobs, block, device):
     )
 
 
-@functools.cache
+@kept
 def spectral_jobs(shapes, rows, columns, device):
     """Of matrices of `shapes`: the jobs, [program] of (job, first row) and of (job, first column), and both totals."""
     jobs, outs, sizes = [], 0, 0
@@ -175,7 +174,7 @@ def spectral_jobs(shapes, rows, columns, device):
     return _table(jobs, 4, device), *(_table(own, 2, device) for own in programs), outs, sizes
 
 
-@functools.cache
+@kept
 def pool_tiles(sides, samples, lengths, block, device):
     """[tile] of (side, sample, level, first place, address), and how many samples of all levels there are."""
     rows, address = [], 0
@@ -185,13 +184,13 @@ def pool_tiles(sides, samples, lengths, block, device):
     return _table(rows, 5, device), address
 
 
-@functools.cache
+@kept
 def score_parts(counts, targets, device):
     """[part] of (elements, target)."""
     return _table(list(zip(counts, targets)), 2, device)
 
 
-@functools.cache
+@kept
 def map_chunks(counts, size, device):
     """Of pairs of `counts` elements: [chunk] of (pair, first element, end), [pair] of (first chunk, end, elements)."""
     chunks, pairs = [], []
@@ -203,7 +202,7 @@ def map_chunks(counts, size, device):
     return _table(chunks, 3, device), _table(pairs, 3, device)
 
 
-@functools.cache
+@kept
 def wanted(flags, device):
     """[pair] of (whether real's gradient is, whether generated's is)."""
     return _table(flags, 2, device)

@@ -1,0 +1,213 @@
+"""A pass as a program: its launches, made once, and run again on other buffers of the same kinds.
+
+What an operation does on the host (which configuration, grid and tables, which view goes where) follows from shapes and
+kinds alone. So the first call of a pass is recorded: each launch, its pointers as places in the pass's inputs or in
+buffers that it allocates. A later call takes addresses, fills them in, and launches.
+"""
+
+import ctypes
+import functools
+import itertools
+import math
+import operator
+
+import numpy as np
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from ..kept import capturing
+from .launch import ALIGNED, heard_by, on_device, recording, watched
+
+MOST = 32  # programs of an ensemble's shapes
+LINE = 512  # bytes: buffers begin at a multiple, as those of PyTorch's allocators do
+_held = set()  # programs that a CUDA graph took, whose tables it reads
+
+
+def empty(shape, dtype, device):
+    """A buffer that the pass in progress allocates."""
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    if recording():
+        recording().allocated(tensor)
+    return tensor
+
+
+def not_again():
+    """Some of what the pass in progress does is not a launch: it cannot become a program."""
+    if recording():
+        recording().complete = False
+
+
+def again(programs, key, inputs, run):
+    """`run()`, lists of the buffers that it allocates; by the program of an earlier run, where there is one.
+
+    Args:
+        programs: a dict to keep them in, for one ensemble.
+        key: what else than the kinds of its inputs a pass goes by.
+        inputs: all tensors that its launches read or write, but for those that it allocates; or None.
+    """
+    addresses = [0 if t is None else t.data_ptr() for t in inputs]
+    misaligned = functools.reduce(operator.or_, addresses) % ALIGNED and [a % ALIGNED for a in addresses]
+    key = (*key, *[None if t is None else t.dtype for t in inputs], tuple(misaligned) if misaligned else None)
+    program = programs.get(key)
+    if program and not watched():
+        return program(addresses)
+    heard = Recording(inputs, addresses)
+    if program is not None or heard.overlaps():  # there is none, or not now
+        return run()
+    with heard_by(heard):
+        results = run()
+    if len(programs) >= MOST:
+        programs.clear()
+    programs[key] = heard.program(results) or False
+    return results
+
+
+class Recording:
+    """The pass in progress."""
+
+    def __init__(self, inputs, addresses):
+        self.inputs = len(inputs)
+        self.slots = [(a, a + (0 if t is None else t.nbytes), None) for t, a in zip(inputs, addresses)]
+        self.begins = {first: slot for slot, (first, end, _) in enumerate(self.slots) if first < end}
+        self.buffers, self.launches, self.complete = [], [], True  # buffers: (shape, dtype, device), after the inputs
+
+    def overlaps(self):
+        """Whether inputs share memory: which of two a launch means would not be known."""
+        spans = sorted((first, end) for first, end, _ in self.slots if first < end)
+        return any(first < end for (_, end), (first, _) in itertools.pairwise(spans))
+
+    def allocated(self, tensor):
+        memory = StorageWeakRef(tensor.untyped_storage())
+        self.slots.append((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, memory))
+        self.begins[tensor.data_ptr()] = len(self.slots) - 1
+        self.buffers.append((tuple(tensor.shape), tensor.dtype, tensor.device))
+
+    def place(self, tensor):
+        """(slot, bytes from its beginning); None where no slot that is still there has all of it."""
+        address = tensor.data_ptr()
+        likely = self.begins.get(address)
+        for slot in range(len(self.slots)) if likely is None else (likely,):
+            first, end, memory = self.slots[slot]
+            inside = first <= address < end and address + tensor.nbytes <= end
+            if inside and (memory is None or not memory.expired()):
+                return slot, address - first
+        return None
+
+    def add(self, kernel, compiled, grid, args, meta):
+        launch = Launch(kernel, compiled, grid, meta)
+        launch.values = f"lambda b: ({''.join(self._value(launch, a) + ', ' for a in args)})"
+        self.launches.append(launch)
+
+    def _value(self, launch, argument):
+        """An argument as Python: an address by the slots' (`b`), or a constant."""
+        if isinstance(argument, tuple):
+            return f"({''.join(self._value(launch, a) + ', ' for a in argument)})"
+        launch.kinds.append(getattr(argument, "dtype", None))
+        if not isinstance(argument, torch.Tensor):
+            return repr(argument)
+        found = self.place(argument)
+        if found is None:
+            self.complete &= argument.dtype == torch.int64  # a table
+            launch.tables.append(argument)
+            return repr(argument.data_ptr())
+        launch.slots.add(found[0])
+        return f"b[{found[0]}] + {found[1]}"
+
+    def program(self, results):
+        """The `Program`; None where it would not be the same again."""
+        places = [[self.place(t) for t in own] for own in results]
+        whole = all(p is not None and p[0] >= self.inputs and p[1] == 0 for own in places for p in own)
+        if not (self.complete and self.launches and self.buffers and whole):
+            return None
+        return Program(self, [[slot for slot, _ in own] for own in places])
+
+
+class Launch:
+    """One launch of a program.
+
+    Attributes:
+        slots: that it reads or writes; tables: kept as long as it.
+        kinds: dtypes of its pointers, in order, None of other arguments.
+        fresh: buffers that are allocated before it, (slot, what `torch.empty` takes).
+    """
+
+    def __init__(self, kernel, compiled, grid, meta):
+        self.kernel, self.compiled, self.grid, self.meta = kernel, compiled, grid, meta
+        self.slots, self.tables, self.kinds, self.fresh = set(), [], [], []
+
+    def interpret(self, values):
+        kinds = iter(self.kinds)
+        self.kernel[self.grid](*[_pointers(value, kinds) for value in values], **self.meta)
+
+
+def _pointers(value, kinds):
+    """As Triton's interpreter takes an argument: tensors."""
+    if isinstance(value, tuple):
+        return tuple(_pointers(own, kinds) for own in value)
+    dtype = next(kinds)
+    if dtype is None:
+        return value
+    memory = (ctypes.c_char * dtype.itemsize).from_address(value)
+    return torch.from_numpy(np.frombuffer(memory, str(dtype).removeprefix("torch.")))
+
+
+class Program:
+    """Launches by slots: first the inputs', then those of the buffers that it allocates.
+
+    What it returns is allocated where it is first needed. All else lies in one buffer, in places that later ones take
+    again.
+
+    results: the slots of what it returns.
+    """
+
+    def __init__(self, recording, results):
+        self.launches, self.results, first = recording.launches, results, recording.inputs
+        self.buffers, self.device = len(recording.buffers), recording.buffers[0][2]
+        returned, spans = {slot for own in results for slot in own}, {}
+        for number, launch in enumerate(self.launches):
+            launch.values = eval(launch.values)  # numbers and slots, as `Recording` wrote them
+            for slot in sorted(slot for slot in launch.slots if slot >= first):
+                if slot not in spans and slot in returned:
+                    launch.fresh.append((slot, recording.buffers[slot - first]))
+                spans[slot] = spans.get(slot, (number,))[0], number
+        sizes = {
+            slot: math.prod(shape) * dtype.itemsize for slot, (shape, dtype, _) in enumerate(recording.buffers, first)
+        }
+        self.places, self.bytes = laid_out({s: (*span, sizes[s]) for s, span in spans.items() if s not in returned})
+
+    def __call__(self, addresses):
+        if capturing():
+            _held.add(self)
+        memory = torch.empty(self.bytes, dtype=torch.uint8, device=self.device)
+        begin, tensors = memory.data_ptr(), {}
+        addresses += [0] * self.buffers
+        for slot, place in self.places:
+            addresses[slot] = begin + place
+        with on_device(self.device) as (_, stream):
+            for launch in self.launches:
+                for slot, (shape, dtype, device) in launch.fresh:
+                    tensors[slot] = tensor = torch.empty(shape, dtype=dtype, device=device)
+                    addresses[slot] = tensor.data_ptr()
+                values = launch.values(addresses)
+                if launch.compiled is None:
+                    launch.interpret(values)
+                else:
+                    launch.compiled(launch.grid, stream, values)
+        return [[tensors[slot] for slot in own] for own in self.results]
+
+
+def laid_out(spans):
+    """Places in one buffer for memory that is needed for a while: [(slot, first byte)], and the bytes of all.
+
+    spans: {slot: (first launch that needs it, last, bytes)}. Each gets the first place that is free for so long.
+    """
+    placed, total = [], 0
+    for slot, (first, last, size) in spans.items():
+        size = -(-size // LINE) * LINE
+        place = 0
+        for other, end, begin, until in sorted((at, at + n, f, u) for _, at, n, f, u in placed):
+            if begin <= last and first <= until and other < place + size:
+                place = max(place, end)
+        placed.append((slot, place, size, first, last))
+        total = max(total, place + size)
+    return [(slot, place) for slot, place, *_ in placed], total

@@ -1,0 +1,37 @@
+"""Whether modules are still as they were when they were last read: cheaper than reading them again."""
+
+import itertools
+import operator
+
+CONTENTS = (
+    "__dict__",
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+class Snapshot:
+    """What a module and those in it hold, by identity: attributes, parameters, buffers, children, hooks and theirs.
+
+    Not what is behind a parameter: dtype, device, address and flags change in place. All stay alive but the module.
+    """
+
+    def __init__(self, module):
+        modules = list(module.modules())
+        self._modules = modules[1:]
+        self._dicts = [getattr(own, contents) for own in modules for contents in CONTENTS]
+        hooks = [hook for own in modules for hook in own._forward_pre_hooks.values()]
+        self._dicts += [hook.__dict__ for hook in hooks if hasattr(hook, "__dict__")]
+        self._seen = self._now()
+
+    def _now(self):
+        return (*map(type, self._modules), *itertools.chain.from_iterable(map(dict.values, self._dicts)))
+
+    def holds(self):
+        now = self._now()
+        return len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))
