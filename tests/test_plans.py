@@ -371,6 +371,7 @@ def test_memory_is_used_again_but_never_twice_at_once():
     assert program.laid_out({0: (0, 1, 600), 1: (1, 2, 500), 2: (2, 3, 1024)}) == ([(0, 0), (1, 1024), (2, 0)], 1536)
 
 
+@interpreted
 def test_what_is_kept_is_bounded():
     from hifigan_fast.backends.triton import tables
 
