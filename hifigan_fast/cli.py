@@ -98,9 +98,15 @@ def _add_estimate(commands):
 
 
 def _check(args):
-    from . import parity
+    import torch
+
+    from . import dispatch, parity
     from .bench.gate import gate
 
+    able = parity.able()
+    for name, backend in dispatch.BACKENDS.items():
+        if name not in able:
+            print(f"{name}: not judged: {dispatch.refusal(backend, torch.device('cpu'), torch.float32)}")
     _, passed = gate(verbose=args.verbose, batch=args.batch_size, length=args.segment)
     print("parity ok" if passed else f"parity FAILED: a ratio is above {parity.LIMIT}")
     return 0 if passed else 1

@@ -5,7 +5,6 @@ import contextvars
 import functools
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,36 +46,38 @@ def _checked(name, source, known=(*BACKENDS, MODULES)):
 
 
 @contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def _within(variable, value):
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def use_backend(name: str) -> contextlib.AbstractContextManager[None]:
     """Within the block (of this thread), calls run on backend `name`; ValueError for a name that is none.
+
+    A call of it alone, without `with`, does nothing: for a whole process there is HIFIGAN_FAST_BACKEND.
 
     "modules" is plain PyTorch, module by module: for hooks on feature maps, say, which a fused pass does not see.
     A call that the backend cannot run (another device or dtype) raises ValueError in the block: what was asked for
     by name is never replaced in silence.
     """
-    token = _chosen.set(_checked(name, "backend"))
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
+    return _within(_chosen, _checked(name, "backend"))
 
 
-@contextlib.contextmanager
-def save(what: str) -> Iterator[None]:
+def save(what: str) -> contextlib.AbstractContextManager[None]:
     """Within the block (of this thread), what a forward pass keeps of its maps for the backward pass.
 
     Args:
         what: "maps" as they are (the default); "bf16", rounded, for half the memory and gradients of that accuracy;
             "recompute", nothing, for another forward pass in the backward one. ValueError for anything else.
 
-    The environment's HIFIGAN_FAST_SAVE says the same for a whole process. What torch.compile compiled stays with what
-    was said when it traced. Around activation checkpointing the block must hold the backward pass too: it calls again.
+    The environment's HIFIGAN_FAST_SAVE says the same for a whole process; a call without `with` does nothing. What
+    torch.compile compiled stays with what was said when it traced. Around activation checkpointing the block must hold
+    the backward pass too: it calls again.
     """
-    token = _saved.set(_checked(what, "what", SAVED))
-    try:
-        yield
-    finally:
-        _saved.reset(token)
+    return _within(_saved, _checked(what, "what", SAVED))
 
 
 @_constant

@@ -8,5 +8,6 @@ def require(purpose, extra, *libraries):
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"{purpose} needs {' and '.join(missing)}: pip install 'hifigan-fast[{extra}]', or '.[{extra}]' in a clone"
+            f"{purpose} needs {' and '.join(missing)}: pip install 'hifigan-fast[{extra}]', or in a clone "
+            f"pip install -e '.[{extra}]'"
         )

@@ -125,7 +125,8 @@ def rows(verbose=False):
         (cpu.ISA_VARIABLE, cpu.extension()[0].instruction_sets() if cpu.extension()[0] else ()),
     ):
         value = os.environ.get(variable)
-        lines.append((variable, f"{value or 'not set'} (one of {', '.join(known)})"))
+        wrong = "NOT " if value and value not in known else ""
+        lines.append((variable, f"{value or 'not set'} ({wrong}one of {', '.join(known)})"))
     return lines
 
 

@@ -1,7 +1,9 @@
 """Discriminators' state dicts in the layouts of other projects: the same tensors by other names."""
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -121,22 +123,55 @@ def _norm(place, tensors):
 
 
 def convert_file(source: str, target: str, to: str) -> list[str]:
-    """Convert a checkpoint: a state dict, or a dict of several beside other things, which stay -> the parts converted.
+    """Convert a checkpoint: a state dict, or a dict of several -> the names of the parts converted.
 
-    Read with `weights_only=True`. ValueError where no part is a discriminator's state dict; errors of `torch.load`.
+    All else in it stays, also tensors beside the discriminators' in one part. Read with `weights_only=True`; `target`
+    is whole or not there. ValueError for a file that is no checkpoint of tensors, or has no discriminator.
     """
-    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"{source}: expected a state dict or a dict of them, got a {type(checkpoint).__name__}")
-    if _is_ours(checkpoint):
-        torch.save(convert_state_dict(checkpoint, to), target)
-        return ["the state dict"]
-    parts = [name for name, value in checkpoint.items() if isinstance(value, dict) and _is_ours(value)]
-    if not parts:
-        raise ValueError(f"{source}: no part of it is a discriminator's state dict: it holds {', '.join(checkpoint)}")
-    torch.save(checkpoint | {name: convert_state_dict(checkpoint[name], to) for name in parts}, target)
+    if Path(target).resolve() == Path(source).resolve():
+        raise ValueError(f"OUT: expected another file than IN, got {target}")
+    if Path(target).is_dir() or not Path(target).absolute().parent.is_dir():
+        raise ValueError(f"OUT: expected a file in a folder that is there, got {target}")
+    checkpoint = _read(source)
+    if _holds_ours(checkpoint):
+        converted, parts = _converted(checkpoint, to), ["the state dict"]
+    else:
+        parts = [name for name, value in checkpoint.items() if isinstance(value, dict) and _holds_ours(value)]
+        if not parts:
+            held = ", ".join(map(str, checkpoint))
+            raise ValueError(f"{source}: no part of it has a discriminator's tensors: it holds {held[:200]}")
+        converted = checkpoint | {name: _converted(checkpoint[name], to) for name in parts}
+    temporary = Path(f"{target}.tmp")
+    try:
+        torch.save(converted, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
     return parts
 
 
-def _is_ours(state_dict):
-    return bool(state_dict) and all(isinstance(key, str) and KEY.fullmatch(key) for key in state_dict)
+def _read(source):
+    try:
+        checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch's unpickler has many for a file that is none
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # what follows is advice to trust the file
+        raise ValueError(f"{source}: no checkpoint of tensors: {type(error).__name__}: {reason}") from None
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{source}: expected a state dict or a dict of them, got a {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def _is_ours(key):
+    return isinstance(key, str) and KEY.fullmatch(key) is not None
+
+
+def _holds_ours(part):
+    return any(map(_is_ours, part))
+
+
+def _converted(part, to):
+    own = {key: value for key, value in part.items() if _is_ours(key)}
+    names = dict(zip(own, convert_state_dict(own, to)))
+    return {names.get(key, key): value for key, value in part.items()}

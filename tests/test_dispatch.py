@@ -67,8 +67,10 @@ def test_use_backend_is_a_context_manager_that_nests(mpd):
 
 
 def test_an_unknown_backend_raises_and_names_the_known_ones(mpd, monkeypatch):
-    with pytest.raises(ValueError, match="backend: got 'gpu', expected one of .*reference"), hf.use_backend("gpu"):
-        pass
+    with pytest.raises(ValueError, match="backend: got 'gpu', expected one of .*reference"):
+        hf.use_backend("gpu")  # without a block, too
+    with pytest.raises(ValueError, match="what: got 'fp16', expected one of maps, bf16, recompute"):
+        hf.save("fp16")
     monkeypatch.setenv("HIFIGAN_FAST_BACKEND", "gpu")
     with pytest.raises(ValueError, match="HIFIGAN_FAST_BACKEND: got 'gpu'"):
         mpd(*parity.waveforms(1, 300))

@@ -29,7 +29,7 @@ def extension():
                 "start Python elsewhere if the package is installed"
             )
         return None, (
-            f"the C++ extension is not installed ({error}); build it with a C++17 compiler: "
+            "the C++ extension is not installed; build it with a C++17 compiler: "
             "pip install --force-reinstall --no-deps . without HIFIGAN_FAST_BUILD=0"
         )
     wanted = os.environ.get(ISA_VARIABLE)

@@ -15,9 +15,9 @@ class Entry:
     why: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """What `accelerate` did. True where at least one module is fast now; prints as a table."""
+    """What `accelerate` did. True where at least one module is fast now; shows itself as a table."""
 
     entries: tuple[Entry, ...]
 
@@ -29,7 +29,12 @@ class Report:
 
         if not self.entries:
             return "no discriminator of waveforms found"
-        rows = [(e.name or "(itself)", e.kind, e.outcome, e.why) for e in self.entries]
+        rows, said = [], set()
+        for e in self.entries:  # a reason that a set and its members share is said once
+            rows.append((e.name or "(itself)", e.kind, e.outcome, "the same" if e.why in said else e.why))
+            said.add(e.why if e.outcome == LEFT else None)
         return tabulate(
             rows, headers=("module", "class", "outcome", "how, or why"), maxcolwidths=[None, None, None, 80]
         )
+
+    __repr__ = __str__

@@ -154,7 +154,8 @@ def _read(path, types, optional=None):
         raise ValueError(f"checkpoint {path} is not readable: {type(error).__name__}: {reason}") from error
     missing = [key for key in types if key not in content] if isinstance(content, dict) else list(types)
     if missing:
-        raise ValueError(f"checkpoint {path}: expected the keys {list(types)}, missing {missing}")
+        hint = "; a generator's file is g_…" if "generator" in missing else ""
+        raise ValueError(f"checkpoint {path}: expected the keys {list(types)}, missing {missing}{hint}")
     for key, kind in (types | (optional or {})).items():
         value = content.get(key, kind())
         if not isinstance(value, kind) or (kind is int and value < 0):

@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 import time
+from pathlib import Path
 
 EPILOG = """\
 examples:
@@ -45,7 +46,11 @@ def add_arguments(parser):
         help="folder of mono wavs, or with training.txt and validation.txt; default: synthetic voice",
     )
     add("--out", metavar="DIR", required=True, help="folder for checkpoints, metrics and TensorBoard logs")
-    add("--config", metavar="NAME", default="v1", help="v1, v2, v3 or a JSON file with the original's keys; default v1")
+    add(
+        "--config",
+        metavar="NAME",
+        help="v1, v2, v3 or a JSON file with the original's keys; default: config.json in --out, else v1",
+    )
     add(
         "--batch-size",
         metavar="N",
@@ -120,7 +125,11 @@ def run(args):
     from .loop import Schedule, train
 
     flags = {"batch_size": args.batch_size, "seed": args.seed, "num_workers": args.workers}
-    config = load_config(args.config, **{key: value for key, value in flags.items() if value is not None})
+    saved = Path(args.out) / "config.json"  # a run that is gone on with keeps its own
+    config = load_config(
+        args.config or (saved if saved.is_file() else "v1"),
+        **{key: value for key, value in flags.items() if value is not None},
+    )
     schedule = Schedule(
         args.steps,
         args.checkpoint_interval,

@@ -60,9 +60,9 @@ def load_config(name_or_path: str | Path, **changes: object) -> Config:
     Raises ValueError, naming the file and the key, for a file that is no JSON object, for a missing or unknown key, for
     a value of the wrong type and for values that contradict each other.
     """
-    path = BUILT_IN.get(str(name_or_path), Path(name_or_path))
+    path = BUILT_IN.get(str(name_or_path).lower(), Path(name_or_path))
     if not path.is_file():
-        raise ValueError(f"config: expected v1, v2, v3 or a JSON file, got {str(name_or_path)!r}")
+        raise ValueError(f"config: expected v1, v2, v3 or a JSON file, got {str(name_or_path)!r}, which is no file")
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:

@@ -36,6 +36,6 @@ class Interrupts:
             raise KeyboardInterrupt
         if self.say and not self.signal:
             name = signal.Signals(number).name
-            text = f"\n{name}: ending this step, then writing a checkpoint; Ctrl-C stops at once\n"
+            text = f"\n{name}: ending this step, then writing a checkpoint; another Ctrl-C stops at once, without one\n"
             os.write(2, text.encode())  # not print: it may be what this interrupts, and its buffer locked
         self.signal = self.signal or number

@@ -45,5 +45,5 @@ def _changes(config, path):
     changed = [key for key in given if given[key] != saved[key] and key not in NOT_READ]
     fixed = [f"{key} {saved[key]!r}, got {given[key]!r}" for key in changed if key not in MAY_CHANGE]
     if fixed:
-        raise ValueError(f"config: a resumed run keeps what its {path} says: {'; '.join(fixed)}")
+        raise ValueError(f"config: a resumed run keeps what its {path} says (no --config takes it): {'; '.join(fixed)}")
     return [f"{key} {given[key]} (was {saved[key]})" for key in changed]

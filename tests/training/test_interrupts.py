@@ -43,7 +43,7 @@ def test_the_step_at_hand_ends_and_a_pair_is_written(out, run, signal_in_step, c
     assert [row["step"] for row in rows(out)] == [1, 2]
     output, errors = capfd.readouterr()
     name = signal.Signals(number).name
-    assert f"{name}: ending this step, then writing a checkpoint; Ctrl-C stops at once" in errors
+    assert f"{name}: ending this step, then writing a checkpoint; another Ctrl-C stops at once, without one" in errors
     assert f"{name} after step 2: g_00000002 and do_00000002 are in {out}; the same command goes on" in output
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 

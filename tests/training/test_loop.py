@@ -377,7 +377,7 @@ def test_interrupt(out, start):
     output, errors = process.communicate(timeout=1800)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "SIGINT: ending this step, then writing a checkpoint; Ctrl-C stops at once" in errors
+    assert "SIGINT: ending this step, then writing a checkpoint; another Ctrl-C stops at once, without one" in errors
     step = rows(out)[-1]["step"]
     name = f"{step:08d}"
     assert output.splitlines()[-1] == (

@@ -30,6 +30,14 @@ def saved(tiny_config, tmp_path):
     return trainer
 
 
+def test_a_run_goes_on_with_its_own_configuration_unless_another_is_given(saved, run, tmp_path, capsys):
+    """A segment of another file would be refused; `--batch-size` alone changes that."""
+    assert run(tmp_path, steps=2, config=None) == 0
+    assert "resuming after step 1" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="config: a resumed run keeps .*config.json says .no --config takes it.: "):
+        run(tmp_path, steps=3, config="v1")
+
+
 @pytest.fixture
 def resumed(saved, tmp_path, tiny_config_file):
     """Resumes the run with values of its configuration changed -> the trainer, and the lines said."""

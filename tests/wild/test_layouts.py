@@ -128,6 +128,42 @@ def test_an_unknown_layout_names_the_known():
         hf.convert_state_dict({}, "vits")
 
 
+def test_a_discriminator_beside_other_tensors_of_a_part(tmp_path):
+    """As Coqui's VITS and Lightning's files have them: the others stay, in their order."""
+    state = Pair(*(Period(p) for p in (2, 3))).state_dict()
+    model = {"text_encoder.0": torch.ones(2), **{f"disc.{key}": value for key, value in state.items()}, "step": 3}
+    torch.save({"model": model, "epoch": 7, 5: "five"}, tmp_path / "in")
+    assert main(["convert", str(tmp_path / "in"), str(tmp_path / "out"), "--to", "parametrized"]) == 0
+    found = torch.load(tmp_path / "out", weights_only=True)
+    assert found["epoch"] == 7 and found[5] == "five" and list(found["model"])[0] == "text_encoder.0"
+    own = {key: value for key, value in model.items() if key.startswith("disc.")}
+    expected = ["text_encoder.0", *hf.convert_state_dict(own, "parametrized"), "step"]
+    assert list(found["model"]) == expected and found["model"]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    "source, target, said",
+    [
+        ("state", "state", "OUT: expected another file than IN"),
+        ("state", "nowhere/out", "OUT: expected a file in a folder that is there"),
+        ("state", ".", "OUT: expected a file in a folder that is there"),
+        ("text", "out", "text: no checkpoint of tensors: "),
+        ("module", "out", "module: no checkpoint of tensors: "),
+        ("others", "out", "others: no part of it has a discriminator's tensors: it holds 1, two"),
+        ("missing", "out", "No such file or directory"),
+    ],
+)
+def test_a_file_that_cannot_be_converted(source, target, said, tmp_path, capsys):
+    torch.save(Pair(Period(2)).state_dict(), tmp_path / "state")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "module")
+    torch.save({1: torch.ones(1), "two": {}}, tmp_path / "others")
+    (tmp_path / "text").write_text("no tensors")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(["convert", str(tmp_path / source), str(tmp_path / target), "--to", "coqui"]) == 2
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_file_is_converted_part_by_part(tmp_path, capsys):
     """What is no discriminator stays; the official layout of two sets and their optimizer's state."""
     modules = sets()
@@ -142,7 +178,7 @@ def test_a_file_is_converted_part_by_part(tmp_path, capsys):
     assert found["steps"] == 3 and torch.equal(found["optim_d"]["state"][0], torch.ones(2))
     torch.save(kept, tmp_path / "do")
     assert main(["convert", str(tmp_path / "do"), str(tmp_path / "out"), "--to", "dac"]) == 2
-    assert "no part of it is a discriminator's state dict: it holds steps, optim_d" in capsys.readouterr().err
+    assert "no part of it has a discriminator's tensors: it holds steps, optim_d" in capsys.readouterr().err
 
 
 def test_a_file_of_one_state_dict(tmp_path):
