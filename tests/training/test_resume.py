@@ -35,7 +35,7 @@ def test_a_run_goes_on_with_its_own_configuration_unless_another_is_given(saved,
     assert run(tmp_path, steps=2, config=None) == 0
     assert "resuming after step 1" in capsys.readouterr().out
     with pytest.raises(ValueError, match="config: a resumed run keeps .*config.json says .no --config takes it.: "):
-        run(tmp_path, steps=3, config="v1")
+        run(tmp_path, steps=3, config="v1", batch_size=2)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_no_clip_of_an_epoch_comes_twice_with_another_batch_size(resumed, size, 
 )
 def test_what_a_run_keeps_is_an_error(resumed, tmp_path, changes, message):
     with pytest.raises(
-        ValueError, match=f"config: a resumed run keeps what its {tmp_path}/config.json says: {message}"
+        ValueError, match=f"config: a resumed run keeps what its {tmp_path}/config.json says .*: {message}"
     ):
         resumed(**changes)
 
