@@ -26,10 +26,15 @@ SHAPE = 2, 1, 2048  # of waveforms: kernels are the same for every batch and len
 
 
 def _steps(modules, y, y_hat):
-    """Every step of `hifigan-fast train`, and those of a loop that calls discriminators and losses apart."""
-    for way in (timed.WAYS[timed.OURS], timed.WAYS[f"{timed.OURS} step losses"]):
-        for name in (timed.DISCRIMINATOR, timed.GENERATOR):
-            way.call(name, modules, y, y_hat)()
+    """The steps of `hifigan-fast train`, and of loops that take the losses apart and may not freeze discriminators."""
+    for step in (
+        timed.discriminator_step_by_one_loss,
+        timed.generator_step_by_one_loss,
+        timed.discriminator_step,
+        timed.frozen_generator_step,
+        timed.generator_step,
+    ):
+        step(modules, y, y_hat, timed.FastLosses)
 
 
 def this_device():

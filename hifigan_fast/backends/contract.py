@@ -72,11 +72,11 @@ class Weights:
 
     @functools.cached_property
     def scales(self):
-        return self._scaling[0].view(len(self.sets), -1).unbind()
+        return self._scaling[1].view(len(self.sets), -1).unbind()
 
     @functools.cached_property
     def lengths(self):
-        return self._scaling[1].view(len(self.sets), -1).unbind()
+        return self._scaling[2].view(len(self.sets), -1).unbind()
 
     @functools.cached_property
     def norms(self):
@@ -104,7 +104,7 @@ class LayerGrads:
 def weights_of(layers, sets, scaling, packed):
     """What `Backend.prepare` returned for `WeightSet`s [depth][set] -> `Weights` [depth], views of it."""
     rows = [len(own) * layer.out_channels for layer, own in zip(layers, sets)]
-    parts, biases = scaling.split_with_sizes(rows, 1), scaling[2].split_with_sizes(rows)
+    parts, biases = scaling.split_with_sizes(rows, 1), scaling[0].split_with_sizes(rows)
     forms = [None] * len(rows)
     if packed.numel():
         forms = packed.split_with_sizes([len(own) * layer.weights for layer, own in zip(layers, sets)])
@@ -198,8 +198,9 @@ class Backend(ABC):
     def prepare(self, layers, sets, dtype):
         """`WeightSet`s [depth][set] -> what `weights_of` takes for maps of `dtype`: (scaling, packed).
 
-        scaling [3, rows] holds the scales, norms and biases of all output channels, by depth and set. A norm is the
-        Euclidean one of a channel's weights, where there is a magnitude; a scale is magnitude / norm, 1 / sigma or 1.
+        scaling [3, rows] holds the biases, scales and norms of all output channels, by depth and set: biases begin at
+        an aligned address, however many rows there are. A norm is the Euclidean one of a channel's weights, where
+        there is a magnitude; a scale is magnitude / norm, 1 / sigma or 1.
         packed: as many elements of `dtype` as all effective weights have; none unless the backend `packs`.
         """
 

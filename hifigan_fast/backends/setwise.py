@@ -23,7 +23,7 @@ class SetwiseBackend(Backend):
         flat = [s for own in sets for s in own]
         scaling = first.new_ones(3, sum(len(s.raw) for s in flat))
         rows = scaling.split([len(s.raw) for s in flat], 1)
-        for s, (scale, norm, bias) in zip(flat, rows):
+        for s, (bias, scale, norm) in zip(flat, rows):
             if s.magnitude is not None:
                 norm.copy_(self.row_norms(s.raw))
                 torch.div(s.magnitude.flatten(), norm, out=scale)

@@ -1,6 +1,6 @@
 """Kernels compiled before they are launched: those of a pass side by side, also for a device that is not there.
 
-A step of both ensembles needs 71 kernels, about half a second each. Threads compile them: Triton leaves Python but for
+A step of both ensembles needs 69 kernels, about half a second each. Threads compile them: Triton leaves Python but for
 a tenth of the time.
 """
 

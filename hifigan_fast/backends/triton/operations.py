@@ -166,6 +166,7 @@ def prepare(layers, sets, dtype):
     flat = [s for own in sets for s in own]
     packed = empty((elements,), dtype, like.device)
     scaling = empty((3, rows), torch.float32, like.device)
+    biases, scales, norms = scaling.unbind()
     launch(
         like.device,
         kernels.pack,
@@ -175,7 +176,9 @@ def prepare(layers, sets, dtype):
         _alike([s.raw if s.sigma is None else s.sigma for s in flat]),
         _alike([s.bias for s in flat]),
         packed,
-        *scaling.unbind(),
+        scales,
+        norms,
+        biases,
         jobs.programs,
         jobs.table,
         PRECISION=_precision(packed),
