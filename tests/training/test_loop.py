@@ -317,7 +317,7 @@ def test_checkpoint_of_another_configuration(uninterrupted, out, run, tmp_path):
     shutil.copytree(uninterrupted, out)
     values = json.loads((out / "config.json").read_text()) | {"upsample_initial_channel": 16}
     (tmp_path / "wide.json").write_text(json.dumps(values))
-    message = r"config: a resumed run .*config.json says: seed 1234, got 5; upsample_initial_channel 8, got 16$"
+    message = r"config: a resumed run .*config.json says .*: seed 1234, got 5; upsample_initial_channel 8, got 16$"
     with pytest.raises(ValueError, match=message):
         run(out, steps=9, config=tmp_path / "wide.json", seed=5)
     (out / "config.json").unlink()  # as where a pair of elsewhere was put there
