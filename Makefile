@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-.PHONY: bench bench-layers test test-all ptx wild sanitize dist docs types lint format clean
+.PHONY: bench bench-layers readme-figures test test-all ptx wild sanitize dist docs types lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -47,7 +47,10 @@ bench-layers: $(VENV)/.bench  ## layers, other shapes, memory
 	$(BIN)/python -m benchmarks.layers --out bench-out/layers.json
 	$(BIN)/python -m benchmarks.shapes --out bench-out/shapes.json
 
-# A worker a core; each takes about 1.5 GB.
+readme-figures: $(VENV)/.bench  ## README's table and docs/bench.png, of the newest run in benchmarks/results
+	$(BIN)/python -m benchmarks.readme
+
+# A worker a core; each takes up to 3 GB.
 PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal --durations 10
 
 test: $(VENV)/.test

@@ -15,7 +15,15 @@ class Parser(argparse.ArgumentParser):
         words = words[: words.index("--")] if "--" in words else words
         names = [word.split("=")[0] for word in words if word.startswith("--")]
         unknown = [name for name in names if name not in known]
-        if unknown and not any(action.nargs == argparse.PARSER for action in self._actions):  # options of subcommands
-            near = difflib.get_close_matches(unknown[0], known, 1)
-            self.error(f"unknown option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else ""))
+        commands = next((action.choices for action in self._actions if action.nargs == argparse.PARSER), None)
+        if commands is None:
+            self._refuse("unknown option", unknown, known)
+        else:  # options may be its commands'
+            strange = [word for word in words[:1] if word[:1] != "-" and word not in commands]
+            self._refuse("invalid choice:", strange, commands, f", expected one of {', '.join(commands)}")
         return super().parse_known_args(args, namespace)
+
+    def _refuse(self, what, words, known, otherwise=""):
+        if words:
+            near = difflib.get_close_matches(words[0], known, 1)
+            self.error(f"{what} {words[0]}" + (f"; did you mean {near[0]}?" if near else otherwise))

@@ -127,7 +127,8 @@ def test_help_has_examples(command, capsys):
     [
         (["check", "--segment", "many"], "invalid"),
         (["check", "--segment", "3"], "error: y: 3 samples are too few for period"),
-        (["nonsense"], "invalid choice"),
+        (["nonsense"], "invalid choice: nonsense, expected one of train, synthesize, bench"),
+        (["trian", "--out", "x"], "invalid choice: trian; did you mean train?"),
         ([], "required"),
     ],
 )
