@@ -34,16 +34,16 @@ def section(path):
         original, best = rows[ensemble, step, ORIGINAL], row["over_best"]
         lines.append(
             (ensemble.upper() if ensemble != "both" else ensemble, step, f"{original['ms']:.0f}", f"{row['ms']:.0f}")
-            + (f"{row['over_original']['median']:.2f} × ({low:.2f}–{high:.2f}){' !' * row['noisy']}",)
-            + (f"{best['median']:.2f} × ({row['best_rival']})",)
+            + (f"{row['over_original']['median']:.2f} ({low:.2f}–{high:.2f}){' !' * row['noisy']}",)
+            + (f"{best['median']:.2f} ({row['best_rival']})",)
         )
     headers = (
         "discriminators",
         "what",
         "original, ms",
         "hifigan_fast, ms",
-        "against the original",
-        "and the best rival",
+        "× the original",
+        "× the best rival",
     )
     where = f"{result['processor']}, {result['threads']} threads, torch {result['versions']['torch']}, float32"
     caption = f"{where}, batch {result['batch']} × {result['segment']}; medians (and ranges) of {result['repeats']}"
