@@ -225,8 +225,8 @@ def command(args):
 
 
 def main(argv=None):
-    parser = report.parser("wild", __doc__.splitlines()[0], repeats=5)
-    parser.add_argument("--sets", nargs="+", metavar="NAME", help=f"of {', '.join(SETS)}; default all")
+    parser = report.parser("wild", __doc__.split(". ")[0].replace("\n", " "), repeats=5)
+    parser.add_argument("--sets", nargs="+", metavar="NAME", help=f"of {'; '.join(SETS)}; default all")
     parser.add_argument(
         "--batch", dest="batch_of_all", metavar="N", type=positive, help="of every set; default its own"
     )
