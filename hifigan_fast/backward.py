@@ -249,9 +249,9 @@ class Backward:
             grad_waves,
             *self.source.beside(above),
         ]
-        kinds = self.call.again(
-            ("backward", self.wanted), inputs, lambda: self._kinds(head, grad_waves, lambda step: above[step.depth])
-        )
+        # Gradients of maps and those of losses are other inputs, which dtypes alone do not tell apart.
+        key = "backward", type(self.source), len(self.outputs.buffers), self.wanted
+        kinds = self.call.again(key, inputs, lambda: self._kinds(head, grad_waves, lambda step: above[step.depth]))
         return grad_waves, kinds
 
     def _above(self, step):

@@ -89,7 +89,7 @@ class _Reading:
     """What `read` made of a module, its parameters, and whether it is as it was, but for their addresses and flags."""
 
     def __init__(self, module, read):
-        self._snapshot = Snapshot(module)
+        self.module, self._snapshot = weakref.ref(module), Snapshot(module)
         self.parameters = [p for m in module.modules() for p in m._parameters.values() if p is not None]
         self._dtypes = [p.dtype for p in self.parameters]
         self.value = read(module)
@@ -98,16 +98,26 @@ class _Reading:
         return self._snapshot.holds() and [p.dtype for p in self.parameters] == self._dtypes
 
 
-_readings: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+class _Place:
+    """Where a module keeps its reading: among its attributes, so that both go together. A copy's is empty."""
+
+    reading = None
+
+    def __deepcopy__(self, memo):
+        return _Place()
+
+    def __reduce__(self):
+        return _Place, ()
 
 
 def reading(module, read):
     """(`read(module)`, all parameters of it), read again where anything in the module has changed."""
     if torch.compiler.is_compiling():
         return read(module), list(module.parameters())
-    found = _readings.get(module)
-    if found is None or not found.holds():
-        found = _readings[module] = _Reading(module, read)
+    place = module.__dict__.setdefault("_hifigan_fast", _Place())
+    found = place.reading
+    if found is None or found.module() is not module or not found.holds():  # a shallow copy shares the place
+        found = place.reading = _Reading(module, read)
     return found.value, found.parameters
 
 

@@ -141,12 +141,14 @@ def convert_file(source: str, target: str, to: str) -> list[str]:
             held = ", ".join(map(str, checkpoint))
             raise ValueError(f"{source}: no part of it has a discriminator's tensors: it holds {held[:200]}")
         converted = checkpoint | {name: _converted(checkpoint[name], to) for name in parts}
-    temporary = Path(f"{target}.tmp")
-    try:
-        torch.save(converted, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = Path(f"{target}.{os.getpid()}.tmp")
+    with open(temporary, "xb") as file:  # never another's file
+        try:
+            torch.save(converted, file)
+        except BaseException:
+            temporary.unlink()
+            raise
+    os.replace(temporary, target)
     return parts
 
 

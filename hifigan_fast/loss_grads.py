@@ -60,7 +60,8 @@ class LossGrads:
         if self.features is None:
             return [None] * len(active), None
         if self._matching is None:
-            self._matching = _shares_on(self.features.device, self.e, active, self.dtype) * self.features.to(self.dtype)
+            shares = self.e.once(("shares", active), lambda: _shares(self.e, active))
+            self._matching = _shares_on(self.features.device, shares, self.dtype) * self.features.to(self.dtype)
         others = [self._rows(depth, (stack, 1 - side)) for stack, side in active]
         return others, self._matching[depth]
 
@@ -77,19 +78,18 @@ class LossGrads:
         return self._parts[depth][member]
 
 
-def _shares(ensemble, active, dtype):
+def _shares(ensemble, active):
     """Feature matching's weight of one value of each map, [depth][member]."""
     sizes = [
         [ensemble.samples * ensemble.stacks[stack].period * ensemble.rows[stack][depth + 1] for stack, _ in active]
         for depth in range(len(ensemble.layers))
     ]
-    shares = [[2 / max(n * layer.out_channels, 1) for n in own] for layer, own in zip(ensemble.layers, sizes)]
-    return torch.tensor(shares, dtype=dtype, device="cpu")
+    return tuple(tuple(2 / max(n * layer.out_channels, 1) for n in own) for layer, own in zip(ensemble.layers, sizes))
 
 
 @kept
-def _shares_on(device, *what):
-    return _shares(*what).to(device)
+def _shares_on(device, shares, dtype):
+    return torch.tensor(shares, dtype=dtype, device="cpu").to(device)
 
 
 def _squared_mean_grads(backend, scores, targets, grad):

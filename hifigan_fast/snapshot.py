@@ -18,7 +18,8 @@ CONTENTS = (
 class Snapshot:
     """What a module and those in it hold, by identity: attributes, parameters, buffers, children, hooks and theirs.
 
-    Not what is behind a parameter: dtype, device, address and flags change in place. All stay alive but the module.
+    Not what is behind a parameter: dtype, device, address and flags change in place; nor inside of an attribute, a list
+    of strides, say.
     """
 
     def __init__(self, module):
@@ -30,7 +31,11 @@ class Snapshot:
         self._seen = self._now()
 
     def _now(self):
-        return (*map(type, self._modules), *itertools.chain.from_iterable(map(dict.values, self._dicts)))
+        return (
+            *map(type, self._modules),
+            *map(vars, self._modules),
+            *itertools.chain.from_iterable(map(dict.values, self._dicts)),
+        )
 
     def holds(self):
         now = self._now()

@@ -76,7 +76,7 @@ def _distrust(backend, device, arithmetic):
 
     found = known()
     if found is None:
-        with cache.locked(FILE, SECONDS):  # and known then, if another process had it
+        with cache.locked(FILE, SECONDS + 60):  # and known then, if another process had it, or was given up
             found = known() or _checked(backend, device, arithmetic, name, place)
     if found.get("passed"):
         if backend.advice(device):
@@ -120,7 +120,8 @@ def _checked(backend, device, arithmetic, name, place):
 def run(backend, device, arithmetic):
     """`self_check.main` in a process of its own -> what it says: `passed`, with figures, or `unchecked`, and why."""
     call = f"self_check.main({backend!r}, {device!r}, {arithmetic!r})"
-    code = f"import os, sys; sys.path[:] = {sys.path!r}; from hifigan_fast import self_check; {call}; os._exit(0)"
+    path = list(map(str, sys.path))
+    code = f"import os, sys; sys.path[:] = {path!r}; from hifigan_fast import self_check; {call}; os._exit(0)"
     ours = {name: value for name, value in os.environ.items() if not name.startswith("HIFIGAN_FAST_")}
     try:
         done = subprocess.run(

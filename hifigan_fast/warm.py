@@ -22,6 +22,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMED = re.compile(r"sm_(?:[89]|1\d)\d|gfx9\w\w")
 KEPT = (".json", ".cubin", ".hsaco")  # of what Triton keeps of a kernel: what a launch needs
 MANIFEST = "manifest.json"
+KEY = re.compile("[0-9a-f]{64}")  # of a kernel: a hash, as Triton has it
 SHAPE = 2, 1, 2048  # of waveforms: kernels are the same for every batch and length
 
 
@@ -88,31 +89,46 @@ def pack(path, kernels, target):
 
 
 def unpack(path):
-    """Put a pack's kernels into Triton's cache -> (how many, the device's name). ValueError for what is no pack, or one
-    of other versions."""
+    """Put a pack's kernels into Triton's cache -> (how many, the device's name).
+
+    ValueError for what is no pack, a damaged one, or one of other versions, before any kernel is put there.
+    """
     from triton.runtime.cache import get_cache_manager
 
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: expected a pack of `hifigan-fast warm --out`, got another kind of file")
+    with open(path, "rb") as file:  # an OSError names it
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path}: expected a pack of `hifigan-fast warm --out`, got another kind of file")
+    try:
+        target, kernels = _read(path)
+    except (zipfile.BadZipFile, KeyError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: a damaged pack: {error}") from None
+    for key, files in kernels.items():
+        cache = get_cache_manager(key)
+        placed = {name: cache.put(data, name, binary=True) for name, data in files.items()}
+        cache.put_group(next(name for name in files if name.endswith(".json")), placed)
+    return len(kernels), target
+
+
+def _read(path):
+    """(the device's name, {Triton's key: {file name: bytes}}) of a pack."""
     with zipfile.ZipFile(path) as file:
-        if MANIFEST not in file.namelist():
+        members = [member for member in file.namelist() if not member.endswith("/")]
+        if MANIFEST not in members:
             raise ValueError(f"{path}: expected a pack of `hifigan-fast warm --out`, got a zip file without {MANIFEST}")
         manifest, kernels = json.loads(file.read(MANIFEST)), {}
         for name, version in _versions().items():
             if manifest.get(name) != version:
                 raise ValueError(f"{path}: made with {name} {manifest.get(name)}, here is {version}: pack it again")
-        for member in file.namelist():
+        for member in members:
             if member != MANIFEST:
                 key, _, name = member.partition("/")
                 kernels.setdefault(key, {})[Path(name).name] = file.read(member)
     for key, files in kernels.items():
-        if not key.isalnum():
+        if not KEY.fullmatch(key):
             raise ValueError(f"{path}: expected kernels by Triton's keys, got {key!r}")
-        cache = get_cache_manager(key)
-        placed = {name: cache.put(data, name, binary=True) for name, data in files.items()}
-        (described,) = (name for name in files if name.endswith(".json"))
-        cache.put_group(described, placed)
-    return len(kernels), manifest["target"]
+        if sum(name.endswith(".json") for name in files) != 1:
+            raise ValueError(f"{path}: a damaged pack: {key} has the files {', '.join(files)}")
+    return manifest["target"], kernels
 
 
 def run(target, precisions, out=None, source=None, say=print):
@@ -123,6 +139,8 @@ def run(target, precisions, out=None, source=None, say=print):
     target, begin, kernels = target or this_device(), time.perf_counter(), []
     if not NAMED.fullmatch(target):
         raise ValueError(f"target: expected sm_80 or later, or gfx942 or its like, got {target!r}")
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise ValueError(f"out: expected a file in a folder that is there, got {out}")
     for precision in precisions:
         kernels += compiled(target, precision)
     count = len({kernel.hash for kernel in kernels})

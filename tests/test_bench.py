@@ -248,6 +248,21 @@ def test_ctrl_c_keeps_what_was_measured(made_up, monkeypatch, tmp_path, capsys):
     assert len(results(tmp_path)["speed"]) == 4 and (tmp_path / "report.html").exists()
 
 
+def test_ctrl_c_before_anything_was_measured_leaves_an_earlier_run(made_up, monkeypatch, tmp_path, capsys):
+    made_up()
+    assert bench(tmp_path) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(timing, "measure", interrupted)
+    assert bench(tmp_path) == 128 + signal.SIGINT
+    assert "nothing was written" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_the_quick_gate_judges_what_is_measured_and_the_full_one_everything(made_up, tmp_path):
     asked = made_up()
     for backend in ("reference", "modules"):
@@ -290,6 +305,11 @@ def test_two_runs_are_compared(tmp_path, capsys):
     assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [500, 510, 520], processor="two")]) == 0
     found = capsys.readouterr().out
     assert "+0.0%" in found and "slower" not in found and "other machine" in found
+    without = json.loads((tmp_path / "old.json").read_text())
+    without["speed"] = [row for row in without["speed"] if row["way"] == ORIGINAL]
+    (tmp_path / "new.json").write_text(json.dumps(without))
+    assert main(["bench", "--compare", old, str(tmp_path / "new.json")]) == 0
+    assert re.search(r"hifigan_fast +105.00 +in one only", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,59 @@ def test_a_module_that_was_read_can_go(kind, waveforms, narrow):
     assert left() is None
 
 
+def test_a_module_that_its_own_contents_lead_to_can_go(narrow):
+    """As one that a hook's object holds: a cycle, which Python collects."""
+
+    class Logger:
+        def __init__(self, module):
+            self.module = module
+            module.register_forward_hook(self.hook)
+
+        def hook(self, *_):
+            pass
+
+    module, y = hf.MultiPeriodDiscriminator((2,)), torch.zeros(1, 1, 300)
+    Logger(module)
+    module(y, y)
+    found = weakref.ref(module)
+    del module
+    gc.collect()
+    assert found() is None
+
+
+def test_a_copy_is_read_for_itself(narrow):
+    """Also a shallow one, which shares all that the first holds."""
+    module, y = hf.DiscriminatorP(2), torch.randn(1, 1, 300)
+    module(y)
+    for other in (copy.copy(module), copy.deepcopy(hf.DiscriminatorP(2))):
+        other._parameters, other._modules = dict(other._parameters), dict(other._modules)
+        other.conv_post = nn.utils.weight_norm(nn.Conv2d(128, 1, (3, 1), 1, (1, 0)))
+        with hf.use_backend("modules"):
+            right = other(y)[0]
+        assert torch.allclose(other(y)[0], right, atol=1e-5)
+        assert not torch.allclose(module(y)[0], right, atol=1e-5)
+
+
+@interpreted
+def test_gradients_of_maps_and_of_losses_are_other_programs():
+    """Of two layers both take as many tensors of the same kinds."""
+    small = SmallEnsemble((Layer(1, 4, 3, 2, 1), Layer(4, 1, 3, 1, 1, slope=1.0)), (2,), samples=1, length=20)
+
+    def of_maps(backend):
+        waves, layers, states, leaves = small.leaves(torch.float32)
+        maps = run_ensemble(Call(backend, small.ensemble, torch.float32, states), waves, layers)
+        total = sum(m.square().sum() for side in maps for own in side for m in own)
+        return torch.autograd.grad(total, leaves)
+
+    def of_losses(backend):
+        waves, layers, states, leaves = small.leaves(torch.float32)
+        found = run_step(Call(backend, small.ensemble, torch.float32, states), "generator", waves, layers)
+        return torch.autograd.grad(found[0] + found[2], leaves)
+
+    for grads in 2 * (of_maps, of_losses):
+        assert_same(grads(TRITON), grads(dispatch.BACKENDS["reference"]))
+
+
 def test_another_backend_another_call(mpd):
     y, y_hat = parity.waveforms(1, 60)
     right = step(mpd, y, y_hat, "modules")

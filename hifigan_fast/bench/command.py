@@ -106,6 +106,9 @@ def run(
                 rows.append(row)
         except KeyboardInterrupt:
             status = 128 + signal.SIGINT
+    if not rows:
+        print("\nstopped before anything was measured; nothing was written")
+        return status
     result = {
         "format": report.FORMAT,
         **machine.conditions(repeats),

@@ -20,15 +20,19 @@ def seconds_per_step(config, device, precision, repeats):
     config: a `training.config.Config`; device: torch.device. The first step of each, which sets itself up, does not
     count.
     """
+    from ..training.graph import WARM_UP
     from ..training.step import DISCRIMINATORS, Trainer
 
     y = parity.waveforms(config.batch_size, config.segment_size)[0].squeeze(1).to(device)
-    trainers = {kind: Trainer(config, device, kind, precision) for kind in DISCRIMINATORS}
+    torch.backends.cudnn.benchmark = True  # as `train` has it
+    trainers = {kind: Trainer(config, device, kind, precision, cuda_graph=None) for kind in DISCRIMINATORS}
 
     def step(trainer):
         trainer.train_step(y).read()  # which waits for the device
 
     calls = {kind: functools.partial(step, trainer) for kind, trainer in trainers.items()}
+    if device.type == "cuda":  # steps are replayed as a graph once they are warm
+        interleaved(calls, WARM_UP)
     return {kind: taken[1:] for kind, taken in interleaved(calls, repeats).items()}
 
 

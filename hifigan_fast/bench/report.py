@@ -214,7 +214,7 @@ def compared(old, new):
     lines = []
     for row in new["speed"]:
         where = row["ensemble"], row["step"], row["way"]
-        a, b = before.get(where), figures(row)
+        a, b = before.pop(where, None), figures(row)
         if a is None or b is None:
             lines.append((*where, *("" if f is None else f"{f[0]:.2f}" for f in (a, b)), "", "in one only"))
             continue
@@ -223,6 +223,7 @@ def compared(old, new):
         lines.append(
             (*where, f"{a[0]:.2f}", f"{b[0]:.2f}", f"{b[0] / a[0] - 1:+.1%}", ("slower", "faster")[faster] * apart)
         )
+    lines += [(*where, f"{f[0]:.2f}" if f else "", "", "", "in one only") for where, f in before.items()]
     headers = (*HEADERS[:3], f"old, {unit}", f"new, {unit}", "change", "beyond both ranges")
     note = "" if same else "\nother machine, threads or shape: the ratios to each run's own original loop are compared"
     return tabulate(lines, headers=headers, disable_numparse=True) + note

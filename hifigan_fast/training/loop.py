@@ -208,11 +208,14 @@ def _train(run, guard, log):
 
 
 def _batches(run, guard, log):
-    """The batches without end; where a clip cannot be used, a checkpoint of the steps done comes before the error."""
+    """The batches without end; where a clip cannot be used, a checkpoint of the steps done comes before the error.
+
+    In one process: the others of several would wait in another collective.
+    """
     try:
         yield from endless_batches(run.training, run.order, run.trainer.device)
     except (ValueError, OSError):
-        if run.trainer.step:
+        if run.trainer.step and run.processes.ranks == 1:
             guard.check()
             _save(run, log)
         raise

@@ -164,6 +164,13 @@ def test_a_file_that_cannot_be_converted(source, target, said, tmp_path, capsys)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_no_file_beside_the_target_is_touched(tmp_path):
+    torch.save(Pair(Period(2)).state_dict(), tmp_path / "out.tmp")
+    before = (tmp_path / "out.tmp").read_bytes()
+    assert main(["convert", str(tmp_path / "out.tmp"), str(tmp_path / "out"), "--to", "coqui"]) == 0
+    assert (tmp_path / "out.tmp").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_file_is_converted_part_by_part(tmp_path, capsys):
     """What is no discriminator stays; the official layout of two sets and their optimizer's state."""
     modules = sets()

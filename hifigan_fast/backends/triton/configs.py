@@ -82,6 +82,7 @@ def generation_of(capability):
     return f"sm_{max((k for k in known if k <= number), default=known[0])}"
 
 
+_changes = 0  # of what is measured
 _tried = contextvars.ContextVar("hifigan_fast_triton_config", default=None)
 
 
@@ -155,7 +156,14 @@ def measured():
 
 def state():
     """What `config` goes by beside its arguments: another value where it may say something else."""
-    return _tried.get(), id(table()), id(measured())
+    return _tried.get(), id(table()), _changes
+
+
+def forget_measured():
+    """Have `measured` read again."""
+    global _changes
+    measured.cache_clear()
+    _changes += 1
 
 
 def config(generation, direction, arithmetic, name):

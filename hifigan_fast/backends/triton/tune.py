@@ -190,7 +190,7 @@ def _keep(device, what, entry):
     with cache.locked(configs.MEASURED):
         found = configs.measurements(device) | {what: entry}
         cache.keep(configs.MEASURED, lambda entries: entries.update({configs.place(device): found}))
-    configs.measured.cache_clear()
+    configs.forget_measured()
 
 
 def _cases(generation, quick):
