@@ -89,8 +89,11 @@ def test_what_is_no_pack_is_refused(tmp_path, capsys):
     assert "a zip file without manifest.json" in refused("other", "")
     older = json.dumps({"hifigan_fast": hf.__version__, "triton": "3.1", "target": "sm_90"})
     assert f"made with triton 3.1, here is {triton.__version__}: pack it again" in refused("manifest.json", older)
+    for damaged in ("[]", json.dumps(warm._versions()), "no json"):
+        assert "a damaged pack" in refused("manifest.json", damaged)
     path.write_text("no zip")
     assert main(["warm", "--from", str(path)]) == 2 and "another kind of file" in capsys.readouterr().err
+    assert main(["warm", "--from", str(tmp_path / "none.zip")]) == 2 and "No such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags, said", [([], "none can be used here"), (["--target", "sm_70"], "got 'sm_70'")])
