@@ -55,6 +55,23 @@ def _shuffle(i, machine):
     return run
 
 
+REDUCTIONS = {"add": np.add, "min": np.minimum, "max": np.maximum}
+EVERY_LANE = 0xFFFFFFFF
+
+
+def _reduce(i, machine):
+    """redux.sync of all lanes of a warp."""
+    if i.mods[1] not in REDUCTIONS or int(machine.lanes.view(i.operands[2], "u32")) != EVERY_LANE:
+        raise Unsupported(i.text)
+    (d, a), ufunc = (machine.lanes.view(o, i.kind) for o in i.operands[:2]), REDUCTIONS[i.mods[1]]
+
+    def run(m):
+        mask = together(machine, i, m)
+        np.copyto(d, np.repeat(ufunc.reduce(a.reshape(-1, WARP), 1), WARP), where=mask)
+
+    return run
+
+
 def _load_matrix(i, machine):
     """ldmatrix of 8 × 8 elements of 16 bits: lane 8 · n + row has the address of a row of matrix n."""
     if "m8n8" not in i.mods or "b16" not in i.mods:
@@ -149,6 +166,7 @@ def _multiply(i, machine):
 
 BUILDERS = {
     "shfl": _shuffle,
+    "redux": _reduce,
     "ldmatrix": _load_matrix,
     "stmatrix": _store_matrix,
     "mma": _multiply,
