@@ -146,13 +146,19 @@ def _load(i, machine):
 
 
 def _load_param(i, machine):
-    kind = i.kind
-    target, operand = machine.lanes.target(i.operands[0], kind), i.operands[1]
-    if not isinstance(operand.base, Symbol):
-        raise Unsupported(i.text)
-    at = int(machine.lanes.view(operand.base, "u32")) + operand.offset
-    value = machine.params[at : at + bytes_of(kind)].view(TYPES[kind])[0]
-    return lambda m: np.copyto(target, value, where=m)
+    target, operand = machine.lanes.target(i.operands[0], i.kind), i.operands[1]
+    address, size = _addresses(machine, operand, "u32"), bytes_of(i.kind)
+    places = np.lib.stride_tricks.sliding_window_view(machine.params, size)
+
+    def run(m):
+        p = picked(machine, m)
+        at = address(p)
+        inside = (at >= 0) & (at < len(places))
+        if not inside.all():
+            machine.report("out of bounds", i, p[~inside], "parameters")
+        target[p[inside]] = np.ascontiguousarray(places[at[inside]]).view(TYPES[i.kind])[:, 0]
+
+    return run
 
 
 def _store(i, machine):

@@ -107,11 +107,11 @@ def assert_losses_are_right(dtype, target):
     generated[1][5] = real[1][5]
 
     def run(kind):
-        leaves = [[t.to(kind).requires_grad_() for t in own] for own in (scores, scores, real, generated)]
+        leaves = [[t.to(kind).detach().requires_grad_() for t in own] for own in (scores, scores, real, generated)]
         adversarial = hf.discriminator_loss(leaves[0], leaves[1][:2])[0] + 0.5 * hf.generator_loss(leaves[1])[0]
         features = hf.feature_loss([leaves[2]], [leaves[3]])
         (adversarial + features).backward()
-        return [adversarial.detach(), features.detach(), *(t.grad for own in leaves for t in own)]
+        return [adversarial.detach(), features.detach(), *(t.grad for own in leaves for t in own if t.grad is not None)]
 
     with judged(target, str(dtype)[6:]) as session, hf.use_backend("triton"):
         found = run(dtype)
@@ -123,6 +123,40 @@ def assert_losses_are_right(dtype, target):
     return session
 
 
+def assert_ensemble_is_right(name, arithmetic, target):
+    with judged(target, arithmetic) as session:
+        ratio = SmallEnsemble(**ENSEMBLES[name]).worst_ratio(BACKEND, DTYPES[arithmetic])
+    assert ratio <= parity.LIMIT
+    return session
+
+
+def assert_power_iterations_are_right(iterations, calls, target):
+    """A stage a launch: how programs meet between stages is not executed."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(1, 7), (130, 33), (64, 1500)]
+    ours = [tuple(torch.randn(size, generator=random) for size in (shape, shape[0], shape[1])) for shape in shapes]
+    plain = [tuple(t.double() for t in own) for own in ours]
+    with judged(target, "float32") as session:
+        found = BACKEND.power_iterations(ours, 1e-12, iterations, calls)
+    expected = dispatch.BACKENDS["reference"].power_iterations(plain, 1e-12, iterations, calls)
+    for state, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(state.double(), right, rtol=1e-5, atol=1e-6)
+    for own, moved in zip(ours, plain):
+        torch.testing.assert_close(tuple(t.double() for t in own), moved, rtol=1e-5, atol=1e-6)
+    return session
+
+
+def assert_pooling_is_right(length, dtype, target):
+    plain, sides = hf.reference.MultiScaleDiscriminator(), [torch.randn(2, 1, length).to(dtype) for _ in range(2)]
+    with judged(target, "float32") as session:
+        levels = pooling.pooled_sides(BACKEND, sides)
+    for own, side in zip(levels, sides):
+        for a, b in zip(own, plain.pooled(side.double()), strict=True):
+            eps = torch.finfo(dtype).eps
+            torch.testing.assert_close(a.double(), b, rtol=4 * eps, atol=4 * eps)
+    return session
+
+
 def launched():
     """Names of all kernels that the backend launches."""
     found = re.findall(r"launch\(\s*[\w.]+,\s*(\w+)\.(\w+),", inspect.getsource(operations))
@@ -131,64 +165,53 @@ def launched():
 
 
 def test_every_kernel(narrow, poisoned):
-    """Of scale discriminators: they have both norms, and pooling."""
-    step = assert_step_is_right("msd", "bfloat16", 90)
-    losses = assert_losses_are_right(torch.bfloat16, 90)
-    assert step.kernels | losses.kernels == launched()
+    sessions = [
+        assert_ensemble_is_right("both norms, periods 1 and 11", "bfloat16", 90),
+        assert_losses_are_right(torch.bfloat16, 90),
+        assert_power_iterations_are_right(1, 2, 90),
+        assert_pooling_is_right(511, torch.float32, 90),
+    ]
+    assert set().union(*(session.kernels for session in sessions)) == launched()
+
+
+BOTH = pytest.mark.parametrize("target", TARGETS)
+ARITHMETICS = pytest.mark.parametrize("arithmetic", DTYPES)
+ANY_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("arithmetic", DTYPES)
+@BOTH
+@ARITHMETICS
 @pytest.mark.parametrize("name", parity.ENSEMBLES)
 def test_steps(name, arithmetic, target, narrow, poisoned):
     assert_step_is_right(name, arithmetic, target)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@BOTH
+@ARITHMETICS
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_ensembles(name, arithmetic, target, poisoned):
+    assert_ensemble_is_right(name, arithmetic, target)
+
+
+@pytest.mark.exhaustive
+@BOTH
+@ANY_DTYPE
 def test_losses(dtype, target, poisoned):
     assert_losses_are_right(dtype, target)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("arithmetic", DTYPES)
-@pytest.mark.parametrize("name", ENSEMBLES)
-def test_ensembles(name, arithmetic, target, poisoned):
-    with judged(target, arithmetic):
-        ratio = SmallEnsemble(**ENSEMBLES[name]).worst_ratio(BACKEND, DTYPES[arithmetic])
-    assert ratio <= parity.LIMIT
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("target", TARGETS)
+@BOTH
 @pytest.mark.parametrize("iterations, calls", [(0, 1), (1, 1), (1, 2), (3, 2)])
 def test_power_iterations(iterations, calls, target, poisoned):
-    """A stage a launch: how programs meet between stages is not executed."""
-    random = torch.Generator().manual_seed(0)
-    shapes = [(1, 7), (130, 33), (64, 1500)]
-    ours = [tuple(torch.randn(size, generator=random) for size in (shape, shape[0], shape[1])) for shape in shapes]
-    plain = [tuple(t.double() for t in own) for own in ours]
-    with judged(target, "float32"):
-        found = BACKEND.power_iterations(ours, 1e-12, iterations, calls)
-    expected = dispatch.BACKENDS["reference"].power_iterations(plain, 1e-12, iterations, calls)
-    for state, right in zip(found, expected, strict=True):
-        torch.testing.assert_close(state.double(), right, rtol=1e-5, atol=1e-6)
-    for own, moved in zip(ours, plain):
-        torch.testing.assert_close(tuple(t.double() for t in own), moved, rtol=1e-5, atol=1e-6)
+    assert_power_iterations_are_right(iterations, calls, target)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@BOTH
+@ANY_DTYPE
 @pytest.mark.parametrize("length", [8, 511, 2048])
-def test_pooling(length, dtype, target, poisoned):
-    plain, sides = hf.reference.MultiScaleDiscriminator(), [torch.randn(2, 1, length).to(dtype) for _ in range(2)]
-    with judged(target, "float32"):
-        levels = pooling.pooled_sides(BACKEND, sides)
-    for own, side in zip(levels, sides):
-        for a, b in zip(own, plain.pooled(side.double()), strict=True):
-            eps = torch.finfo(dtype).eps
-            torch.testing.assert_close(a.double(), b, rtol=4 * eps, atol=4 * eps)
+def test_pooling(length, dtype, target, narrow, poisoned):
+    assert_pooling_is_right(length, dtype, target)

@@ -61,12 +61,15 @@ EVERY_LANE = 0xFFFFFFFF
 
 def _reduce(i, machine):
     """redux.sync of all lanes of a warp."""
-    if i.mods[1] not in REDUCTIONS or int(machine.lanes.view(i.operands[2], "u32")) != EVERY_LANE:
+    d, a = (machine.lanes.view(o, i.kind) for o in i.operands[:2])
+    members, ufunc = machine.lanes.view(i.operands[2], "u32"), REDUCTIONS.get(i.mods[1])
+    if ufunc is None:
         raise Unsupported(i.text)
-    (d, a), ufunc = (machine.lanes.view(o, i.kind) for o in i.operands[:2]), REDUCTIONS[i.mods[1]]
 
     def run(m):
         mask = together(machine, i, m)
+        if (np.asarray(members)[mask if np.ndim(members) else ...] != EVERY_LANE).any():
+            raise Unsupported(f"{i.text}: of some lanes")
         np.copyto(d, np.repeat(ufunc.reduce(a.reshape(-1, WARP), 1), WARP), where=mask)
 
     return run
