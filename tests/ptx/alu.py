@@ -72,21 +72,22 @@ def _high(a, b):
     return np.asarray(a).astype(wide) * np.asarray(b).astype(wide) >> np.array(size, wide)
 
 
+def _fused(a, b, c, out=None, **how):
+    """a · b + c by float64; to `out` rounded once."""
+    exact = np.asarray(a, np.float64) * b + c
+    return exact if out is None else np.copyto(out, exact, **how)
+
+
 def _multiply(i, lanes):
     """mul, mad and fma: of integers their low, high or whole product; of floats rounded once, by float64."""
     added = len(i.operands) == 4
-    if i.kind == "f32" and added:
-        exact = lambda a, b, c: a.astype(np.float64) * b + c  # noqa: E731
-        return _assigned(exact, i, lanes)
     if "wide" in i.mods:
         wide = f"{i.kind[0]}{2 * int(i.kind[1:])}"
         d, a, b, *c = (lanes.view(o, i.kind if n in (1, 2) else wide) for n, o in enumerate(i.operands))
         dtype = TYPES[wide]
         return lambda m: np.copyto(d, a.astype(dtype) * b.astype(dtype) + (c[0] if c else dtype(0)), where=m)
     if i.kind in FLOATS + PAIRS:
-        if added:
-            raise Unsupported(i.text)
-        return _elementwise(np.multiply)(i, lanes)
+        return _elementwise(_fused if added else np.multiply)(i, lanes)
     product = _high if "hi" in i.mods else np.multiply
     return _assigned((lambda a, b, c: product(a, b) + c) if added else product, i, lanes)
 
