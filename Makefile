@@ -59,7 +59,7 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test  ## and what is exhaustive: all generated cases, every configuration for five targets
 	$(PYTEST) -m '' $(ARGS)
 
-ptx: $(VENV)/.test  ## compiled weight gradients of every class and arithmetic, executed without a GPU
+ptx: $(VENV)/.test  ## every compiled kernel of a training step, in every arithmetic, executed without a GPU
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest -q tests/ptx -m ''
 
 # Without what those packages need: their discriminators are loaded by file, and need PyTorch only.

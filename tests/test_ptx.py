@@ -1,4 +1,4 @@
-"""The compiled code of a weight gradient, executed without a GPU: in a process of its own, without the interpreter."""
+"""The compiled code of every kernel, executed without a GPU: in a process of its own, without the interpreter."""
 
 import os
 import subprocess

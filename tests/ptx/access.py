@@ -1,4 +1,4 @@
-"""Loads, stores and copies: of an instruction and the machine, a function of the mask of active lanes."""
+"""Loads, stores, atomics and copies: of an instruction and the machine, a function of the mask of active lanes."""
 
 import numpy as np
 
@@ -45,6 +45,13 @@ def shared_width(i):
     return None
 
 
+def global_width(i):
+    """Bytes of a load's or a store's access to global memory; None if it has none."""
+    if _space(i) != "global":
+        return None
+    return bytes_of(i.kind) * len(parts_of(i.operands[1 if i.name == "st" else 0]))
+
+
 class _Globals:
     """Checked accesses of one instruction to global memory."""
 
@@ -63,6 +70,14 @@ class _Globals:
         if not inside.all():
             machine.report("out of bounds", self.i, p[~inside], machine.memory.nearest(address[~inside][0]))
         return p[inside], address[inside]
+
+    def read(self, p, address, size):
+        self.machine.order.note_read(self.i, p, address, self.width)
+        return self.machine.memory.load(address, size, self.width // size)
+
+    def write(self, p, address, rows, size):
+        self.machine.order.note_write(self.i, p, address, self.width)
+        self.machine.memory.store(address, size, self.width // size, rows)
 
 
 class Shareds:
@@ -118,15 +133,12 @@ def _load(i, machine):
     access = {"global": _Globals, "shared": Shareds}[space](i, machine, i.operands[1], width)
 
     def run(m):
-        p = picked(machine, m)
-        if space == "global":
-            p, address = access.allowed(p)
-            rows = machine.memory.load(address, size, len(parts)) if len(p) else None
-        else:
-            p, slots = access.allowed(p)
-            rows = access.read(p, slots, size) if len(p) else None
-        if rows is None:
+        p, where = access.allowed(picked(machine, m))
+        if not len(p):
             return
+        if "acquire" in i.mods:
+            machine.order.note_atomic(i, p)
+        rows = access.read(p, where, size)
         for column, target in enumerate(targets):
             target[p] = np.ascontiguousarray(rows[:, column]).view(dtype)
 
@@ -134,13 +146,19 @@ def _load(i, machine):
 
 
 def _load_param(i, machine):
-    kind = i.kind
-    target, operand = machine.lanes.target(i.operands[0], kind), i.operands[1]
-    if not isinstance(operand.base, Symbol):
-        raise Unsupported(i.text)
-    at = int(machine.lanes.view(operand.base, "u32")) + operand.offset
-    value = machine.params[at : at + bytes_of(kind)].view(TYPES[kind])[0]
-    return lambda m: np.copyto(target, value, where=m)
+    target, operand = machine.lanes.target(i.operands[0], i.kind), i.operands[1]
+    address, size = _addresses(machine, operand, "u32"), bytes_of(i.kind)
+    places = np.lib.stride_tricks.sliding_window_view(machine.params, size)
+
+    def run(m):
+        p = picked(machine, m)
+        at = address(p)
+        inside = (at >= 0) & (at < len(places))
+        if not inside.all():
+            machine.report("out of bounds", i, p[~inside], "parameters")
+        target[p[inside]] = np.ascontiguousarray(places[at[inside]]).view(TYPES[i.kind])[:, 0]
+
+    return run
 
 
 def _store(i, machine):
@@ -157,10 +175,25 @@ def _store(i, machine):
         rows = np.empty((len(p), len(parts)), f"u{size}")
         for column, source in enumerate(sources):
             rows[:, column] = source[p] if np.ndim(source) else source
-        if space == "global":
-            machine.memory.store(where, size, len(parts), rows)
-        else:
-            access.write(p, where, rows, size)
+        access.write(p, where, rows, size)
+
+    return run
+
+
+def _atomic(i, machine):
+    """atom.add to global memory: one lane after another."""
+    if _space(i) != "global" or i.mods[-2] != "add" or i.kind not in ("u32", "s32"):
+        raise Unsupported(i.text)
+    target, access = machine.lanes.target(i.operands[0], i.kind), _Globals(i, machine, i.operands[1], 4)
+    added = machine.lanes.view(i.operands[2], "u32")
+
+    def run(m):
+        p, address = access.allowed(picked(machine, m))
+        machine.order.note_atomic(i, p)
+        for lane in range(len(p)):
+            old = machine.memory.load(address[lane : lane + 1], 4, 1)
+            target[p[lane]] = old[0, 0]
+            machine.memory.store(address[lane : lane + 1], 4, 1, old + (added[p[lane]] if np.ndim(added) else added))
 
     return run
 
@@ -190,7 +223,7 @@ def _copy(i, machine):
         reached, address = source.allowed(asked)
         if len(reached):
             place = slice(None) if len(reached) == len(p) else np.searchsorted(p, reached)
-            rows[place] = machine.memory.load(address, size, width // size)
+            rows[place] = source.read(reached, address, size)
         to.write(p, slots, np.full_like(rows, poison), size, IN_FLIGHT)
         machine.copies.issue(p, slots, width, rows)
 
@@ -210,4 +243,4 @@ def _wait(i, machine):
     return run
 
 
-BUILDERS = {"ld": _load, "st": _store, "cp": _copy}
+BUILDERS = {"ld": _load, "st": _store, "atom": _atomic, "cp": _copy}

@@ -6,23 +6,40 @@ A mask is an array of lanes, or True for all.
 import numpy as np
 
 from .faults import Unsupported
-from .lanes import TYPES, narrow, widen
-from .parse import Symbol, Vector
+from .lanes import TYPES, bytes_of, narrow, widen
+from .parse import Reg, Symbol, Vector
 
 FLOATS = ("f16", "f32", "bf16")
+PAIRS = ("f16x2", "bf16x2")
 SINK = Symbol("_")  # what is moved there is not wanted
 
 
+def _numbers(operand, lanes, kind):
+    """An operand's numbers; of pairs both, each lane's lower half first. bfloat16 as bits."""
+    values = lanes.view(operand, kind)
+    if kind not in PAIRS:
+        return values
+    return (values if np.ndim(values) else np.full(lanes.count, values)).view(TYPES[kind[:-2]])
+
+
 def _elementwise(ufunc):
-    """d = ufunc(operands), by numpy itself; of float32, integers, bits and predicates."""
+    """d = ufunc(operands), by numpy itself; of bfloat16 by float32."""
 
     def build(i, lanes):
-        d, *sources = (lanes.view(o, i.kind) for o in i.operands)
-        if len(d) != lanes.count or i.kind in ("f16", "bf16"):
+        if lanes.register(i.operands[0]).itemsize != bytes_of(i.kind):
             raise Unsupported(i.text)
-        return lambda m: ufunc(*sources, out=d, where=m, casting="same_kind")
+        d, *sources = (_numbers(o, lanes, i.kind) for o in i.operands)
+        each = (lambda m: m if m is True else np.repeat(m, 2)) if i.kind in PAIRS else lambda m: m
+        if i.kind.startswith("bf16"):
+            return lambda m: np.copyto(d, narrow(ufunc(*map(widen, sources))), where=each(m))
+        return lambda m: ufunc(*sources, out=d, where=each(m), casting="same_kind")
 
     return build
+
+
+def _extreme(of_numbers, of_all):
+    """min and max: a NaN loses, but where it is asked for."""
+    return lambda i, lanes: _elementwise(of_all if "NaN" in i.mods else of_numbers)(i, lanes)
 
 
 def _logical(of_bits, of_predicates):
@@ -55,19 +72,22 @@ def _high(a, b):
     return np.asarray(a).astype(wide) * np.asarray(b).astype(wide) >> np.array(size, wide)
 
 
+def _fused(a, b, c, out=None, **how):
+    """a · b + c by float64; to `out` rounded once."""
+    exact = np.asarray(a, np.float64) * b + c
+    return exact if out is None else np.copyto(out, exact, **how)
+
+
 def _multiply(i, lanes):
     """mul, mad and fma: of integers their low, high or whole product; of floats rounded once, by float64."""
     added = len(i.operands) == 4
-    if i.kind == "f32" and added:
-        exact = lambda a, b, c: a.astype(np.float64) * b + c  # noqa: E731
-        return _assigned(exact, i, lanes)
     if "wide" in i.mods:
         wide = f"{i.kind[0]}{2 * int(i.kind[1:])}"
         d, a, b, *c = (lanes.view(o, i.kind if n in (1, 2) else wide) for n, o in enumerate(i.operands))
         dtype = TYPES[wide]
         return lambda m: np.copyto(d, a.astype(dtype) * b.astype(dtype) + (c[0] if c else dtype(0)), where=m)
-    if i.kind in FLOATS:
-        return _elementwise(np.multiply)(i, lanes)
+    if i.kind in FLOATS + PAIRS:
+        return _elementwise(_fused if added else np.multiply)(i, lanes)
     product = _high if "hi" in i.mods else np.multiply
     return _assigned((lambda a, b, c: product(a, b) + c) if added else product, i, lanes)
 
@@ -81,11 +101,18 @@ def _shift(ufunc):
     return build
 
 
-def _negate(i, lanes):
-    """neg of a float turns its sign, also a NaN's."""
-    if i.kind in FLOATS:
-        raise Unsupported(i.text)
-    return _elementwise(np.negative)(i, lanes)
+def _sign(of_bits, of_integers):
+    """neg and abs: of floats, also of a NaN, by their sign bits."""
+
+    def build(i, lanes):
+        if i.kind not in FLOATS + PAIRS:
+            return _elementwise(of_integers)(i, lanes)
+        bits = f"u{8 * bytes_of(i.kind)}"
+        d, a = (lanes.view(o, bits) for o in i.operands)
+        signs = d.dtype.type(0x80008000 if i.kind in PAIRS else 1 << 8 * d.itemsize - 1)
+        return lambda m: of_bits(a, signs, out=d, where=m)
+
+    return build
 
 
 COMPARISONS = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater}
@@ -93,16 +120,42 @@ COMPARISONS |= {"ge": np.greater_equal, "lo": np.less, "ls": np.less_equal, "hi"
 WAYS = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
 
 
+def _comparison(name, floats):
+    """A function of two operands. Of floats an ordered comparison is false where one is NaN, an unordered (…u) true."""
+    if floats and name in ("num", "nan"):
+        return lambda a, b: (np.isnan(a) | np.isnan(b)) == (name == "nan")
+    unordered = floats and name.endswith("u")
+    compared = COMPARISONS.get(name[:-1] if unordered else name)
+    if compared is None:
+        raise Unsupported(f"setp.{name}")
+    if unordered:
+        return lambda a, b: compared(a, b) | np.isnan(a) | np.isnan(b)
+    return (lambda a, b: (a < b) | (a > b)) if floats and name == "ne" else compared  # numpy's others are ordered
+
+
 def _compare(i, lanes):
-    """setp of integers and bits."""
-    if i.kind in FLOATS or i.mods[0] not in COMPARISONS or isinstance(i.operands[0], Vector):
+    """setp, of pairs of the lower halves and of the upper ones; joined with another predicate, if asked."""
+    compared = _comparison(i.mods[0], i.kind in FLOATS + PAIRS)
+    targets = i.operands[0].parts if isinstance(i.operands[0], Vector) else (i.operands[0],)
+    way = WAYS.get(i.mods[1])
+    if (
+        len(targets) != 1 + (i.kind in PAIRS)
+        or (way and i.kind in PAIRS)
+        or not all(isinstance(t, Reg) for t in targets)
+    ):
         raise Unsupported(i.text)
-    ufunc, d = COMPARISONS[i.mods[0]], lanes.register(i.operands[0])
-    a, b = (lanes.view(o, i.kind) for o in i.operands[1:3])
-    if i.mods[1] not in WAYS:
-        return lambda m: ufunc(a, b, out=d, where=m)
-    way, other = WAYS[i.mods[1]], lanes.view(i.operands[3], "pred")
-    return lambda m: np.copyto(d, way(ufunc(a, b), other), where=m)
+    targets = [lanes.register(t) for t in targets]
+    a, b = (_numbers(o, lanes, i.kind) for o in i.operands[1:3])
+    other = lanes.view(i.operands[3], "pred") if way else None
+    read = widen if i.kind.startswith("bf16") else lambda x: x
+
+    def run(m):
+        found = np.broadcast_to(compared(read(a), read(b)), len(targets) * lanes.count)
+        for n, d in enumerate(targets):
+            own = found[n :: len(targets)]
+            np.copyto(d, way(own, other) if way else own, where=m)
+
+    return run
 
 
 def _select(i, lanes):
@@ -207,9 +260,11 @@ BUILDERS = {
     "fma": _multiply,
     "div": _divide,
     "rem": lambda i, lanes: _assigned(np.fmod, i, lanes),
-    "min": _elementwise(np.minimum),
-    "max": _elementwise(np.maximum),
-    "neg": _negate,
+    "min": _extreme(np.fmin, np.minimum),
+    "max": _extreme(np.fmax, np.maximum),
+    "neg": _sign(np.bitwise_xor, np.negative),
+    "abs": _sign(lambda a, signs, **to: np.bitwise_and(a, ~signs, **to), np.abs),
+    "sqrt": _elementwise(np.sqrt),
     "and": _logical(np.bitwise_and, np.logical_and),
     "or": _logical(np.bitwise_or, np.logical_or),
     "xor": _logical(np.bitwise_xor, np.logical_xor),

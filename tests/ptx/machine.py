@@ -1,13 +1,22 @@
 """The machine: runs one launch of a parsed kernel, all lanes of a chunk of CTAs at once, the lowest block first."""
 
+import re
+
 import numpy as np
 
 from . import access, alu, warp, wgmma
 from .faults import Stuck, Unsupported
-from .lanes import Lanes
+from .lanes import TYPES, Lanes
+from .order import Order
 from .shared_memory import Copies, Shared
 
 LANES_AT_ONCE = 8192
+# Modifiers that instructions take notice of, or that change nothing here; of matrix products `warp` and `wgmma` know.
+MODIFIER = re.compile(
+    "rn|rna|rzi|full|lo|hi|wide|to|sync|aligned|uni|warp|idx|bfly|up|down|num|nan|NaN|async|proxy|[vx][124]|m8n8|trans|"
+    "global|shared|shared__cta|param|gpu|acquire|release|acq_rel|relaxed|ca|cg|commit_group|wait_group|wait_all|"
+    + "|".join([*TYPES, *alu.WAYS, *(f"{name}u?" for name in alu.COMPARISONS), *warp.REDUCTIONS])
+)
 GONE, WAITING = 1 << 30, 1 << 29  # a lane's next block when it has ended, and when it waits at a barrier
 
 
@@ -35,6 +44,7 @@ class Machine:
         self.shared = Shared(self.lanes, max(shared_bytes, self._static_shared()), grain)
         self.copies = Copies(self.lanes)
         self.products = wgmma.Products(self)
+        self.order = Order(self)
         with np.errstate(all="ignore"):
             self.bodies = [self._bind(i) for i in kernel.instructions]
 
@@ -54,7 +64,9 @@ class Machine:
         self.faults.report(kind, self.kernel.name, i, cta, self.lanes.thread[first], detail, len(lanes))
 
     def _bind(self, i):
-        if i.name in ("bra", "ret", "exit"):
+        if i.name not in ("mma", "wgmma") and not all(map(MODIFIER.fullmatch, i.mods)):
+            raise Unsupported(f"line {i.line}: {i.text}")
+        if i.name in ("bra", "brx", "ret", "exit"):
             return None
         if i.name == "bar":
             return self._bind_barrier(i)
@@ -66,7 +78,7 @@ class Machine:
             body = warp.BUILDERS[i.name](i, self)
         elif i.name == "wgmma":
             body = wgmma.build(i, self)
-        elif i.name in ("fence", "griddepcontrol"):
+        elif i.name == "fence":
             body = lambda m: None  # noqa: E731 - the order of lanes is that of the program
         else:
             raise Unsupported(f"line {i.line}: {i.text}")
@@ -126,13 +138,17 @@ class Machine:
         if last.name == "bar" and last.mods[0] == "sync":
             np.copyto(self.resume, number + 1, where=mask)
             np.copyto(self.next, WAITING, where=mask)
-        elif last.name in ("bra", "ret", "exit"):
+        elif last.name in ("bra", "brx", "ret", "exit"):
             self._branch(last, number, mask)
         else:
             np.copyto(self.next, number + 1, where=mask)
 
     def _branch(self, i, number, mask):
-        to = GONE if i.name in ("ret", "exit") else self._block_of(i.operands[0].name)
+        if i.name == "brx":
+            targets = np.array([self._block_of(label) for label in self.kernel.tables[i.operands[1].name]])
+            to = targets[np.minimum(self.lanes.view(i.operands[0], "u32"), len(targets) - 1)]
+        else:
+            to = GONE if i.name in ("ret", "exit") else self._block_of(i.operands[0].name)
         if i.guard is not None:
             to = np.where(self.lanes.register(i.guard[0]) != i.guard[1], to, number + 1)
         np.copyto(self.next, to, where=mask)

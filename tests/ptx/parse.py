@@ -9,7 +9,7 @@ REGISTER = re.compile(r"%(p|rs|rd|r)(\d+)$")
 SPECIAL = re.compile(r"%(tid|ntid|ctaid|nctaid|laneid|warpid)(?:\.([xyz]))?$")
 NUMBER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|\d+)U?$")
 FLOAT = re.compile(r"0([fFdD])([0-9a-fA-F]+)$")
-ENDS = ("bra", "ret", "exit", "bar")  # of a basic block
+ENDS = ("bra", "brx", "ret", "exit", "bar")  # of a basic block
 SIZES = {"u64": 8, "b64": 8, "s64": 8, "f64": 8, "u32": 4, "b32": 4, "s32": 4, "f32": 4, "u16": 2, "b16": 2, "s16": 2}
 SIZES |= {"f16": 2, "u8": 1, "b8": 1, "s8": 1}
 
@@ -81,7 +81,7 @@ class Kernel:
     Attributes:
         params: [(name, bytes)] in order.
         registers: {kind: how many}.
-        labels: {label: number of the instruction it stands before}.
+        labels: {label: number of the instruction it stands before}; tables: {name: labels}, of brx.idx.
         blocks: basic blocks in order; `block_at`: {first instruction: block's number}.
         shared: bytes that the module itself declares (the launch may say more).
     """
@@ -91,6 +91,7 @@ class Kernel:
     registers: dict
     instructions: list
     labels: dict
+    tables: dict
     symbols: dict
     threads: int
     blocks: list = field(default_factory=list)
@@ -136,12 +137,18 @@ def _source(comment):
 
 def _statements(text):
     """(line number, statement, source line) of a body; labels as "name:"."""
-    source = "?"
+    source, waiting = "?", ""
     for number, line in enumerate(text.split("\n"), 1):
         code, _, comment = line.partition("//")
         code = code.strip()
         if code.startswith(".loc"):
             source = _source(comment) if ".py" in comment else source
+            continue
+        if waiting or code.startswith(".branchtargets"):  # over several lines
+            waiting += " " + code
+            if ";" in code:
+                yield number, waiting.strip().rstrip(";"), source
+                waiting = ""
             continue
         for label in re.findall(r"^[\w$]+:", code):
             yield number, label, source
@@ -203,13 +210,15 @@ def parse(text):
     header, body = text[start.start() : opening], text[opening + 2 : closing]
     first_line = text[: opening + 2].count("\n")
     threads = re.search(r"\.reqntid\s+(\d+)", header)
-    kernel = Kernel(start[1], _params(header), {}, [], {}, _symbols(text), int(threads[1]) if threads else 0)
+    kernel = Kernel(start[1], _params(header), {}, [], {}, {}, _symbols(text), int(threads[1]) if threads else 0)
     used, pending = _used_labels(body), None
     for line, statement, source in _statements(body):
         if statement.endswith(":"):
             pending = statement[:-1]
             if pending in used and pending.startswith("$L"):
                 kernel.labels[pending] = len(kernel.instructions)
+        elif statement.startswith(".branchtargets"):
+            kernel.tables[pending] = re.findall(r"\$L\w+", statement)
         elif found := re.match(r"\.reg\s+\.\w+\s+%(\w+)<(\d+)>", statement):
             kernel.registers[found[1]] = int(found[2])
         elif not statement.startswith("."):

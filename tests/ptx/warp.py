@@ -55,6 +55,26 @@ def _shuffle(i, machine):
     return run
 
 
+REDUCTIONS = {"add": np.add, "min": np.minimum, "max": np.maximum}
+EVERY_LANE = 0xFFFFFFFF
+
+
+def _reduce(i, machine):
+    """redux.sync of all lanes of a warp."""
+    d, a = (machine.lanes.view(o, i.kind) for o in i.operands[:2])
+    members, ufunc = machine.lanes.view(i.operands[2], "u32"), REDUCTIONS.get(i.mods[1])
+    if ufunc is None:
+        raise Unsupported(i.text)
+
+    def run(m):
+        mask = together(machine, i, m)
+        if (np.asarray(members)[mask if np.ndim(members) else ...] != EVERY_LANE).any():
+            raise Unsupported(f"{i.text}: of some lanes")
+        np.copyto(d, np.repeat(ufunc.reduce(a.reshape(-1, WARP), 1), WARP), where=mask)
+
+    return run
+
+
 def _load_matrix(i, machine):
     """ldmatrix of 8 × 8 elements of 16 bits: lane 8 · n + row has the address of a row of matrix n."""
     if "m8n8" not in i.mods or "b16" not in i.mods:
@@ -149,6 +169,7 @@ def _multiply(i, machine):
 
 BUILDERS = {
     "shfl": _shuffle,
+    "redux": _reduce,
     "ldmatrix": _load_matrix,
     "stmatrix": _store_matrix,
     "mma": _multiply,

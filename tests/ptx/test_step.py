@@ -1,0 +1,224 @@
+"""Every kernel of a training step, compiled with the shipped configurations for two generations and executed."""
+
+import contextlib
+import inspect
+import re
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import hifigan_fast as hf
+from hifigan_fast import dispatch, parity, pooling
+from hifigan_fast.backends.triton import operations
+from hifigan_fast.geometry import Layer
+
+from ..small import SmallEnsemble
+from .launch import executing
+
+BACKEND = dispatch.BACKENDS["triton"]
+TARGETS = (80, 90)
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TF32_EPS = 2.0**-10
+HEAD = {"taps": 3, "stride": 1, "padding": 1, "slope": 1.0}
+
+
+def scale(groups, first, second, length=150, **case):
+    layers = Layer(1, first, 5, 4, 2), Layer(first, second, 41, 4, 20, groups), Layer(second, 1, **HEAD)
+    return {"layers": layers, "periods": (1,), "folded": False, "length": length, **case}
+
+
+DENSE = Layer(1, 32, 5, 3, 2), Layer(32, 128, 5, 3, 2), Layer(128, 136, 5, 1, 2), Layer(136, 1, **HEAD)
+# Every class of layers; groups wider and narrower than a block, odd channels, folds, norms, weights shared and not.
+ENSEMBLES = {
+    "odd channels": {"norm": "weight"},
+    "spectral norm, two sigmas": {"norm": "spectral", "sigmas": 2, "folded": False},
+    "both norms, periods 1 and 11": {"norm": "mixed", "periods": (1, 11), "length": 97},
+    "dense": {"layers": DENSE},
+    "groups of 8": scale(4, 16, 32),
+    "groups of 32 and 64": scale(2, 64, 128, periods=(1, 1)),
+    "256 groups of 4": scale(256, 1024, 1024, 60, samples=1),
+}
+
+
+class Operand(torch.autograd.Function):
+    """float32 as matrix units take it for TF32: without the bits that they do not have."""
+
+    @staticmethod
+    def forward(context, x):
+        return (x.view(torch.int32) & -0x2000).view(torch.float32)
+
+    @staticmethod
+    def backward(context, grad):
+        return grad
+
+
+class Result(torch.autograd.Function):
+    """What it is given; its gradient is an operand."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context, grad):
+        return Operand.forward(None, grad.contiguous())
+
+
+def in_tf32(convolution):
+    """PyTorch's function as a device would multiply for it, in all three directions.
+
+    Ours is nearer: it rounds weights and gradients. Held against products of operands all of which are rounded to the
+    nearest, activations too, some of these ensembles' tensors have up to 2.9 times the error.
+    """
+
+    def run(x, weight, *others):
+        if x.dtype != torch.float32:
+            return convolution(x, weight, *others)
+        return Result.apply(convolution(Operand.apply(x), Operand.apply(weight), *others))
+
+    return run
+
+
+@contextlib.contextmanager
+def judged(target, arithmetic):
+    """Within the block the backend's kernels are executed, and plain PyTorch multiplies as they do; no faults."""
+    with executing(target, tf32=arithmetic == "tf32") as session, contextlib.ExitStack() as changes:
+        for name in ("conv1d", "conv2d") if arithmetic == "tf32" else ():
+            changes.enter_context(mock.patch.object(F, name, in_tf32(getattr(F, name))))
+        yield session
+    assert not session.faults, str(session.faults)
+
+
+def assert_step_is_right(name, arithmetic, target, length=150):
+    """Maps, losses and gradients of an ensemble, called and by the step losses -> the session."""
+    dtype, pair = DTYPES[arithmetic], parity.build_pair(name, trained=True)
+    with judged(target, arithmetic) as session:
+        waves = parity.waveforms(1, length)
+        autocast = dtype if dtype.itemsize == 2 else None
+        verdict = parity.compare(*pair, *waves, ["triton"], autocast=autocast, steps=True)["triton"]
+    assert verdict.passed, verdict.worst
+    return session
+
+
+def assert_losses_are_right(dtype, target):
+    """Of logits and maps that begin anywhere, some too long for one program -> the session."""
+    random = torch.Generator().manual_seed(0)
+    scores = [torch.randn(size, generator=random).to(dtype) for size in ((2, 1), (2, 1500), (1, 9), (3, 5))]
+    memory = [torch.randn(size, generator=random).to(dtype) for size in (1, 1024, 2 * 16384 + 3, 4001)]
+    real = [*memory[:3], memory[3][1:]]
+    generated = [(m + 0.1).to(dtype) for m in real]
+    generated[1][5] = real[1][5]
+
+    def run(kind):
+        leaves = [[t.to(kind).detach().requires_grad_() for t in own] for own in (scores, scores, real, generated)]
+        adversarial = hf.discriminator_loss(leaves[0], leaves[1][:2])[0] + 0.5 * hf.generator_loss(leaves[1])[0]
+        features = hf.feature_loss([leaves[2]], [leaves[3]])
+        (adversarial + features).backward()
+        return [adversarial.detach(), features.detach(), *(t.grad for own in leaves for t in own if t.grad is not None)]
+
+    with judged(target, str(dtype)[6:]) as session, hf.use_backend("triton"):
+        found = run(dtype)
+    with hf.use_backend("reference"):
+        right = run(torch.float64)
+    for ours, theirs in zip(found, right, strict=True):
+        eps = torch.finfo(ours.dtype).eps
+        torch.testing.assert_close(ours.double(), theirs, rtol=8 * eps, atol=eps)
+    return session
+
+
+def assert_ensemble_is_right(name, arithmetic, target):
+    with judged(target, arithmetic) as session:
+        ratio = SmallEnsemble(**ENSEMBLES[name]).worst_ratio(
+            BACKEND, DTYPES[arithmetic], TF32_EPS if arithmetic == "tf32" else None
+        )
+    assert ratio <= parity.LIMIT
+    return session
+
+
+def assert_power_iterations_are_right(iterations, calls, target):
+    """A stage a launch: how programs meet between stages is not executed."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(1, 7), (130, 33), (64, 1500)]
+    ours = [tuple(torch.randn(size, generator=random) for size in (shape, shape[0], shape[1])) for shape in shapes]
+    plain = [tuple(t.double() for t in own) for own in ours]
+    with judged(target, "float32") as session:
+        found = BACKEND.power_iterations(ours, 1e-12, iterations, calls)
+    expected = dispatch.BACKENDS["reference"].power_iterations(plain, 1e-12, iterations, calls)
+    for state, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(state.double(), right, rtol=1e-5, atol=1e-6)
+    for own, moved in zip(ours, plain):
+        torch.testing.assert_close(tuple(t.double() for t in own), moved, rtol=1e-5, atol=1e-6)
+    return session
+
+
+def assert_pooling_is_right(length, dtype, target):
+    plain, sides = hf.reference.MultiScaleDiscriminator(), [torch.randn(2, 1, length).to(dtype) for _ in range(2)]
+    with judged(target, "float32") as session:
+        levels = pooling.pooled_sides(BACKEND, sides)
+    for own, side in zip(levels, sides):
+        for a, b in zip(own, plain.pooled(side.double()), strict=True):
+            eps = torch.finfo(dtype).eps
+            torch.testing.assert_close(a.double(), b, rtol=4 * eps, atol=4 * eps)
+    return session
+
+
+def launched():
+    """Names of all kernels that the backend launches."""
+    found = re.findall(r"launch\(\s*[\w.]+,\s*(\w+)\.(\w+),", inspect.getsource(operations))
+    kernels = [getattr(getattr(operations, module), name) for module, name in found]
+    return {f"{kernel.__module__}.{kernel.__name__}" for kernel in kernels}
+
+
+def test_every_kernel(narrow, poisoned):
+    sessions = [
+        assert_ensemble_is_right("both norms, periods 1 and 11", "bfloat16", 90),
+        assert_losses_are_right(torch.bfloat16, 90),
+        assert_power_iterations_are_right(1, 2, 90),
+        assert_pooling_is_right(511, torch.float32, 90),
+    ]
+    assert set().union(*(session.kernels for session in sessions)) == launched()
+
+
+BOTH = pytest.mark.parametrize("target", TARGETS)
+ARITHMETICS = pytest.mark.parametrize("arithmetic", DTYPES)
+ANY_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+
+
+@pytest.mark.exhaustive
+@BOTH
+@ARITHMETICS
+@pytest.mark.parametrize("name", parity.ENSEMBLES)
+def test_steps(name, arithmetic, target, narrow, poisoned):
+    assert_step_is_right(name, arithmetic, target)
+
+
+@pytest.mark.exhaustive
+@BOTH
+@ARITHMETICS
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_ensembles(name, arithmetic, target, poisoned):
+    assert_ensemble_is_right(name, arithmetic, target)
+
+
+@pytest.mark.exhaustive
+@BOTH
+@ANY_DTYPE
+def test_losses(dtype, target, poisoned):
+    assert_losses_are_right(dtype, target)
+
+
+@pytest.mark.exhaustive
+@BOTH
+@pytest.mark.parametrize("iterations, calls", [(0, 1), (1, 1), (1, 2), (3, 2)])
+def test_power_iterations(iterations, calls, target, poisoned):
+    assert_power_iterations_are_right(iterations, calls, target)
+
+
+@pytest.mark.exhaustive
+@BOTH
+@ANY_DTYPE
+@pytest.mark.parametrize("length", [8, 511, 2048])
+def test_pooling(length, dtype, target, narrow, poisoned):
+    assert_pooling_is_right(length, dtype, target)
