@@ -20,12 +20,11 @@ from pathlib import Path
 
 import torch
 from tabulate import tabulate
-from torch.utils.flop_counter import FlopCounterMode
 
-import hifigan_fast
 from hifigan_fast import discriminators, dispatch, parity, reference
 from hifigan_fast.bench import machine, steps
 from hifigan_fast.bench.steps import FastLosses, channels_last
+from hifigan_fast.bench.timing import forward_flops
 
 from . import report
 
@@ -37,38 +36,27 @@ WORKLOADS = {
     "BigVGAN": (4, 65536, (2, 3, 5, 7, 11)),
 }
 STEPS = {
-    "forward": lambda m, y, z, losses: steps.forward(m, y, z),
+    "forward": steps.forward,
     "discriminator step": steps.discriminator_step,
     "generator step": steps.generator_step,
     "generator step, frozen": steps.frozen_generator_step,
 }
 
 
-def _with(losses):
+def _with(losses, of=STEPS):
     """The steps by these losses: {name: what takes modules, y and y_hat}."""
-    return {name: functools.partial(step, losses=losses) for name, step in STEPS.items()}
-
-
-def _step_losses_discriminator(modules, y, y_hat):
-    steps.discriminator_step_by_one_loss(modules, y, y_hat, FastLosses)
-
-
-def _step_losses_generator(modules, y, y_hat):
-    found = hifigan_fast.generator_step_loss(modules, y, y_hat.detach().requires_grad_())
-    (found.adversarial + found.features).backward()
-
-
-def _step_losses_frozen(modules, y, y_hat):
-    with hifigan_fast.frozen(*modules):
-        _step_losses_generator(modules, y, y_hat)
+    return {name: functools.partial(step, losses=losses) for name, step in of.items()}
 
 
 # The same steps, their losses in one call.
-BY_STEP_LOSSES = {
-    "discriminator step": _step_losses_discriminator,
-    "generator step": _step_losses_generator,
-    "generator step, frozen": _step_losses_frozen,
-}
+BY_STEP_LOSSES = _with(
+    FastLosses,
+    {
+        "discriminator step": steps.discriminator_step_by_one_loss,
+        "generator step": steps.generator_step_by_one_loss,
+        "generator step, frozen": steps.frozen_generator_step_by_one_loss,
+    },
+)
 WORK = {"forward": 1, "discriminator step": 3, "generator step": 3, "generator step, frozen": 1.5}  # in forward passes
 SECONDS = 0.6  # of timed runs, a case
 
@@ -163,14 +151,6 @@ def ceilings():
     y = torch.empty_like(x)
     found["bytes"] = 2 * x.numel() * 4 / (1e-3 * statistics.median(timed(lambda: y.copy_(x))))
     return found
-
-
-def forward_flops(modules, y, y_hat):
-    """Multiplications and additions of the convolutions of both sides."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        for module in modules:
-            module(y, y_hat)
-    return counter.get_total_flops()
 
 
 def rates(row, flops, ceiling):

@@ -211,10 +211,13 @@ def _same_sides(a, b, steps):
     return not steps or all(map(torch.equal, _distances(*a.maps), _distances(*b.maps)))
 
 
+def _pairs(real, generated):
+    return (pair for sides in zip(real, generated) for pair in zip(*sides))
+
+
 def _distances(real, generated):
     """The sign of real - generated, for each pair of maps."""
-    pairs = (pair for sides in zip(real, generated) for pair in zip(*sides))
-    return [(r.detach().double() - g.detach().double()).sign() for r, g in pairs]
+    return [(r.detach().double() - g.detach().double()).sign() for r, g in _pairs(real, generated)]
 
 
 def _on_sides(maps):
@@ -223,8 +226,7 @@ def _on_sides(maps):
 
     def generator_half(module, y, y_hat):
         _, scores, real, generated = module(y, y_hat)
-        pairs = (pair for sides in zip(real, generated) for pair in zip(*sides))
-        features = 2 * sum((sign * (r - g)).mean() for sign, (r, g) in zip(signs, pairs))
+        features = 2 * sum((sign * (r - g)).mean() for sign, (r, g) in zip(signs, _pairs(real, generated)))
         adversarial, terms = losses.generator_loss(scores)
         return step_losses.GeneratorStepLoss(adversarial, features, torch.stack(terms))
 

@@ -174,3 +174,17 @@ def assert_alike(ours, plain, tolerance=1e-4):
     for a, b in zip(ours, plain, strict=True):
         assert (a is None) == (b is None)
         assert a is None or (a - b).norm() <= tolerance * b.norm() + 1e-9
+
+
+def assert_power_iterations_are_right(backend, iterations, calls):
+    """Of matrices of odd sizes: the states of all calls, and where the vectors are left."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(1, 7), (130, 33), (64, 1500)]
+    ours = [tuple(torch.randn(size, generator=random) for size in (shape, shape[0], shape[1])) for shape in shapes]
+    plain = [tuple(t.double() for t in own) for own in ours]
+    found = backend.power_iterations(ours, 1e-12, iterations, calls)
+    expected = BACKENDS["reference"].power_iterations(plain, 1e-12, iterations, calls)
+    for state, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(state.double(), right, rtol=1e-5, atol=1e-6)
+    for own, moved in zip(ours, plain):
+        torch.testing.assert_close(tuple(t.double() for t in own), moved, rtol=1e-5, atol=1e-6)

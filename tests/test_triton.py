@@ -13,7 +13,7 @@ from hifigan_fast import dispatch, operators, parity, pooling, reference
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import Layer
 
-from .small import SmallEnsemble
+from .small import SmallEnsemble, assert_power_iterations_are_right
 
 BACKEND = dispatch.BACKENDS["triton"]
 CPU = torch.device("cpu")
@@ -181,16 +181,7 @@ def test_one_launch_a_depth(build, depths, launches):
 
 @pytest.mark.parametrize("iterations, calls", [(0, 1), (0, 2), (1, 1), (1, 2), (3, 2)])
 def test_power_iterations(iterations, calls):
-    random = torch.Generator().manual_seed(0)
-    shapes = [(1, 7), (130, 33), (64, 1500)]
-    ours = [tuple(torch.randn(size, generator=random) for size in (shape, shape[0], shape[1])) for shape in shapes]
-    plain = [tuple(t.double() for t in own) for own in ours]
-    found = BACKEND.power_iterations(ours, 1e-12, iterations, calls)
-    expected = dispatch.BACKENDS["reference"].power_iterations(plain, 1e-12, iterations, calls)
-    for state, right in zip(found, expected, strict=True):
-        torch.testing.assert_close(state.double(), right, rtol=1e-5, atol=1e-6)
-    for own, moved in zip(ours, plain):
-        torch.testing.assert_close(tuple(t.double() for t in own), moved, rtol=1e-5, atol=1e-6)
+    assert_power_iterations_are_right(BACKEND, iterations, calls)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -262,7 +262,7 @@ def test_what_the_triton_backend_meets(monkeypatch):
     triton, cuda = TritonBackend(), torch.device("cuda", 7)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"device {device.index}")
     monkeypatch.setattr(configs, "devices", lambda: [])
-    configs.measured.cache_clear()
+    configs.forget_measured()
     found = triton.contact(cuda)
     assert list(found) == ["device", "hifigan_fast", "torch", "triton", "driver", "kernels", "configurations"]
     assert found["device"] == "device 7" and all(found.values()) and triton.contact(CPU) is None

@@ -111,9 +111,9 @@ def device(tmp_path, monkeypatch):
     for name, value in {"LAYERS": SMALL, "PERIODS": (2,), "BATCH": 1, "LENGTH": 100, "ROUNDS": 0}.items():
         monkeypatch.setattr(tune, name, value)
     monkeypatch.setitem(tune.DTYPES, "half", torch.float16)
-    configs.measured.cache_clear()
+    configs.forget_measured()
     yield CPU
-    configs.measured.cache_clear()
+    configs.forget_measured()
 
 
 def faster_by_library(call):
@@ -136,7 +136,7 @@ def test_what_was_measured_is_taken_and_kept_for_the_device(device, monkeypatch)
     assert "forward, half, narrow: ours 2.000 ms, PyTorch's own 1.000 ms: the library" in str(said)
     assert said[0].startswith("  forward, half") and "kept for a planted device in " in said[-1]
     monkeypatch.setattr(configs, "contact", lambda device: {"device": "a planted device", "version": "1.1"})
-    configs.measured.cache_clear()
+    configs.forget_measured()
     assert configs.config(*FORWARD) == shipped and not configs.measurements(device)
 
 

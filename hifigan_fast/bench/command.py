@@ -13,7 +13,7 @@ from .. import dispatch, extras, parity
 from . import machine, report, timing
 from .gate import gate
 from .steps import DISCRIMINATOR, FORWARD, GENERATOR, ORIGINAL, OURS, PASSES, QUICK_RIVALS, RIVALS, WAYS
-from .workloads import ENSEMBLES, WORKLOADS
+from .workloads import WORKLOADS
 
 GATE_PASSES = 10  # about what the parity gate takes for an ensemble, in passes of the bar
 QUICK_GATE = 4096  # samples: a float64 reference of the usual segment takes half a minute
@@ -89,8 +89,8 @@ def run(
         path.parent.mkdir(parents=True, exist_ok=True)
     repeats = repeats or (FULL_REPEATS if full else REPEATS)
     steps, ways = [FORWARD] * full + [DISCRIMINATOR, GENERATOR], _asked_ways(rivals, full)
-    ensembles = len(ENSEMBLES) if workload == "hifigan" else 1
-    passes = ensembles * (repeats + 1) * sum(PASSES[s] for s in steps for way in ways.values() if s in way.steps)
+    each = sum(PASSES[step] for step in steps for way in ways.values() if step in way.steps)
+    passes = len(chosen.ensembles) * (repeats + 1) * each
     rows, status = [], 0
     with tqdm(desc="parity", total=passes, bar_format=BAR, smoothing=0.1, leave=False, disable=None) as bar:
         verdicts, passed = _judge(bar, data, clips, length if full else min(length, QUICK_GATE), full, verbose)

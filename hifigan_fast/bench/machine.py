@@ -2,13 +2,13 @@
 
 import datetime
 import subprocess
-import time
 from pathlib import Path
 
 import torch
 
 from ..backends import cpu
 from ..info import processor, versions
+from .timing import interleaved
 
 
 def _commit():
@@ -44,11 +44,7 @@ def ceilings():
     extension, _ = cpu.extension()
     source = torch.ones(2**25, dtype=torch.float32, device="cpu")
     target = torch.empty_like(source)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        target.copy_(source)
-        seconds.append(time.perf_counter() - start)
+    seconds = interleaved({"copy": lambda: target.copy_(source)}, 3)["copy"]
     return {
         "gflops": extension.peak(torch.get_num_threads()) / 1e9 if extension else None,
         "gbytes": 2 * source.numel() * source.itemsize / min(seconds) / 1e9,

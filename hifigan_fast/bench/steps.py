@@ -25,7 +25,7 @@ class FastLosses:
     generator_step_loss = staticmethod(step_losses.generator_step_loss)
 
 
-def forward(modules, y, y_hat, losses=None):
+def forward(modules, y, y_hat, losses):
     """Both halves forward, no graph, no losses."""
     with torch.no_grad():
         for module in modules:
@@ -65,11 +65,15 @@ def discriminator_step_by_one_loss(modules, y, y_hat, losses):
 
 
 def generator_step_by_one_loss(modules, y, y_hat, losses):
-    """As `frozen_generator_step`, by the loss that a step has in one call."""
-    y_hat = y_hat.detach().requires_grad_()
+    """As `generator_step`, by the loss that a step has in one call."""
+    found = losses.generator_step_loss(modules, y, y_hat.detach().requires_grad_())
+    (found.adversarial + found.features).backward()
+
+
+def frozen_generator_step_by_one_loss(modules, y, y_hat, losses):
+    """As `generator_step_by_one_loss`, the discriminators frozen."""
     with frozen(*modules):
-        found = losses.generator_step_loss(modules, y, y_hat)
-        (found.adversarial + found.features).backward()
+        generator_step_by_one_loss(modules, y, y_hat, losses)
 
 
 def _forget_gradients(modules):
@@ -139,7 +143,7 @@ WAYS = {
     OURS: Way(ours=True),
     f"{OURS} step losses": Way(
         ours=True,
-        steps={DISCRIMINATOR: discriminator_step_by_one_loss, GENERATOR: generator_step_by_one_loss},
+        steps={DISCRIMINATOR: discriminator_step_by_one_loss, GENERATOR: frozen_generator_step_by_one_loss},
     ),
     f"{OURS} bf16": Way(ours=True, dtype="bfloat16"),
 }

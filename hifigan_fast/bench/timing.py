@@ -100,7 +100,7 @@ def line(row):
     return f"  {row['ensemble']}, {row['step']}, {row['way']}: {', '.join(said)}{loses}{' !' * row['noisy']}"
 
 
-def _forward_flops(modules, y, y_hat):
+def forward_flops(modules, y, y_hat):
     """Multiplications and additions of plain PyTorch's convolutions, both sides."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for module in modules:
@@ -114,8 +114,8 @@ def measure(workload, waves, steps, ways, repeats, bar, peak):
     printed above the progress bar.
     """
     modules = modules_of(workload, ways)
-    for ensemble in next(iter(modules.values())):
-        flops = _forward_flops(modules[ORIGINAL][ensemble], *waves)
+    for ensemble in workload.ensembles:
+        flops = forward_flops(modules[ORIGINAL][ensemble], *waves)
         for step in steps:
             bar.set_description(f"{ensemble}, {step}")
             calls = {n: way.call(step, modules[n][ensemble], *waves) for n, way in ways.items() if step in way.steps}

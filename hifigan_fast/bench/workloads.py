@@ -73,10 +73,11 @@ class Workload(NamedTuple):
     """One project's discriminators, and the batch and segment (samples) that it trains with.
 
     cpu_batch: the batch that fits a CPU.
-    build: (plain) -> {ensemble: modules}.
+    build: (plain) -> {ensemble: modules}, of each of `ensembles`.
     """
 
     what: str
+    ensembles: tuple[str, ...]
     batch: int
     cpu_batch: int
     segment: int
@@ -84,10 +85,10 @@ class Workload(NamedTuple):
 
 
 WORKLOADS = {
-    "hifigan": Workload("HiFi-GAN's MPD and MSD", 16, 4, 8192, _hifigan),
-    "vits": Workload("VITS's set", 8, 2, 8192, _one_set((2, 3, 5, 7, 11), "vits")),
-    "rvc": Workload("RVC v2's set, 48 kHz", 4, 1, 17280, _one_set((2, 3, 5, 7, 11, 17, 23, 37), "rvc")),
-    "bigvgan": Workload("BigVGAN's MPD", 4, 1, 65536, _bigvgan),
+    "hifigan": Workload("HiFi-GAN's MPD and MSD", tuple(ENSEMBLES), 16, 4, 8192, _hifigan),
+    "vits": Workload("VITS's set", ("vits",), 8, 2, 8192, _one_set((2, 3, 5, 7, 11), "vits")),
+    "rvc": Workload("RVC v2's set, 48 kHz", ("rvc",), 4, 1, 17280, _one_set((2, 3, 5, 7, 11, 17, 23, 37), "rvc")),
+    "bigvgan": Workload("BigVGAN's MPD", ("mpd",), 4, 1, 65536, _bigvgan),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..layouts import why_unreadable
 from ..reference.norm_keys import translate_norm_keys
 
 GENERATOR = {"generator": dict}  # the original's keys of g_* and their types
@@ -150,8 +151,7 @@ def _read(path, types, optional=None):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler has many for a file that is none
-        reason = str(error).partition("\n")[0].partition(". ")[0]  # what follows is advice to trust the file
-        raise ValueError(f"checkpoint {path} is not readable: {type(error).__name__}: {reason}") from error
+        raise ValueError(f"checkpoint {path} is not readable: {why_unreadable(error)}") from error
     missing = [key for key in types if key not in content] if isinstance(content, dict) else list(types)
     if missing:
         hint = "; a generator's file is g_…" if "generator" in missing else ""

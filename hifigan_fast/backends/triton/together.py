@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ..kept import capturing
+
 STREAMS, COUNTERS = 64, 511  # a row of each stream, with its meetings: aligned to 16 bytes, or Triton compiles again
 _lock = threading.Lock()
 
@@ -26,7 +28,7 @@ def counters(device, count):
     Those of the current stream, but a CUDA graph has its own: it may be replayed on any.
     """
     gpu = device.type == "cuda"
-    if count <= COUNTERS and not (gpu and torch.cuda.is_current_stream_capturing()):
+    if count <= COUNTERS and not (gpu and capturing()):
         stream = torch.cuda.current_stream(device).cuda_stream if gpu else None
         with _lock:
             rows, of_stream = _kept(device)
