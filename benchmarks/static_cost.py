@@ -46,8 +46,8 @@ DEVICES = {
 }
 STEPS = {
     "forward": steps.forward,
-    "discriminator": lambda m, y, z: steps.discriminator_step(m, y, z, steps.FastLosses),
-    "generator": lambda m, y, z: steps.frozen_generator_step(m, y, z, steps.FastLosses),
+    "discriminator": steps.discriminator_step,
+    "generator": steps.frozen_generator_step,
 }
 
 
@@ -61,7 +61,7 @@ def launches_of(device, arithmetic, ensemble, step, batch, segment):
     y, y_hat = (torch.zeros(batch, 1, segment, dtype=own, device="cpu") for _ in range(2))
     half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()
     with ahead.compiling(device.target, arithmetic == "tf32") as launches, dispatch.use_backend("triton"), half:
-        STEPS[step](modules, y, y_hat)
+        STEPS[step](modules, y, y_hat, steps.FastLosses)
     return launches
 
 
