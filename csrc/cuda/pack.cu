@@ -1,23 +1,23 @@
-// packed = raw · scale; scale = magnitude / |raw|, 1 / sigma, or 1. A warp has a row: [channel of the
-// group][tap] in raw, [tap][channel] in packed.
-#include "fields.cuh"
+// packed = raw · scale; scale = magnitude / |raw|, 1 / sigma, or 1. A warp has a row.
 #include "reduce.cuh"
-#include "specialised.cuh"
+#include "rows.cuh"
+#include "turned.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     pack(const __grid_constant__ Pointers<const raws_t, raws_n> raws,
          const __grid_constant__ Pointers<const magnitudes_t, magnitudes_n> magnitudes,
          const __grid_constant__ Pointers<const sigmas_t, sigmas_n> sigmas,
-         const __grid_constant__ Pointers<const biases_t, biases_n> biases, packed_t *packed, float *scales,
-         float *norms, float *packed_biases, const long long *programs, const long long *jobs) {
-  static_assert(THREADS == 32 * ROWS);
+         const __grid_constant__ Pointers<const biases_t, biases_n> biases, packed_t* packed, float* scales,
+         float* norms, float* packed_biases, const long long* programs, const long long* jobs) {
+  __shared__ float shared[ROWS][AT_ONCE];
   const int lane = threadIdx.x % 32, index = programs[2 * blockIdx.x];
-  const long long *job = jobs + index * PACK_FIELDS;
+  const long long* job = jobs + index * PACK_FIELDS;
   const int out = static_cast<int>(programs[2 * blockIdx.x + 1]) + threadIdx.x / 32;
   if (out >= job[PACK_OUT]) return;
-  const int channels = job[PACK_CHANNELS], taps = job[PACK_TAPS], size = channels * taps;
+  const Turning turning = Turning::of(job[PACK_CHANNELS], job[PACK_TAPS], shared);
+  const int size = turning.channels * turning.taps;
   const long long at = job[PACK_FIRST] + out;
-  const raws_t *raw = raws.of[index] + static_cast<long long>(out) * size;
+  const raws_t* raw = raws.of[index] + static_cast<long long>(out) * size;
   float scale = 1, norm = 1;
   if (job[PACK_KIND] == NORM_WEIGHT) {
     float squares = 0;
@@ -32,10 +32,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     norms[at] = norm;
     packed_biases[at] = wide(biases.of[index][out]);
   }
-  packed_t *to = packed + job[PACK_PACKED] + static_cast<long long>(out) * size;
-  for (int k = lane; k < size; k += 32) {
-    const int tap = k / channels, channel = k % channels;
-    packed_t value = narrow<packed_t>(wide(raw[channel * taps + tap]) * scale);
-    to[k] = TF32 ? narrow<packed_t>(to_tf32(wide(value))) : value;
-  }
+  packed_t* to = packed + job[PACK_PACKED] + static_cast<long long>(out) * size;
+  turning.parts([&](auto... part) {
+    turning.along_raw(part..., [&](float& own, int k) { own = wide(raw[k]) * scale; });
+    turning.along_packed(part..., [&](float& own, int k) { to[k] = narrow<packed_t>(TF32 ? to_tf32(own) : own); });
+  });
 }

@@ -1,0 +1,46 @@
+"""The contract by CUDA C++ kernels: float32, bfloat16 and float16 on an NVIDIA GPU, one launch a depth for an ensemble.
+
+NVRTC compiles them for the geometry at hand: no toolkit to install. They run where Triton does not, too: on compute
+capability 7.5.
+"""
+
+import torch
+
+from ..gpu import GpuBackend, devices
+from . import compiler, driver
+from .kernels import CudaKernels
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LEAST_CAPABILITY = (7, 5)
+BFLOAT16_FROM = (8, 0)
+
+
+def _dotted(capability):
+    return ".".join(map(str, capability))
+
+
+class CudaBackend(GpuBackend):
+    name = "cuda"
+
+    def __init__(self):
+        self.kernels = CudaKernels()
+
+    def cannot_run(self, device, dtype):
+        if dtype not in DTYPES:
+            return f"the CUDA kernels are for {', '.join(str(d)[6:] for d in DTYPES)}, tensors are {str(dtype)[6:]}"
+        if compiler.missing():
+            return compiler.missing()
+        if device.type == "cpu" and devices.absent():
+            return None
+        if device.type != "cuda" or torch.version.hip:
+            found = "an AMD GPU" if device.type == "cuda" else device.type
+            return f"tensors are on {found}, the CUDA kernels run on an NVIDIA GPU"
+        capability = devices.capability(device)
+        if capability < LEAST_CAPABILITY:
+            return (
+                f"the device has compute capability {_dotted(capability)}, "
+                f"the CUDA kernels need {_dotted(LEAST_CAPABILITY)}"
+            )
+        if dtype == torch.bfloat16 and capability < BFLOAT16_FROM:
+            return f"the device has compute capability {_dotted(capability)}, bfloat16 needs {_dotted(BFLOAT16_FROM)}"
+        return driver.missing()

@@ -21,9 +21,10 @@ HOST_ONLY = ("launch_cooperative_grid", "SHARED")
 
 @dataclass(frozen=True)
 class Kernel:
-    """An entry `name` of the source `name`.cu.
+    """An entry of a source in csrc/cuda.
 
     Attributes:
+        name: of the entry; source: the file's, without its ending.
         parameters: their names in order.
         threads: of a block, where a launch does not say THREADS.
     """
@@ -31,6 +32,7 @@ class Kernel:
     name: str
     parameters: tuple[str, ...]
     threads: int = 256
+    source: str = ""
 
     @property
     def __name__(self):

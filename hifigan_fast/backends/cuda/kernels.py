@@ -13,8 +13,8 @@ from .kernel import Kernel, arguments, kind, specialisation
 SPECTRAL_THREADS = 256
 
 
-def _kernel(name, parameters, threads=256):
-    return Kernel(name, tuple(parameters.split()), threads)
+def _kernel(name, parameters, threads=256, source=None):
+    return Kernel(name, tuple(parameters.split()), threads, source or name)
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class CudaKernels(Kernels):
         "weights us vs s t u v sigmas jobs by_column by_row counters eps all_jobs all_outs all_columns column_tiles "
         "row_tiles calls iterations first_stage stages",
     )
-    forward = _kernel("forward", "x weight bias out runs tiles slope")
-    input_grad = _kernel("input_grad", "grad_out weight saved map_grads matching grad_in runs tiles slope")
-    weight_grad = _kernel("weight_grad", "x grad_out partial partial_bias runs tiles splits")
+    forward = _kernel("forward", "x weight bias out runs tiles slope", source="direct_forward")
+    input_grad = _kernel("input_grad", "grad_out weight saved map_grads matching grad_in runs tiles slope", source="direct_input_grad")
+    weight_grad = _kernel("weight_grad", "x grad_out partial partial_bias runs tiles splits", source="direct_weight_grad")
     stem_input_grad = _kernel("stem_input_grad", "grad_out weight grad_waves runs tiles", 128)
     pooled = _kernel("pooled", "sides out tiles length length_once")
     squared_means = _kernel("squared_means", "scores sum_of_means means parts")
@@ -57,7 +57,7 @@ class CudaKernels(Kernels):
         self._loaded = {}
 
     def config(self, direction, role, layer, like):
-        return Config(64, 32, 64) if direction == "weight_grad" else Config(64, 32, 32)
+        return Config(64, 32, 32)
 
     def of_rows(self, device):
         return {"ROWS": 4, "THREADS": 128}
@@ -97,7 +97,7 @@ def _switched(device):
 def compiled(kernel, args, constants, capability, form):
     """The code of a kernel for arguments of these kinds and a device's (major, minor); see `compiler.compiled`."""
     major, minor = capability
-    return compiler.compiled(kernel.name, specialisation(kernel, args, constants), 10 * major + minor, form)
+    return compiler.compiled(kernel.source, specialisation(kernel, args, constants), 10 * major + minor, form)
 
 
 def values(args):
