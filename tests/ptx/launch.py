@@ -8,6 +8,8 @@ from unittest import mock
 import torch
 from triton import knobs
 
+from hifigan_fast.backends.gpu.devices import Absent
+from hifigan_fast.backends.gpu.kernels import instead_of_launching
 from hifigan_fast.backends.triton import ahead
 
 from .faults import Faults, Unsupported
@@ -79,7 +81,7 @@ def _not_assembled(*compilation):
 @contextlib.contextmanager
 def executing(target, edit=None, tf32=False):
     """Within the block the `Session` that it yields runs kernels, compiled for compute capability `target` (90)."""
-    session, device = Session(edit), ahead.Absent(f"sm_{target}", tf32, MULTIPROCESSORS)
+    session, device = Session(edit), Absent(f"sm_{target}", tf32, MULTIPROCESSORS)
     hook = mock.patch.object(knobs.runtime, "add_stages_inspection_hook", _not_assembled)
-    with hook, ahead.pretending(device), ahead.instead_of_launching(session.launch):
+    with hook, ahead.pretending(device), instead_of_launching(session.launch):
         yield session

@@ -5,20 +5,17 @@ kinds alone. So the first call of a pass is recorded: each launch, its pointers 
 buffers that it allocates. A later call takes addresses, fills them in, and launches.
 """
 
-import ctypes
 import functools
 import itertools
 import math
 import operator
 
-import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..contract import ALIGNED
 from ..kept import capturing
-from . import ahead
-from .launch import heard_by, on_device, recording, watched
+from .kernels import heard_by, instead, recording
 
 MOST = 32  # programs of an ensemble's shapes
 LINE = 512  # bytes: buffers begin at a multiple, as those of PyTorch's allocators do
@@ -39,23 +36,24 @@ def not_again():
         recording().complete = False
 
 
-def again(programs, key, inputs, run):
+def again(kernels, programs, key, inputs, run):
     """`run()`, lists of the buffers that it allocates; by the program of an earlier run, where there is one.
 
     Args:
         programs: a dict to keep them in, for one ensemble.
+        kernels: that it launches.
         key: what else than the kinds of its inputs a pass goes by.
         inputs: all tensors that its launches read or write, but for those that it allocates; or None.
     """
-    if ahead.instead() is not None:
+    if instead() is not None:
         return run()
     addresses = [0 if t is None else t.data_ptr() for t in inputs]
     misaligned = functools.reduce(operator.or_, addresses) % ALIGNED and [a % ALIGNED for a in addresses]
     key = (*key, *[None if t is None else t.dtype for t in inputs], tuple(misaligned) if misaligned else None)
     program = programs.get(key)
-    if program and not watched():
+    if program and not kernels.watched():
         return program(addresses)
-    heard = Recording(inputs, addresses)
+    heard = Recording(kernels, inputs, addresses)
     if program is not None or heard.overlaps():  # there is none, or not now
         return run()
     with heard_by(heard):
@@ -69,8 +67,8 @@ def again(programs, key, inputs, run):
 class Recording:
     """The pass in progress."""
 
-    def __init__(self, inputs, addresses):
-        self.inputs = len(inputs)
+    def __init__(self, kernels, inputs, addresses):
+        self.kernels, self.inputs = kernels, len(inputs)
         self.slots = [(a, a + (0 if t is None else t.nbytes), None) for t, a in zip(inputs, addresses)]
         self.begins = {first: slot for slot, (first, end, _) in enumerate(self.slots) if first < end}
         self.buffers, self.launches, self.complete = [], [], True  # buffers: (shape, dtype, device), after the inputs
@@ -97,8 +95,8 @@ class Recording:
                 return slot, address - first
         return None
 
-    def add(self, kernel, compiled, grid, args, meta):
-        launch = Launch(kernel, compiled, grid, meta)
+    def add(self, run, grid, args):
+        launch = Launch(run, grid)
         launch.values = f"lambda b: ({''.join(self._value(launch, a) + ', ' for a in args)})"
         self.launches.append(launch)
 
@@ -106,7 +104,6 @@ class Recording:
         """An argument as Python: an address by the slots' (`b`), or a constant."""
         if isinstance(argument, tuple):
             return f"({''.join(self._value(launch, a) + ', ' for a in argument)})"
-        launch.kinds.append(getattr(argument, "dtype", None))
         if not isinstance(argument, torch.Tensor):
             return repr(argument)
         found = self.place(argument)
@@ -130,29 +127,14 @@ class Launch:
     """One launch of a program.
 
     Attributes:
+        run: as of `Kernels.run`.
         slots: that it reads or writes; tables: kept as long as it.
-        kinds: dtypes of its pointers, in order, None of other arguments.
         fresh: buffers that are allocated before it, (slot, what `torch.empty` takes).
     """
 
-    def __init__(self, kernel, compiled, grid, meta):
-        self.kernel, self.compiled, self.grid, self.meta = kernel, compiled, grid, meta
-        self.slots, self.tables, self.kinds, self.fresh = set(), [], [], []
-
-    def interpret(self, values):
-        kinds = iter(self.kinds)
-        self.kernel[self.grid](*[_pointers(value, kinds) for value in values], **self.meta)
-
-
-def _pointers(value, kinds):
-    """As Triton's interpreter takes an argument: tensors."""
-    if isinstance(value, tuple):
-        return tuple(_pointers(own, kinds) for own in value)
-    dtype = next(kinds)
-    if dtype is None:
-        return value
-    memory = (ctypes.c_char * dtype.itemsize).from_address(value)
-    return torch.from_numpy(np.frombuffer(memory, str(dtype).removeprefix("torch.")))
+    def __init__(self, run, grid):
+        self.run, self.grid = run, grid
+        self.slots, self.tables, self.fresh = set(), [], []
 
 
 class Program:
@@ -165,7 +147,8 @@ class Program:
     """
 
     def __init__(self, recording, results):
-        self.launches, self.results, first = recording.launches, results, recording.inputs
+        self.kernels, first = recording.kernels, recording.inputs
+        self.launches, self.results = recording.launches, results
         self.buffers, self.device = len(recording.buffers), recording.buffers[0][2]
         returned, spans = {slot for own in results for slot in own}, {}
         for number, launch in enumerate(self.launches):
@@ -187,16 +170,12 @@ class Program:
         addresses += [0] * self.buffers
         for slot, place in self.places:
             addresses[slot] = begin + place
-        with on_device(self.device) as (_, stream):
+        with self.kernels.on_device(self.device) as (_, stream):
             for launch in self.launches:
                 for slot, (shape, dtype, device) in launch.fresh:
                     tensors[slot] = tensor = torch.empty(shape, dtype=dtype, device=device)
                     addresses[slot] = tensor.data_ptr()
-                values = launch.values(addresses)
-                if launch.compiled is None:
-                    launch.interpret(values)
-                else:
-                    launch.compiled(launch.grid, stream, values)
+                launch.run(launch.grid, stream, launch.values(addresses))
         return [[tensors[slot] for slot in own] for own in self.results]
 
 
