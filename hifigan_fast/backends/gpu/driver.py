@@ -75,28 +75,29 @@ class Launches:
     """Launches that are made again and again, with other addresses each time.
 
     Args:
-        launches: [(`Function`, grid, parameters)], of each parameter its kind of `FORMATS`, and a number or a `Place`.
+        launches: [(`Function`, grid, parameters)], of each parameter its kind of `FORMATS`, and a number, a `Place`, or a
+            tuple of these, which is one parameter for the driver.
     """
 
     def __init__(self, launches):
-        parameters = [p for _, _, own in launches for p in own]
-        places = [value for _, value in parameters if isinstance(value, Place)]
-        constants = [(kind, value) for kind, value in parameters if not isinstance(value, Place)]
-        self._slots = np.array([place.slot for place in places], np.intp)
-        self._offsets = np.array([place.offset for place in places], np.uint64)
-        self._words = np.zeros(len(parameters), np.uint64)
-        self._addresses = self._words[: len(places)]
-        self._words[len(places) :] = [_word(*constant) for constant in constants]
-        of_places, of_constants = iter(range(len(places))), iter(range(len(places), len(parameters)))
-        words = [next(of_places if isinstance(value, Place) else of_constants) for _, value in parameters]
+        words, begins = [], []  # of all parameters; where each parameter begins, in words
+        for _, _, parameters in launches:
+            for kind, value in parameters:
+                begins.append(len(words))
+                words += [(kind, own) for own in value] if _is_several(value) else [(kind, value)]
+        places = [(at, value) for at, (_, value) in enumerate(words) if isinstance(value, Place)]
+        self._at = np.array([at for at, _ in places], np.intp)
+        self._slots = np.array([place.slot for _, place in places], np.intp)
+        self._offsets = np.array([place.offset for _, place in places], np.uint64)
+        self._words = np.array([0 if isinstance(v, Place) else _word(kind, v) for kind, v in words], np.uint64)
         # What the driver takes for parameters: where each one is.
-        self._pointers = np.array(words, np.uint64) * WORD + self._words.ctypes.data
+        self._pointers = np.array(begins, np.uint64) * WORD + self._words.ctypes.data
         self._configs, self._launches, first = (Config * len(launches))(), [], self._pointers.ctypes.data
-        for config, (function, grid, own) in zip(self._configs, launches):
+        for config, (function, grid, parameters) in zip(self._configs, launches):
             config.grid[:], config.block[:] = (*grid, 1, 1)[:3], (function.threads, 1, 1)
             config.shared = function.shared
             self._launches.append((ctypes.addressof(config), function.handle, first, None))
-            first += WORD * len(own)
+            first += WORD * len(parameters)
         self._stream, self._lock = 0, threading.Lock()
 
     def __call__(self, device, stream, addresses):
@@ -104,8 +105,7 @@ class Launches:
         launch = _library().cuLaunchKernelEx
         _have_context(device)
         with self._lock:  # the parameters are one thread's until the last launch has read them
-            np.take(np.array(addresses, np.uint64), self._slots, out=self._addresses, mode="clip")
-            self._addresses += self._offsets
+            self._words[self._at] = np.array(addresses, np.uint64)[self._slots] + self._offsets
             if stream != self._stream:
                 for config in self._configs:
                     config.stream = stream
@@ -114,6 +114,10 @@ class Launches:
                 result = launch(*arguments)
                 if result:
                     _checked(result)
+
+
+def _is_several(value):
+    return isinstance(value, tuple) and not isinstance(value, Place)
 
 
 def _word(kind, value):
