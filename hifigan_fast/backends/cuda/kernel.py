@@ -16,7 +16,7 @@ TYPES = {
 # Prefixes of the constants that number a row's fields.
 ROWS = {"RUN": fields.Run, "NORM": fields.Norm, "PACK": fields.Pack, "FINISH": fields.Finish, "SET": fields.Set}
 ROWS |= {"SPECTRAL": fields.Spectral, "CHUNK": fields.Chunk, "PAIR": fields.Pair, "PART": fields.Part}
-HOST_ONLY = ("launch_cooperative_grid", "SHARED")
+HOST_ONLY = ("launch_cooperative_grid",)
 
 
 @dataclass(frozen=True)
