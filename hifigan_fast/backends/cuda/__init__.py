@@ -7,7 +7,7 @@ capability 7.5.
 import torch
 
 from ..gpu import GpuBackend, devices
-from . import compiler, driver
+from . import compiler, driver, windows
 from .kernels import CudaKernels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -44,3 +44,22 @@ class CudaBackend(GpuBackend):
         if dtype == torch.bfloat16 and capability < BFLOAT16_FROM:
             return f"the device has compute capability {_dotted(capability)}, bfloat16 needs {_dotted(BFLOAT16_FROM)}"
         return driver.missing()
+
+    def forward(self, role, layer, runs, x, weights, out):
+        found = role == "conv" and windows.launched("forward", layer, out)
+        if not found:
+            return super().forward(role, layer, runs, x, weights, out)
+        windows.forward(self.kernels, found, layer, runs, x, weights, out)
+
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+        found = role == "conv" and windows.launched("input_grad", layer, grad_in)
+        own = layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in
+        if not found:
+            return super().input_grad(role, *own)
+        windows.input_grad(self.kernels, found, *own)
+
+    def weight_grad(self, role, layer, runs, x, grad_out, weights):
+        found = role == "conv" and windows.launched("weight_grad", layer, grad_out)
+        if not found:
+            return super().weight_grad(role, layer, runs, x, grad_out, weights)
+        return windows.weight_grad(self.kernels, found, layer, runs, x, grad_out)

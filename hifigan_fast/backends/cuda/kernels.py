@@ -17,6 +17,11 @@ def _kernel(name, parameters, threads=256, source=None):
     return Kernel(name, tuple(parameters.split()), threads, source or name)
 
 
+def _power_of_2(number, most):
+    """The least that is not below it, up to `most`."""
+    return min(most, 1 << (number - 1).bit_length())
+
+
 @dataclass(frozen=True)
 class Config:
     """BM × BN results a program, BK of the sum at a time, as the tables need them."""
@@ -46,6 +51,15 @@ class CudaKernels(Kernels):
     forward = _kernel("forward", "x weight bias out runs tiles slope", source="direct_forward")
     input_grad = _kernel("input_grad", "grad_out weight saved map_grads matching grad_in runs tiles slope", source="direct_input_grad")
     weight_grad = _kernel("weight_grad", "x grad_out partial partial_bias runs tiles splits", source="direct_weight_grad")
+    window_forward = _kernel("forward", "x weight bias out runs tiles spans slope", source="convolution_forward")
+    window_input_grad = _kernel(
+        "input_grad",
+        "grad_out weight saved map_grads matching grad_in runs tiles spans slope",
+        source="convolution_input_grad",
+    )
+    window_weight_grad = _kernel(
+        "weight_grad", "x grad_out partial partial_bias runs tiles splits", source="convolution_weight_grad"
+    )
     stem_input_grad = _kernel("stem_input_grad", "grad_out weight grad_waves runs tiles", 128)
     pooled = _kernel("pooled", "sides out tiles length length_once")
     squared_means = _kernel("squared_means", "scores sum_of_means means parts")
@@ -57,7 +71,11 @@ class CudaKernels(Kernels):
         self._loaded = {}
 
     def config(self, direction, role, layer, like):
-        return Config(64, 32, 32)
+        group = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
+        columns = _power_of_2(group, 32)
+        if direction == "weight_grad":  # whose rows are out channels
+            return self.weight_grad, Config(max(8, _power_of_2(group, 64)), 32, 32)
+        return getattr(self, direction), Config(max(64, 256 // columns), columns, 32)
 
     def of_rows(self, device):
         return {"ROWS": 4, "THREADS": 128}

@@ -65,7 +65,7 @@ def tf32(device):
     """Whether float32 is multiplied in TF32: where cuDNN's convolutions would be asked to, and the device has it."""
     if device.type != "cuda" or torch.version.hip:
         return bool(absent() and absent().tf32)
-    return asked_for_tf32()
+    return asked_for_tf32() and capability(device) >= (8, 0)
 
 
 def arithmetic(like):

@@ -56,7 +56,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def config(self, direction, role, layer, like):
-        """How a layer is launched for maps like a tensor: its blocks BM, BN and BK, and `arguments()` of the launch."""
+        """(Which kernel a layer is launched by, for maps like a tensor; its blocks BM, BN, BK, and the `arguments()`)."""
 
     @abstractmethod
     def of_rows(self, device):
