@@ -28,14 +28,10 @@ class CudaBackend(GpuBackend):
     def cannot_run(self, device, dtype):
         if dtype not in DTYPES:
             return f"the CUDA kernels are for {', '.join(str(d)[6:] for d in DTYPES)}, tensors are {str(dtype)[6:]}"
-        if compiler.missing():
-            return compiler.missing()
-        if device.type == "cpu" and devices.absent():
-            return None
-        if device.type != "cuda" or torch.version.hip:
+        capability = devices.capability(device) if device.type in ("cpu", "cuda") else None
+        if not isinstance(capability, tuple):
             found = "an AMD GPU" if device.type == "cuda" else device.type
             return f"tensors are on {found}, the CUDA kernels run on an NVIDIA GPU"
-        capability = devices.capability(device)
         if capability < LEAST_CAPABILITY:
             return (
                 f"the device has compute capability {_dotted(capability)}, "
@@ -43,7 +39,16 @@ class CudaBackend(GpuBackend):
             )
         if dtype == torch.bfloat16 and capability < BFLOAT16_FROM:
             return f"the device has compute capability {_dotted(capability)}, bfloat16 needs {_dotted(BFLOAT16_FROM)}"
-        return driver.missing()
+        return compiler.missing() or (driver.missing() if device.type == "cuda" else None)
+
+    def contact(self, device):
+        if device.type != "cuda":
+            return None
+        return devices.contact(device, nvrtc=_dotted(compiler.version())) | {"kernels": compiler.digest()}
+
+    def arithmetic(self, device, dtype):
+        exact = dtype != torch.float32 or not devices.tf32(device)
+        return super().arithmetic(device, dtype) if exact else "tf32"
 
     def forward(self, role, layer, runs, x, weights, out):
         found = role == "conv" and windows.launched("forward", layer, out)
