@@ -274,15 +274,13 @@ def waveforms(batch, length, dtype=torch.float32, clips=None, seed=0):
     return tuple(torch.from_numpy(x).to(dtype) for x in (y, y_hat))
 
 
-def able(autocast=None, device=torch.device("cpu")):
+def able(autocast=None, device="cpu"):
     """The names of the backends that run on a device unasked, in float32 or under autocast to a dtype."""
-    dtype = autocast or torch.float32
+    device, dtype = torch.device(device), autocast or torch.float32
     return [name for name, backend in dispatch.BACKENDS.items() if not dispatch.refusal(backend, device, dtype)]
 
 
-def check(
-    batch=1, length=8192, clips=None, autocast=None, backends=None, report=None, device=torch.device("cpu")
-):
+def check(batch=1, length=8192, clips=None, autocast=None, backends=None, report=None, device="cpu"):
     """`backends`, or every one that can run on `device`, on both ensembles, trained-like, in float32 or under autocast
     to a dtype -> {ensemble: {backend: Verdict}}.
 

@@ -72,12 +72,14 @@ def _plan(workload, batch, length, steps, repeats, rivals, full, device):
     from ..training.processes import pick_device
 
     device, chosen = pick_device(device), WORKLOADS[workload]
-    kind, trained = device.type, "hifigan" == workload
+    kind, trained = device.type, workload == "hifigan"
     named = list(steps or (STEPS if full else QUICK_STEPS[kind]))
     if not trained:
         alone = [name for name in steps or () if STEPS[name] in TRAINING]
         if alone:
-            raise ValueError(f"steps: {alone[0]} is a training of HiFi-GAN's, expected --workload hifigan, got {workload}")
+            raise ValueError(
+                f"steps: {alone[0]} is a training of HiFi-GAN's, expected --workload hifigan, got {workload}"
+            )
         named = [name for name in named if STEPS[name] not in TRAINING]
     named = [STEPS[name] for name in STEPS if name in named]
     if any(step in TRAINING for step in named):

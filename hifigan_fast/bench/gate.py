@@ -47,8 +47,8 @@ def measured_backend(device, autocast=None):
 
 def judge(ways, full, bar, device, verbose, **how):
     """The parity gate above a progress bar, in every arithmetic that ours are measured in: of the backends that are
-    measured, or if `full` all -> ({arithmetic: {ensemble: {backend: {class of outputs: (worst ratio, where)}}}}, whether
-    all pass).
+    measured, or if `full` all -> ({arithmetic: {ensemble: {backend: {class of outputs: (worst ratio, where)}}}},
+    whether all pass).
 
     TF32 is told, not judged: cuDNN may take some layers in float32 all the same.
     """

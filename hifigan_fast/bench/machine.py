@@ -30,12 +30,12 @@ def named(device):
     return processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def conditions(repeats, device=torch.device("cpu")):
+def conditions(repeats, device="cpu"):
     """When, where and how often a run was made, for its JSON."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "device": named(device),
+        "device": named(torch.device(device)),
         "processor": processor(),
         "versions": versions(),
         "threads": torch.get_num_threads(),
@@ -63,8 +63,8 @@ def _copied(device):
 
 
 def ceilings(device):
-    """What this device does at most, measured: {gflops: {arithmetic: 10^9 operations a second}, gbytes: 10^9 bytes a second,
-    copied from memory to memory, read and written}.
+    """What this device does at most, measured: {gflops: {arithmetic: 10^9 operations a second}, gbytes: 10^9 bytes a
+    second, copied from memory to memory, read and written}.
 
     Of a CPU float32 is its multiply-adds in registers, or its matrix product without the C++ extension; all others are
     matrix products.

@@ -34,10 +34,10 @@ pre {{ overflow-x: auto; padding: .6rem; background: #8882; }}
 <div class="wide" role="img" aria-label="{alt}">{bars}</div>
 <h2>Every way</h2>
 <p>Medians of interleaved repeats. <i>× original</i>: the original loop's time by this one's; <i>× best rival</i>: the
-fastest of PyTorch's own ways in the same arithmetic by ours, “slower” where ours loses. <i>Of floor</i>: the least time that
-the step's operations by the direct count, or its maps' bytes, take at the rates that this machine reached in this run, by
-its time; algorithms with fewer operations may exceed it. <i>Peak MiB</i>: memory above that of the networks. <i>Spread</i>:
-largest less smallest over the median, ! above 15%.</p>
+fastest of PyTorch's own ways in the same arithmetic by ours, “slower” where ours loses. <i>Of floor</i>: the least time
+that the step's operations by the direct count, or the bytes of its maps and parameters, take at the rates that this
+machine reached in this run, by its time; algorithms with fewer operations may exceed it. <i>Peak MiB</i>: memory above
+that of the networks. <i>Spread</i>: largest less smallest over the median, ! above 15%.</p>
 <div class="wide">{table}</div>
 {scaling}
 <h2>Machine</h2>
@@ -49,8 +49,8 @@ largest less smallest over the median, ! above 15%.</p>
 """
 
 SCALING = """<h2>How time grows</h2>
-<p>Both halves of a step, one thing changed at a time, the rest as above. The exponent is of a line through both logarithms:
-1 is in proportion.</p>
+<p>Both halves of a step, one thing changed at a time, the rest as above. The exponent is of a line through both
+logarithms: 1 is in proportion.</p>
 <div class="curves">
 {}
 </div>"""

@@ -200,8 +200,8 @@ QUICK_RIVALS = {"cpu": (ORIGINAL, "frozen"), "cuda": tuple(name for name in RIVA
 
 
 def asked_ways(rivals, full, kind):
-    """{name: way} to measure on a device of this kind: the original loop and ours always, PyTorch's ways `rivals` (None:
-    the quick ones, or if `full` all), and ours that compute as one of them does; all of ours if `full`.
+    """{name: way} to measure on a device of this kind: the original loop and ours always, PyTorch's ways `rivals`
+    (None: the quick ones, or if `full` all), and ours that compute as one of them does; all of ours if `full`.
 
     Raises ValueError for a rival that needs another device.
     """

@@ -64,8 +64,8 @@ def rows_of(times, errors, kind="cpu"):
     best_rival, over_best, spread, noisy}, or {way, dtype, error}.
 
     dtype: the arithmetic. over_original: how many times faster than the original loop: {median, range, spread} of
-    pairwise ratios. over_best: the same over `best_rival`, the fastest of PyTorch's ways in this arithmetic; only of ours. spread: the widest of
-    these ratios' and of the times'.
+    pairwise ratios. over_best: the same over `best_rival`, the fastest of PyTorch's ways in this arithmetic; only of
+    ours. spread: the widest of these ratios' and of the times'.
     """
     taken = {name: seconds[1:] for name, seconds in times.items() if name not in errors}
     rows = []

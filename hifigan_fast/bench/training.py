@@ -30,14 +30,11 @@ def config_of(step, y):
     return load_config(TRAINING[step], batch_size=len(y), segment_size=y.shape[-1])
 
 
-def call(config, way, y, graph=None):
-    """A callable that does a training step on the waveforms y [B, T] and waits for it.
-
-    config: a `training.config.Config`. graph: as `Trainer`'s `cuda_graph`; default: as the way says.
-    """
+def call(config, way, y):
+    """A callable that does a training step on the waveforms y [B, T] and waits for it; config: a `Config`."""
     kind = OriginalTrainer if way.steps is ORIGINAL_STEPS else Trainer
     how = "fast" if way.ours else "reference", PRECISIONS[way.dtype]
-    trainer = kind(config, y.device, *how, cuda_graph=way.graph if graph is None else graph)
+    trainer = kind(config, y.device, *how, cuda_graph=way.graph)
 
     def step():
         trainer.train_step(y).read()  # which waits for the device
