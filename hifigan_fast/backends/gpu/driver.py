@@ -75,8 +75,8 @@ class Launches:
     """Launches that are made again and again, with other addresses each time.
 
     Args:
-        launches: [(`Function`, grid, parameters)], of each parameter its kind of `FORMATS`, and a number, a `Place`, or a
-            tuple of these, which is one parameter for the driver.
+        launches: [(`Function`, grid, parameters)], of each parameter its kind of `FORMATS`, and a number, a `Place`, or
+            a tuple of these, which is one parameter for the driver.
     """
 
     def __init__(self, launches):
