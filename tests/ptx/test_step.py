@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, parity, pooling
-from hifigan_fast.backends.triton import operations
+from hifigan_fast.backends.gpu import convolutions, losses, weights
 from hifigan_fast.geometry import Layer
 
 from ..small import SmallEnsemble, assert_power_iterations_are_right
@@ -157,9 +157,9 @@ def assert_pooling_is_right(length, dtype, target):
 
 def launched():
     """Names of all kernels that the backend launches."""
-    found = re.findall(r"launch\(\s*[\w.]+,\s*(\w+)\.(\w+),", inspect.getsource(operations))
-    kernels = [getattr(getattr(operations, module), name) for module, name in found]
-    return {f"{kernel.__module__}.{kernel.__name__}" for kernel in kernels}
+    sources = "".join(map(inspect.getsource, (convolutions, losses, weights)))
+    found = [getattr(BACKEND.kernels, name) for name in re.findall(r"launch\(\s*[\w.]+,\s*kernels\.(\w+),", sources)]
+    return {f"{kernel.__module__}.{kernel.__name__}" for kernel in found}
 
 
 def test_every_kernel(narrow, poisoned):

@@ -16,6 +16,7 @@ import torch
 
 from ... import cache
 from ...version import __version__
+from .. import gpu
 
 TABLE = Path(__file__).with_name("configs.json")
 MEASURED = "tuned.json"
@@ -102,7 +103,7 @@ def contact(device):
     import triton
 
     sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.glob("*.py")) + sorted(Path(gpu.__file__).parent.glob("*.py")):
         sources.update(path.read_bytes())
     return {
         "device": torch.cuda.get_device_name(device),

@@ -8,14 +8,15 @@ weights lie as [set][out channel][tap][channel of the group]. `PRECISION` is `tl
 import triton
 import triton.language as tl
 
+from ..gpu import fields
+from .constants import constants
 from .pointers import pick
 from .rounding import rounded
 
-# Fields of a row of `runs`, as in geometry.Run.
-WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFSET, GRAD_OUT_OFFSET = (
-    tl.constexpr(field) for field in range(9)
+WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFSET, GRAD_OUT_OFFSET = constants(
+    fields.Run
 )
-FIELDS = tl.constexpr(9)
+FIELDS = tl.constexpr(len(fields.Run))
 # Matrix units want 64 rows: fewer out channels are a weight gradient's columns, where it has as many positions.
 TURNED_FROM = tl.constexpr(128)
 
