@@ -42,7 +42,7 @@ class _Outputs(TorchDispatchMode):
 
 
 def work_of(modules, call):
-    """The `Work` of plain PyTorch's convolutions in `call`: their maps, written, and the modules' parameters, read once."""
+    """The `Work` of plain PyTorch's convolutions in `call`: maps written, the modules' parameters read once."""
     with torch.no_grad(), FlopCounterMode(display=False) as flops, _Outputs() as outputs:
         call()
     parameters = sum(p.numel() for module in modules for p in module.parameters())

@@ -21,8 +21,10 @@ p, h1 {{ overflow-wrap: anywhere; }}
 .curves {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 th, td {{ text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; }}
+.wide table {{ font-size: .9rem; }}
+@media (max-width: 40rem) {{ .wide td:nth-child(-n + 3) {{ white-space: normal; }} }}
 svg {{ width: 100%; height: auto; }} svg text {{ fill: currentColor; font-family: inherit; }}
-.wide svg {{ min-width: 36rem; }}
+.bars {{ max-width: 46rem; }} figure {{ margin: 0; }} figcaption {{ font-size: .9rem; }}
 pre {{ overflow-x: auto; padding: .6rem; background: #8882; }}
 .noise {{ color: #c33; }}
 </style>
@@ -31,7 +33,7 @@ pre {{ overflow-x: auto; padding: .6rem; background: #8882; }}
 <h1>{title}</h1>
 <p>{summary}</p>
 {noise}
-<div class="wide" role="img" aria-label="{alt}">{bars}</div>
+<div class="bars" role="img" aria-label="{alt}">{bars}</div>
 <h2>Every way</h2>
 <p>Medians of interleaved repeats. <i>× original</i>: the original loop's time by this one's; <i>× best rival</i>: the
 fastest of PyTorch's own ways in the same arithmetic by ours, “slower” where ours loses. <i>Of floor</i>: the least time

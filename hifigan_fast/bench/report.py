@@ -71,8 +71,9 @@ def table(rows, tablefmt="simple"):
 def title(result):
     """What was measured where, in two lines."""
     shape = f"{result['what']}, batch {result['batch']} × {result['segment']}"
-    threads = f", {result['threads']} threads" if result["device"] == result["processor"] else ""
-    return f"hifigan_fast {__version__} on {result['device']}\n{shape}{threads}, {result['repeats']} repeats"
+    if result["device"] == result["processor"]:
+        shape += f", threads: {result['threads']}"
+    return f"hifigan_fast {__version__} on {result['device']}\n{shape}, repeats: {result['repeats']}"
 
 
 def headline(result):
