@@ -276,6 +276,8 @@ BUILDERS = {
     "selp": _select,
     "bfe": _extract,
     "prmt": _permute,
+    "rcp": _elementwise(np.reciprocal),
+    "cvta": _move,  # addresses in shared memory are those within it
     "mov": _move,
     "cvt": _convert,
 }
