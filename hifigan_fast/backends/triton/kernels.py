@@ -33,7 +33,8 @@ class TritonKernels(Kernels):
         widest = max(16, triton.next_power_of_2(channels))
         if direction != "weight_grad":
             return replace(found, BN=min(found.BN, widest))
-        return replace(found, BM=min(found.BM, widest)) if convolution.TURNED_FROM.value <= found.BN else found
+        turns = convolution.turns(found.BN, devices.precision(like))
+        return replace(found, BM=min(found.BM, widest)) if turns else found
 
     def of_rows(self, device):
         return ROWS_INTERPRETED if devices.capability(device) is None else ROWS
