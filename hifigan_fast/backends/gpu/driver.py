@@ -60,7 +60,7 @@ def _checked(result):
 
 
 def have_context(device):
-    """Make the device of that number this thread's, if none is: of one that only ever took memory from PyTorch's cache."""
+    """Make that device this thread's if it has none: as one that only ever took memory from PyTorch's cache."""
     if getattr(_own, "ready", False):
         return
     library, context = _library(), ctypes.c_void_p()
