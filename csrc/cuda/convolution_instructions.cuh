@@ -85,6 +85,12 @@ DEVICE Chunk load_chunk(unsigned from) {
   return found;
 }
 
+DEVICE float2 load_floats(unsigned from) {
+  float2 found;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(found.x), "=f"(found.y) : "r"(from) : "memory");
+  return found;
+}
+
 DEVICE unsigned load_word(unsigned from) {
   unsigned found;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(found) : "r"(from) : "memory");

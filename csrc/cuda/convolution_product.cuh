@@ -59,6 +59,8 @@ struct MatrixTile {
   static constexpr bool WORDS = sizeof(T) == 4;
   static_assert(ROWS % 16 == 0 && COLUMNS % 8 == 0 && (ALONG == 1 || ALONG % 2 == 0));
 
+  static constexpr int UNROLLED = 4;  // additions
+
   float sums[DOWN][ALONG][4];
   using Ones = float[DOWN][4];  // of `add_left_turned`
 
@@ -308,7 +310,7 @@ struct MatrixTile {
 // before they are added to the others.
 template <int ROWS, int COLUMNS, bool LEFT_TURNED = false>
 struct FusedTile {
-  static constexpr int DOWN = ROWS / 8, ALONG = COLUMNS / 16, DEPTH = 1;
+  static constexpr int DOWN = ROWS / 8, ALONG = COLUMNS / 16, DEPTH = 1, UNROLLED = 1;
   static_assert(ROWS % (LEFT_TURNED ? 32 : 8) == 0 && COLUMNS % 16 == 0);
 
   float sums[DOWN][ALONG][4], parts[DOWN][ALONG][4];
@@ -360,19 +362,21 @@ struct FusedTile {
     add_chunk(first + 1, left, right);
   }
 
+  // Half a chunk at a time: a whole one of every row would take too many registers.
   template <class Left, class Right>
   DEVICE void add_chunk(int chunk, Left left, Right right) {
-    Chunk a[DOWN];
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) a[i] = load_chunk(left(i, chunk));
+    for (int half = 0; half < 16; half += 8) {
+      float2 a[DOWN];
 #pragma unroll
-    for (int c = 0; c < 4 * ALONG; ++c) {
-      const Chunk b = load_chunk(right.at(right.row(own_column(c / 4) + c % 4), chunk));
+      for (int i = 0; i < DOWN; ++i) a[i] = load_floats(left(i, chunk) + half);
 #pragma unroll
-      for (int i = 0; i < DOWN; ++i) {
+      for (int c = 0; c < 4 * ALONG; ++c) {
+        const float2 b = load_floats(right.at(right.row(own_column(c / 4) + c % 4), chunk) + half);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          parts[i][c / 4][c % 4] = fmaf(number(a[i], k), number(b, k), parts[i][c / 4][c % 4]);
+        for (int i = 0; i < DOWN; ++i) {
+          float& to = parts[i][c / 4][c % 4];
+          to = fmaf(a[i].y, b.y, fmaf(a[i].x, b.x, to));
         }
       }
     }
@@ -386,17 +390,20 @@ struct FusedTile {
 
   template <class Left, class Right>
   DEVICE void add_chunk_right_turned(int chunk, Left left, Right right) {
-    Chunk a[DOWN];
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) a[i] = load_chunk(left(i, chunk));
+    for (int half = 0; half < 4; half += 2) {
+      float2 a[DOWN];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const auto row = right.row(4 * chunk + k);
+      for (int i = 0; i < DOWN; ++i) a[i] = load_floats(left(i, chunk) + 4 * half);
 #pragma unroll
-      for (int j = 0; j < ALONG; ++j) {
-        const Chunk b = load_chunk(right.at(row, 4 * j + along()));
+      for (int k = 0; k < 2; ++k) {
+        const auto row = right.row(4 * chunk + half + k);
 #pragma unroll
-        for (int i = 0; i < DOWN; ++i) add_products(parts[i][j], number(a[i], k), b);
+        for (int j = 0; j < ALONG; ++j) {
+          const Chunk b = load_chunk(right.at(row, 4 * j + along()));
+#pragma unroll
+          for (int i = 0; i < DOWN; ++i) add_products(parts[i][j], k ? a[i].y : a[i].x, b);
+        }
       }
     }
   }

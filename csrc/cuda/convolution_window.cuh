@@ -108,7 +108,7 @@ DEVICE void add_chunks(Product& product, int depth, AddTwo add_two, AddOne add_o
   constexpr int AT_ONCE = 16;
   for (int first = 0; first < depth; first += AT_ONCE) {
     const int end = min(depth - first, AT_ONCE) / 2 * 2;
-#pragma unroll 4
+#pragma unroll Product::UNROLLED
     for (int chunk = 0; chunk < end; chunk += 2) add_two(first + chunk);
     if (depth % 2 && first + AT_ONCE > depth) add_one(depth - 1);
     product.settle();

@@ -76,7 +76,7 @@ class Case:
         return own, constants | {"PRECISION": self.kind, "SHARED": blocks.shared_bytes(direction, own, self.kind)}
 
 
-def forward(case, target=80, chosen=None, edit=None):
+def forward(case, target=80, chosen=None, edit=None, counters=None):
     """(the session, [out of each run])"""
     own, constants = case.constants("forward", target, chosen)
     layer, runs = case.layer, case.runs
@@ -86,6 +86,7 @@ def forward(case, target=80, chosen=None, edit=None):
     out = torch.full((rows * layer.out_channels,), float("nan"), dtype=x.dtype)
     grid = len(walked.spans), layer.groups * -(-layer.out_channels // layer.groups // own.columns)
     with executing_cuda(target, edit, tf32=case.kind == "tf32") as session:
+        session.counters = counters
         args = x, case.weight, case.bias, out, tables.runs_on(runs, CPU), walked.tiles, walked.spans, layer.slope
         session.launch(FORWARD, grid, args, constants)
     sizes = [run.sequences * run.out_rows * layer.out_channels for run in runs]
@@ -104,7 +105,7 @@ def _flat(tensors):
     return torch.cat([t.flatten() for t in tensors])
 
 
-def input_grad(case, target=80, chosen=None, edit=None, given=None, matching=None):
+def input_grad(case, target=80, chosen=None, edit=None, counters=None, given=None, matching=None):
     """(the session, [gradient of each run's x]); `given`: for each run a tensor like x, or None."""
     own, constants = case.constants("input_grad", target, chosen)
     layer, runs = case.layer, case.runs
@@ -114,6 +115,7 @@ def input_grad(case, target=80, chosen=None, edit=None, given=None, matching=Non
     grid = len(walked.spans), layer.groups * -(-layer.in_channels // layer.groups // own.columns)
     given = tuple(given or [None] * len(runs))
     with executing_cuda(target, edit, tf32=case.kind == "tf32") as session:
+        session.counters = counters
         args = (_flat(case.grad), case.weight, saved, given, matching, grad_in, tables.runs_on(runs, CPU))
         session.launch(INPUT_GRAD, grid, (*args, walked.tiles, walked.spans, layer.slope), constants)
     return session, [g.view(x.shape) for g, x in zip(grad_in.split([x.numel() for x in case.x]), case.x)]
@@ -131,7 +133,7 @@ def plain_input_grad(case, run, dtype, given=None, matching=None):
     return torch.where(x > 0, own, own * layer.slope)
 
 
-def weight_grad(case, target=80, chosen=None, edit=None, wanted=2):
+def weight_grad(case, target=80, chosen=None, edit=None, counters=None, wanted=2):
     """(the session, [(gradient of weights, of biases) of each run])"""
     own, constants = case.constants("weight_grad", target, chosen)
     layer, runs = case.layer, case.runs
@@ -142,6 +144,7 @@ def weight_grad(case, target=80, chosen=None, edit=None, wanted=2):
     columns = -(-layer.taps // own.taps) * -(-group // own.channels)
     grid = len(walked.spans), layer.groups * -(-layer.out_channels // layer.groups // own.columns), columns
     with executing_cuda(target, edit, tf32=case.kind == "tf32") as session:
+        session.counters = counters
         args = _flat(case.x), _flat(case.grad), partial, bias, tables.runs_on(runs, CPU), walked.tiles, walked.spans
         session.launch(WEIGHT_GRAD, grid, args, constants)
     return session, [
