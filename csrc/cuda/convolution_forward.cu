@@ -39,30 +39,29 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   };
   const auto load_weights = [&](int stage, int buffer) {
     const int part = stage / STEPS % PARTS * CHANNELS, first_tap = stage % STEPS * TAPS_AT_ONCE;
-    for (int chunk = threadIdx.x; chunk < COLUMNS * PITCH; chunk += THREADS) {
-      const int column = chunk / PITCH, tap = first_tap + chunk % PITCH / CHUNKS;
-      const int own = part + chunk % CHUNKS * SIZE;
+    each_chunk<COLUMNS, PITCH, THREADS>([&](int column, int chunk) {
+      const int tap = first_tap + chunk / CHUNKS, own = part + chunk % CHUNKS * SIZE;
       const bool there = column < left && tap < TAPS;
-      copy_chunk<copied_at_once<Element>(GROUP_IN)>(stages + buffer * STAGE_BYTES + 16 * swizzled<PITCH>(chunk),
-                                                filters + (column * TAPS + tap) * GROUP_IN + own, weight,
-                                                there ? GROUP_IN - own : 0);
-    }
+      copy_chunk<copied_at_once<Element>(GROUP_IN)>(
+          stages + buffer * STAGE_BYTES + swizzled<PITCH>(16 * (column * PITCH + chunk)),
+          filters + (column * TAPS + tap) * GROUP_IN + own, weight, there ? GROUP_IN - own : 0);
+    });
   };
 
   Product product;
-  unsigned places[Product::OWN_ROWS];  // of this lane's rows' first chunks in the window
+  unsigned shifts[Product::OWN_ROWS];  // of this lane's rows in the window
   const auto begin = [&](int tile) {
     const Rows rows = rows_of(tiles[tile]);
 #pragma unroll
-    for (int i = 0; i < Product::OWN_ROWS; ++i) places[i] = Inputs::slot(rows, first_row + Product::own_row(i)) * CHUNKS;
+    for (int i = 0; i < Product::OWN_ROWS; ++i) shifts[i] = Inputs::shift(rows, first_row + Product::own_row(i));
     const float* own = bias + set * OUT + channel;
     product.start([&](int column) { return first_column + column < left ? own[first_column + column] : 0.0f; });
   };
   const auto multiply = [&](int window, int stage, int step) {
-    const unsigned base = windows + window * Inputs::BYTES;
     const int first = step * PITCH, depth = TAPS % TAPS_AT_ONCE ? min(TAPS * CHUNKS - first, PITCH) : PITCH;
-    const auto inputs = [&](int i, int chunk) { return Inputs::at(base, places[i] + first + chunk); };
-    const Matrix<PITCH> own = {stages + stage * STAGE_BYTES, static_cast<unsigned>(first_column), 0};
+    const WindowRows<Inputs, Product::OWN_ROWS> inputs = {windows + window * Inputs::BYTES, Product::own_row(0) % 8, first,
+                                                          shifts};
+    const Matrix<PITCH> own = {stages + stage * STAGE_BYTES + 16 * first_column * PITCH, 0};
     add_chunks(product, depth, [&](int chunk) { product.add(chunk, inputs, own); },
                [&](int chunk) { product.add_chunk(chunk, inputs, own); });
   };

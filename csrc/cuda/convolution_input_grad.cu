@@ -65,18 +65,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const auto load_weights = [&](int stage, int buffer) {
     const Phase phase = phase_of(tiles[stage / STEPS / PARTS]);
     const int part = stage / STEPS % PARTS * CHANNELS, first = stage % STEPS * TAPS_AT_ONCE;
-    for (int chunk = threadIdx.x; chunk < STAGE_ROWS * PITCH; chunk += THREADS) {
-      const int row = chunk / PITCH, number = first + row / CHANNELS, own = part + row % CHANNELS;
-      const int tap = phase.phase + (phase.count - 1 - number) * STRIDE, column = chunk % PITCH * SIZE;
+    each_chunk<STAGE_ROWS, PITCH, THREADS>([&](int row, int chunk) {
+      const int number = first + row / CHANNELS, own = part + row % CHANNELS, column = chunk * SIZE;
+      const int tap = phase.phase + (phase.count - 1 - number) * STRIDE;
       const bool there = own < GROUP_OUT && number < phase.count;
       copy_chunk<copied_at_once<Element>(GROUP_IN)>(
-          stages + buffer * STAGE_BYTES + 16 * swizzled<PITCH, WIDE>(chunk),
+          stages + buffer * STAGE_BYTES + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)),
           filters + (own * TAPS + tap) * GROUP_IN + column, weight, there ? left - column : 0);
-    }
+    });
   };
 
   Product product;
-  unsigned places[Product::OWN_ROWS];  // of this lane's rows' first chunks in the window
+  unsigned shifts[Product::OWN_ROWS];  // of this lane's rows in the window
   int count = 0;                       // taps
   const auto begin = [&](int number) {
     const PhaseTile tile = tiles[number];
@@ -84,14 +84,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Rows rows = Rows::of(tile.begin, tile.end, phase.rows);
     count = phase.count;
 #pragma unroll
-    for (int i = 0; i < Product::OWN_ROWS; ++i) places[i] = Grads::slot(rows, first_row + Product::own_row(i)) * CHUNKS;
+    for (int i = 0; i < Product::OWN_ROWS; ++i) shifts[i] = Grads::shift(rows, first_row + Product::own_row(i));
     product.start([](int) { return 0.0f; });
   };
   const auto multiply = [&](int window, int stage, int step) {
-    const unsigned base = windows + window * Grads::BYTES;
     const int first = step * TAPS_AT_ONCE, depth = min(count - first, TAPS_AT_ONCE) * CHUNKS;
-    const auto grads = [&](int i, int chunk) { return Grads::at(base, places[i] + first * CHUNKS + chunk); };
-    const Matrix<PITCH, WIDE> own = {stages + stage * STAGE_BYTES, 0, static_cast<unsigned>(first_column / SIZE)};
+    const WindowRows<Grads, Product::OWN_ROWS> grads = {windows + window * Grads::BYTES, Product::own_row(0) % 8,
+                                                        first * CHUNKS, shifts};
+    const Matrix<PITCH, WIDE> own = {stages + stage * STAGE_BYTES, first_column / SIZE};
     add_chunks(product, depth, [&](int chunk) { product.add_right_turned(chunk, grads, own); },
                [&](int chunk) { product.add_chunk_right_turned(chunk, grads, own); });
   };

@@ -1,8 +1,9 @@
 // A warp's part of a matrix product out of shared memory: ROWS × COLUMNS float32 sums in its registers.
 //
-// An operand's `at(row(r), chunk)` is the address in shared memory of 16 bytes of its row r. A plain one has the sum's
-// dimension along its chunks, a turned one along its rows. Matrix units take two chunks at a time, or as many rows;
-// fused multiply-adds one. Of a plain left operand each lane knows its own rows: left(i, chunk) is of the i-th.
+// An operand's `at(eights, own, chunk)` is the address in shared memory of 16 bytes of row eights + own, where `eights` is
+// a multiple of 8. A plain one has the sum's dimension along its chunks, a turned one along its rows. Matrix units take two
+// chunks at a time, or as many rows; fused multiply-adds one. Of a plain left operand each lane knows its own rows: `at(chunk)`
+// is of the first, the i-th is `shift(i)` further.
 #pragma once
 
 #include "convolution_instructions.cuh"
@@ -98,15 +99,16 @@ struct MatrixTile {
   template <class Left, class Right>
   DEVICE void add(int first, Left left, Right right) {
     unsigned a[DOWN][4], b[ALONG][2];
+    const unsigned above = left.at(first + lane() / 16);
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], left(i, first + lane() / 16));
+    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
     if constexpr (ALONG == 1) {
-      load_matrices(b[0], right.at(right.row(lane() % 8), first + lane() / 8 % 2));
+      load_matrices(b[0], right.at(0, lane() % 8, first + lane() / 8 % 2));
     } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[4];
-        load_matrices(both, right.at(right.row(8 * j + lane() / 16 * 8 + lane() % 8), first + lane() / 8 % 2));
+        load_matrices(both, right.at(8 * j + lane() / 16 * 8, lane() % 8, first + lane() / 8 % 2));
         b[j][0] = both[0], b[j][1] = both[1], b[j + 1][0] = both[2], b[j + 1][1] = both[3];
       }
     }
@@ -117,15 +119,16 @@ struct MatrixTile {
   template <class Left, class Right>
   DEVICE void add_chunk(int chunk, Left left, Right right) {
     unsigned a[DOWN][2], b[ALONG];
+    const unsigned above = left.at(chunk);
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], left(i, chunk));
+    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
     if constexpr (ALONG == 1) {
-      load_matrices(b, right.at(right.row(lane() % 8), chunk));
+      load_matrices(b, right.at(0, lane() % 8, chunk));
     } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[2];
-        load_matrices(both, right.at(right.row(8 * j + lane() % 16), chunk));
+        load_matrices(both, right.at(8 * j + lane() / 8 % 2 * 8, lane() % 8, chunk));
         b[j] = both[0], b[j + 1] = both[1];
       }
     }
@@ -136,8 +139,9 @@ struct MatrixTile {
   template <class Left, class Right>
   DEVICE void add_right_turned(int first, Left left, Right right) {
     unsigned a[DOWN][4], b[ALONG][2];
+    const unsigned above = left.at(first + lane() / 16);
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], left(i, first + lane() / 16));
+    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
     load_turned(b, first * CHUNK<T>, right);
     multiply_all(a, b);
   }
@@ -145,19 +149,20 @@ struct MatrixTile {
   template <class Left, class Right>
   DEVICE void add_chunk_right_turned(int chunk, Left left, Right right) {
     unsigned a[DOWN][2], b[ALONG];
+    const unsigned above = left.at(chunk);
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], left(i, chunk));
-    const auto row = right.row(chunk * CHUNK<T> + lane() % CHUNK<T>);
+    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
+    const int k = chunk * CHUNK<T>;
     if constexpr (WORDS) {
 #pragma unroll
-      for (int j = 0; j < ALONG; ++j) b[j] = word(right, row, j);
+      for (int j = 0; j < ALONG; ++j) b[j] = word(right, k / 8 * 8, k % 8, j);
     } else if constexpr (ALONG == 1) {
-      load_matrices<1, true>(b, right.at(row, 0));
+      load_matrices<1, true>(b, right.at(k, lane() % 8, 0));
     } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[2];
-        load_matrices<2, true>(both, right.at(row, j + lane() / 8 % 2));
+        load_matrices<2, true>(both, right.at(k, lane() % 8, j + lane() / 8 % 2));
         b[j] = both[0], b[j + 1] = both[1];
       }
     }
@@ -185,17 +190,14 @@ struct MatrixTile {
 
   template <class Left>
   static DEVICE void load_left_turned(unsigned (&a)[DOWN][4], int k, Left left) {
-    if constexpr (WORDS) {
-      const auto above = left.row(k + lane() % 4), below = left.row(k + lane() % 4 + 4);
 #pragma unroll
-      for (int i = 0; i < DOWN; ++i) {
+    for (int i = 0; i < DOWN; ++i) {
+      if constexpr (WORDS) {
 #pragma unroll
-        for (int n = 0; n < 4; ++n) a[i][n] = word(left, n / 2 ? below : above, 2 * i + n % 2);
+        for (int n = 0; n < 4; ++n) a[i][n] = word(left, k, n / 2 * 4, 2 * i + n % 2);
+      } else {
+        load_matrices<4, true>(a[i], left.at(k + lane() / 16 * 8, lane() % 8, 2 * i + lane() / 8 % 2));
       }
-    } else {
-      const auto row = left.row(k + lane() / 16 * 8 + lane() % 8);
-#pragma unroll
-      for (int i = 0; i < DOWN; ++i) load_matrices<4, true>(a[i], left.at(row, 2 * i + lane() / 8 % 2));
     }
   }
 
@@ -218,28 +220,24 @@ struct MatrixTile {
     }
   }
 
-  // Of a turned operand of words: this lane's one of a row and eight columns.
-  template <class Operand, class Row>
-  static DEVICE unsigned word(Operand operand, Row row, int eight) {
-    return load_word(operand.at(row, 2 * eight + lane() / 16) + lane() / 4 % 4 * 4);
+  // Of a turned operand of words: this lane's one of four rows from `eights` + `first` on and eight columns.
+  template <class Operand>
+  static DEVICE unsigned word(const Operand& operand, int eights, int first, int eight) {
+    return load_word(operand.at(eights, first + lane() % 4, 2 * eight + lane() / 16) + lane() / 4 % 4 * 4);
   }
 
   template <class Right>
   static DEVICE void load_turned(unsigned (&b)[ALONG][2], int k, Right right) {
     if constexpr (WORDS) {
-      const auto above = right.row(k + lane() % 4), below = right.row(k + lane() % 4 + 4);
 #pragma unroll
-      for (int j = 0; j < ALONG; ++j) b[j][0] = word(right, above, j), b[j][1] = word(right, below, j);
-      return;
-    }
-    const auto row = right.row(k + lane() % 16);
-    if constexpr (ALONG == 1) {
-      load_matrices<2, true>(b[0], right.at(row, 0));
-    } else if constexpr (!WORDS) {
+      for (int j = 0; j < ALONG; ++j) b[j][0] = word(right, k, 0, j), b[j][1] = word(right, k, 4, j);
+    } else if constexpr (ALONG == 1) {
+      load_matrices<2, true>(b[0], right.at(k + lane() / 8 % 2 * 8, lane() % 8, 0));
+    } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[4];
-        load_matrices<4, true>(both, right.at(row, j + lane() / 16));
+        load_matrices<4, true>(both, right.at(k + lane() / 8 % 2 * 8, lane() % 8, j + lane() / 16));
         b[j][0] = both[0], b[j][1] = both[1], b[j + 1][0] = both[2], b[j + 1][1] = both[3];
       }
     }
@@ -368,11 +366,12 @@ struct FusedTile {
 #pragma unroll
     for (int half = 0; half < 16; half += 8) {
       float2 a[DOWN];
+      const unsigned above = left.at(chunk) + half;
 #pragma unroll
-      for (int i = 0; i < DOWN; ++i) a[i] = load_floats(left(i, chunk) + half);
+      for (int i = 0; i < DOWN; ++i) a[i] = load_floats(above + left.shift(i));
 #pragma unroll
       for (int c = 0; c < 4 * ALONG; ++c) {
-        const float2 b = load_floats(right.at(right.row(own_column(c / 4) + c % 4), chunk) + half);
+        const float2 b = load_floats(right.at(c / 4 * 16 + along() / 2 * 8, along() % 2 * 4 + c % 4, chunk) + half);
 #pragma unroll
         for (int i = 0; i < DOWN; ++i) {
           float& to = parts[i][c / 4][c % 4];
@@ -393,14 +392,15 @@ struct FusedTile {
 #pragma unroll
     for (int half = 0; half < 4; half += 2) {
       float2 a[DOWN];
+      const unsigned above = left.at(chunk) + 4 * half;
 #pragma unroll
-      for (int i = 0; i < DOWN; ++i) a[i] = load_floats(left(i, chunk) + 4 * half);
+      for (int i = 0; i < DOWN; ++i) a[i] = load_floats(above + left.shift(i));
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        const auto row = right.row(4 * chunk + half + k);
+        const int row = 4 * chunk + half + k;
 #pragma unroll
         for (int j = 0; j < ALONG; ++j) {
-          const Chunk b = load_chunk(right.at(row, 4 * j + along()));
+          const Chunk b = load_chunk(right.at(row / 8 * 8, row % 8, 4 * j + along()));
 #pragma unroll
           for (int i = 0; i < DOWN; ++i) add_products(parts[i][j], k ? a[i].y : a[i].x, b);
         }
@@ -416,13 +416,11 @@ struct FusedTile {
   template <class Left, class Right>
   DEVICE void add_both_turned(int k, Left left, Right right) {
     Chunk a[DOWN / 4];
-    const auto above = left.row(k);
 #pragma unroll
-    for (int i = 0; i < DOWN / 4; ++i) a[i] = load_chunk(left.at(above, 8 * i + down()));
-    const auto row = right.row(k);
+    for (int i = 0; i < DOWN / 4; ++i) a[i] = load_chunk(left.at(k / 8 * 8, k % 8, 8 * i + down()));
 #pragma unroll
     for (int j = 0; j < ALONG; ++j) {
-      const Chunk b = load_chunk(right.at(row, 4 * j + along()));
+      const Chunk b = load_chunk(right.at(k / 8 * 8, k % 8, 4 * j + along()));
 #pragma unroll
       for (int i = 0; i < DOWN; ++i) add_products(parts[i][j], number(a[i / 4], i % 4), b);
     }
@@ -430,10 +428,9 @@ struct FusedTile {
 
   template <class Left>
   static DEVICE void add_left_turned(int k, Left left, Ones& ones) {
-    const auto above = left.row(k);
 #pragma unroll
     for (int i = 0; i < DOWN / 4; ++i) {
-      const Chunk a = load_chunk(left.at(above, 8 * i + down()));
+      const Chunk a = load_chunk(left.at(k / 8 * 8, k % 8, 8 * i + down()));
 #pragma unroll
       for (int n = 0; n < 4; ++n) ones.parts[4 * i + n] += number(a, n);
     }

@@ -21,12 +21,12 @@ static_assert(SHARED == STAGES * STAGE_BYTES && STAGES > 1 && ROWS % Product::DE
 
 // The right operand: of a row of the sum the taps × channels that it reads, wherever the window has them.
 struct Read {
-  unsigned window, places, first;
+  unsigned window, shifts;
+  int first;
 
-  DEVICE unsigned row(int r) const { return load_word(places + 4 * r); }
-  DEVICE unsigned at(unsigned row, int chunk) const {
-    const int own = first + chunk;
-    return Inputs::at(window, row + (ALL_CHUNKS * SIZE < OWN_COLUMNS * WARPS_ALONG ? min(own, ALL_CHUNKS - 1) : own));
+  DEVICE unsigned at(int eights, int own, int chunk) const {
+    const int column = ALL_CHUNKS * SIZE < OWN_COLUMNS * WARPS_ALONG ? min(first + chunk, ALL_CHUNKS - 1) : first + chunk;
+    return window + load_word(shifts + 4 * (eights + own)) + Inputs::at(own, column);
   }
 };
 
@@ -45,17 +45,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Tile tile = tiles[number];
     const Run& run = runs[tile.run];
     const Rows rows = Rows::of(tile.begin, tile.end, static_cast<int>(run.out_rows));
-    const unsigned window = stages + buffer * STAGE_BYTES, grads = window + Inputs::BYTES, places = grads + GRAD_BYTES;
+    const unsigned window = stages + buffer * STAGE_BYTES, grads = window + Inputs::BYTES, shifts = grads + GRAD_BYTES;
     const Source<Element> source = {x + run.in_offset * IN + outs.group * GROUP_IN, static_cast<int>(run.in_rows),
                                 PADDING - first_tap};
     Inputs::load<THREADS>(window, rows, source, part);
     const Element* from = grad_out + (run.grad_out_offset + tile.begin) * OUT + channel;
-    for (int chunk = threadIdx.x; chunk < ROWS * PITCH; chunk += THREADS) {
-      const int row = chunk / PITCH, own = chunk % PITCH * SIZE;
-      copy_chunk<copied_at_once<Element>(GROUP_OUT)>(grads + 16 * swizzled<PITCH, WIDE>(chunk), from + row * OUT + own,
-                                                 grad_out, row < rows.count ? left - own : 0);
-    }
-    for (int row = threadIdx.x; row < ROWS; row += THREADS) store_word(places + 4 * row, Inputs::slot(rows, row) * CHUNKS);
+    each_chunk<ROWS, PITCH, THREADS>([&](int row, int chunk) {
+      const int own = chunk * SIZE;
+      copy_chunk<copied_at_once<Element>(GROUP_OUT)>(grads + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)),
+                                                     from + row * OUT + own, grad_out,
+                                                     row < rows.count ? left - own : 0);
+    });
+    for (int row = threadIdx.x; row < ROWS; row += THREADS) store_word(shifts + 4 * row, Inputs::shift(rows, row));
   };
 
   Product product;
@@ -73,8 +74,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (next < count) load(next, next % STAGES);
     end_group();
     const unsigned window = stages + stage % STAGES * STAGE_BYTES, grads = window + Inputs::BYTES;
-    const Matrix<PITCH, WIDE> left_operand = {grads, 0, static_cast<unsigned>(warp_down() * (OWN_ROWS / SIZE))};
-    const Read right_operand = {window, grads + GRAD_BYTES, static_cast<unsigned>(warp_along() * (OWN_COLUMNS / SIZE))};
+    const Matrix<PITCH, WIDE> left_operand = {grads, warp_down() * (OWN_ROWS / SIZE)};
+    const Read right_operand = {window, grads + GRAD_BYTES, warp_along() * (OWN_COLUMNS / SIZE)};
     for (int row = 0; row < ROWS; row += Product::DEPTH) {
       product.add_both_turned(row, left_operand, right_operand);
       if (with_bias) product.add_left_turned(row, left_operand, ones);

@@ -14,14 +14,25 @@ struct Run {  // as geometry.Run
 
 constexpr int zeros_behind(int number) { return number % 2 ? 0 : 1 + zeros_behind(number / 2); }
 
-constexpr int low_bits(int zeros, int wide) { return (zeros < 3 ? zeros : 3) > wide ? (zeros < 3 ? zeros : 3) - wide : 0; }
-
-// Where a chunk is kept that would be the `chunk`th. Eight rows of one chunk (with WIDE, four of two) that are read at
-// once and are PITCH chunks apart are so in eight places of 128 bytes: no two in one bank.
+// Where the byte is kept that would be the `byte`th. Eight rows' chunks (with WIDE, four rows' pairs of chunks) that are
+// read at once and lie PITCH chunks apart are so in eight places of 128 bytes: no two in one bank. What is eight such rows
+// further is kept as much further.
 template <int PITCH, int WIDE = 0>
-DEVICE unsigned swizzled(unsigned chunk) {
-  constexpr int zeros = zeros_behind(PITCH), bits = low_bits(zeros, WIDE), shift = zeros > 3 ? zeros : 3;
-  return chunk ^ (chunk >> shift & ((1 << bits) - 1)) << WIDE;
+DEVICE unsigned swizzled(unsigned byte) {
+  constexpr int zeros = zeros_behind(PITCH), low = zeros < 3 ? zeros : 3, bits = low > WIDE ? low - WIDE : 0;
+  return byte ^ (byte >> (zeros > 3 ? zeros : 3) - WIDE & (1 << bits) - 1 << 4 + WIDE);
+}
+
+// f(row, chunk) of ROWS rows of PITCH chunks, shared out among THREADS threads.
+template <int ROWS, int PITCH, int THREADS, class F>
+DEVICE void each_chunk(F f) {
+  if constexpr (THREADS % PITCH == 0 && ROWS % (THREADS / PITCH) == 0) {
+    const int row = threadIdx.x / PITCH, chunk = threadIdx.x % PITCH;
+#pragma unroll
+    for (int further = 0; further < ROWS; further += THREADS / PITCH) f(row + further, chunk);
+  } else {
+    for (int chunk = threadIdx.x; chunk < ROWS * PITCH; chunk += THREADS) f(chunk / PITCH, chunk % PITCH);
+  }
 }
 
 // A chunk's elements from global memory, those that are `there` of them, zeros for the others; BYTES at a time.
@@ -41,13 +52,15 @@ constexpr int copied_at_once(int channels) {
   return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 2;
 }
 
-// A matrix in shared memory, rows of PITCH chunks.
+// A matrix in shared memory from `base` on, rows of PITCH chunks; of which an operand has those from `first_chunk` on.
 template <int PITCH, int WIDE = 0>
 struct Matrix {
-  unsigned base, first_row, first_chunk;
+  unsigned base;
+  int first_chunk;
 
-  DEVICE unsigned row(int r) const { return (first_row + r) * PITCH + first_chunk; }
-  DEVICE unsigned at(unsigned row, int chunk) const { return base + 16 * swizzled<PITCH, WIDE>(row + chunk); }
+  DEVICE unsigned at(int eights, int own, int chunk) const {
+    return base + 16 * eights * PITCH + swizzled<PITCH, WIDE>(16 * (own * PITCH + first_chunk + chunk));
+  }
 };
 
 // Consecutive rows of a run: `count` of them from row `first` of `sequence` on, `each` a sequence.
@@ -75,31 +88,58 @@ template <class Stored, int SLOTS, int CHUNKS, int STEP, int TAPS, int GROUP, in
 struct Window {
   static constexpr int CHUNK_SIZE = 16 / sizeof(Stored), ROW = STEP * CHUNKS;
   static constexpr int BYTES = ceil_div(SLOTS * CHUNKS, 8) * 128;
-  // A shift that leaves every chunk of a row in the same bank.
+  // A multiple of eight rows, for `swizzled`.
   static constexpr int GRAIN = 8 << zeros_behind(STEP);
   static constexpr int GAP = TAPS > STEP ? ceil_div(TAPS - STEP, GRAIN) * GRAIN : 0;
 
-  // The slot of the first tap of the i-th row; of a row that is not there the first one's.
-  static DEVICE int slot(const Rows& rows, int i) { return i < rows.count ? i * STEP + rows.further(i) * GAP : 0; }
+  // Bytes by which the i-th row is further than the (i % 8)th of a tile within one sequence; of a row that is not there 0.
+  static DEVICE unsigned shift(const Rows& rows, int i) {
+    return i < rows.count ? 16 * (i / 8 * 8 * ROW + rows.further(i) * GAP * CHUNKS) : 0;
+  }
 
-  static DEVICE unsigned at(unsigned base, unsigned chunk) { return base + 16 * swizzled<ROW, WIDE>(chunk); }
+  static DEVICE unsigned at(int own, int chunk) { return swizzled<ROW, WIDE>(16 * (own * ROW + chunk)); }
 
-  // Copies channels from `channel` on, zeros outside of each sequence and group, by THREADS threads.
+  // Copies channels from `channel` on, zeros outside of each sequence and group, by THREADS threads: slots for eight rows
+  // at least.
   template <int THREADS>
   static DEVICE void load(unsigned base, const Rows& rows, const Source<Stored>& source, int channel) {
-    const int slots = slot(rows, rows.count - 1) + TAPS, length = rows.each * STEP + GAP;
+    const int last = rows.count - 1, used = last * STEP + rows.further(last) * GAP + TAPS;
+    const int slots = max(used, 7 * STEP + TAPS), length = rows.each * STEP + GAP;
     const int before = rows.first * STEP;  // slots of the first sequence that are another tile's
-    const Stored* from = source.from + (static_cast<long long>(rows.sequence) * source.rows + before - source.padding) * PITCH + channel;
-    int further = 0, passed = 0;
-    for (int chunk = threadIdx.x; chunk < slots * CHUNKS; chunk += THREADS) {
-      const int slot = chunk / CHUNKS, own = chunk % CHUNKS * CHUNK_SIZE;
-      while (slot + before - passed >= length) passed += length, ++further;
-      const int row = slot + before - passed - source.padding;
-      const bool inside = row >= 0 && row < source.rows;
-      copy_chunk<copied_at_once<Stored>(GROUP)>(at(base, chunk), from + (further * source.rows + slot - passed) * PITCH + own,
-                                                source.from, inside ? GROUP - channel - own : 0);
+    const long long first = static_cast<long long>(rows.sequence) * source.rows + before - source.padding;
+    const Stored* from = source.from + first * PITCH + channel;
+    int row = before - source.padding, end = length - source.padding;  // of the sequence that a slot is of
+    const auto copy = [&](int slot, int chunk) {
+      const int own = chunk * CHUNK_SIZE, at = row + slot;
+      const bool inside = at >= 0 && at < source.rows && slot < used;
+      copy_chunk<copied_at_once<Stored>(GROUP)>(base + swizzled<ROW, WIDE>(16 * (slot * CHUNKS + chunk)),
+                                                from + slot * PITCH + own, source.from,
+                                                inside ? GROUP - channel - own : 0);
+    };
+    const auto next = [&] { row -= length, from += (source.rows - length) * PITCH; };
+    if constexpr (THREADS % CHUNKS == 0) {
+      for (int slot = threadIdx.x / CHUNKS; slot < slots; slot += THREADS / CHUNKS) {
+        while (row + slot >= end) next();
+        copy(slot, threadIdx.x % CHUNKS);
+      }
+    } else {
+      for (int chunk = threadIdx.x; chunk < slots * CHUNKS; chunk += THREADS) {
+        while (row + chunk / CHUNKS >= end) next();
+        copy(chunk / CHUNKS, chunk % CHUNKS);
+      }
     }
   }
+};
+
+// A tile's rows as a plain left operand: rows 16 or 8 apart, each with its shift.
+template <class Window, int COUNT>
+struct WindowRows {
+  unsigned base;
+  int own, first;
+  const unsigned (&shifts)[COUNT];
+
+  DEVICE unsigned at(int chunk) const { return base + Window::at(own, first + chunk); }
+  DEVICE unsigned shift(int i) const { return shifts[i]; }
 };
 
 // Adds `depth` chunks to a product, two at a time and the last one alone.
