@@ -15,7 +15,7 @@ constexpr int STAGE_BYTES = COLUMNS * PITCH * 16;
 constexpr int PARTS = ceil_div(GROUP_IN, CHANNELS), STEPS = ceil_div(TAPS, TAPS_AT_ONCE);
 static_assert(SHARED == WINDOWS * Inputs::BYTES + STAGES * STAGE_BYTES);
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     forward(const Element* x, const Element* weight, const float* bias, Element* out, const Run* runs,
                         const Tile* tiles, const Span* spans, float slope) {
   const Span span = spans[blockIdx.x];

@@ -38,7 +38,7 @@ DEVICE float with_match(float sum, float saved, float other, float scale) {
   return sum + (saved > other ? scale : saved < other ? -scale : saved - other);  // 0 or NaN
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     input_grad(const Element* grad_out, const Element* weight, const Element* saved,
                            const Pointers<const Element, map_grads_n> map_grads, const float* matching,
                            Element* grad_in, const Run* runs, const PhaseTile* tiles, const Span* spans,

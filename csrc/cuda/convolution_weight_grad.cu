@@ -30,7 +30,7 @@ struct Read {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     weight_grad(const Element* x, const Element* grad_out, float* partial, float* partial_bias, const Run* runs,
                             const Tile* tiles, const Span* splits) {
   const Span span = splits[blockIdx.x];

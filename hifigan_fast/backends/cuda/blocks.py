@@ -79,17 +79,18 @@ def _width(channels, least, most):
     return min(most, max(least, 1 << (channels - 1).bit_length()))
 
 
-def _walked(direction, layer, kind, rows, stages):
-    """A forward pass's or an input gradient's blocks with so many rows and stages; None where they make no sense."""
+def _walked(direction, layer, kind, rows, most, stages):
+    """A forward pass's or an input gradient's blocks, with windows of `most` chunks; None where they make no sense."""
     forward, fused, chunk = direction == "forward", kind == "float32", chunk_size(kind)
     group = layer.in_channels // layer.groups, layer.out_channels // layer.groups
     source, results = group if forward else group[::-1]
     step, taps = (layer.stride, layer.taps) if forward else (1, -(-layer.taps // layer.stride))
     columns = _width(results, 16 if chunk == 4 else 8, 64 if fused else 128)
     along = 2 if columns == (64 if fused else 128) else 1  # of such dense layers a multiprocessor holds one program
-    channels = min(_up(source, chunk), 4 * chunk if source > 8 * chunk else 8 * chunk)
+    channels = min(_up(source, chunk), most * chunk)
     parts, stay = -(-source // channels), stages == 1
-    at_once = taps if stay else 1 if parts > 1 else min(taps, max(1, 8 * chunk // channels))
+    # Of a stage as many chunks that a warp has 128 products by matrix units, or 64.
+    at_once = taps if stay else 1 if parts > 1 else min(taps, max(1, max(8, 512 // columns) * chunk // channels))
     if (stay and parts > 1) or (not stay and stages > max(2, -(-taps // at_once) + 1)):
         return None
     windows = 2 if stay or parts > 1 else 1
@@ -125,7 +126,8 @@ def blocks_of(direction, layer, kind, target):
     if direction == "weight_grad":
         tries = [_summed(layer, kind, rows) for rows in (64, 32, 16)]
     else:
-        sizes = itertools.product((256, 128, 64), (1, 4, 3, 2))
+        stages = (8, 1), (8, 4), (8, 3), (4, 4), (4, 3), (4, 2)
+        sizes = ((rows, *rest) for rows, rest in itertools.product((256, 128, 64), stages))
         tries = [own for size in sizes if (own := _walked(direction, layer, kind, *size))]
     two = (SHARED[target] + 1) // 2 - 1  # KiB of each of two programs that a multiprocessor holds at once
     for least in (256, 0):
