@@ -5,14 +5,14 @@
 constexpr int IG = IN / GROUPS, OG = OUT / GROUPS, K = TAPS * IG;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    forward(const x_t* x, const weight_t* weight, const float* bias, out_t* out, const long long* runs,
-            const long long* tiles, float slope) {
+    forward(const x_t *x, const weight_t *weight, const float *bias, out_t *out, const long long *runs,
+            const long long *tiles, float slope) {
   __shared__ Tiles shared;
   __shared__ Place places[BM];
-  const long long* run = runs + tiles[2 * blockIdx.x] * RUN_FIELDS;
+  const long long *run = runs + tiles[2 * blockIdx.x] * RUN_FIELDS;
   const int begin = tiles[2 * blockIdx.x + 1], blocks = ceil_div(OG, BN);
   const int group = blockIdx.y / blocks, first = blockIdx.y % blocks * BN;
-  const weight_t* filters = weight + (run[RUN_WEIGHTS] * OUT + group * OG + first) * K;
+  const weight_t *filters = weight + (run[RUN_WEIGHTS] * OUT + group * OG + first) * K;
   x += run[RUN_IN_OFFSET] * IN;
   for (int i = threadIdx.x; i < BM; i += THREADS) places[i] = place_of(run, begin + i);
   const int in_rows = run[RUN_IN_ROWS];

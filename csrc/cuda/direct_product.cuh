@@ -1,5 +1,6 @@
-// A product of two matrices in float32, any sizes: BM × BN results a block of threads, BK terms at a time. The kernels
-// of it are right for every geometry, not fast; parts of BK terms are summed up before they are added to the others.
+// A product of two matrices in float32, any sizes: BM × BN results a block of threads, BK terms at a time.
+// The kernels of it are right for every geometry, not fast; parts of BK terms are summed up before they are
+// added to the others.
 #pragma once
 
 #include "specialised.cuh"
@@ -24,7 +25,7 @@ inline void fill(float (&tile)[BK][WIDTH + 1], Load load) {
 }
 
 // sums += left · right of what was filled in by all threads.
-inline void add_product(float (&sums)[OWN], const Tiles& tiles) {
+inline void add_product(float (&sums)[OWN], const Tiles &tiles) {
   float part[OWN] = {};
   for (int k = 0; k < BK; ++k) {
     const float right = tiles.right[k][own_column()];

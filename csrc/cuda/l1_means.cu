@@ -5,11 +5,11 @@
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     l1_means(const __grid_constant__ Pointers<const real_t, real_n> real,
-             const __grid_constant__ Pointers<const generated_t, generated_n> generated, float* partial, float* out,
-             const long long* chunks, const long long* pairs, int* counters) {
+             const __grid_constant__ Pointers<const generated_t, generated_n> generated, float *partial,
+             float *out, const long long *chunks, const long long *pairs, int *counters) {
   const MapChunk chunk = MapChunk::of(real, generated, chunks, pairs);
   float total = 0;
-  chunk.each([&](long long, int, const float(&r)[EACH], const float(&g)[EACH]) {
+  chunk.each([&](long long, int, const float (&r)[EACH], const float (&g)[EACH]) {
 #pragma unroll
     for (int i = 0; i < EACH; ++i) total += fabsf(r[i] - g[i]);
   });

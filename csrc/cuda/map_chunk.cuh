@@ -9,20 +9,22 @@ constexpr int EACH = Chunk<real_t>::COUNT;
 
 struct MapChunk {
   int pair;
-  const long long* row;
-  const real_t* real;
-  const generated_t* generated;
+  const long long *row;
+  const real_t *real;
+  const generated_t *generated;
   long long begin, end;
   bool aligned;
 
-  static MapChunk of(const Pointers<const real_t, real_n>& real, const Pointers<const generated_t, generated_n>& generated,
-                     const long long* chunks, const long long* pairs) {
-    const long long* chunk = chunks + CHUNK_FIELDS * blockIdx.x;
+  static MapChunk of(const Pointers<const real_t, real_n> &real,
+                     const Pointers<const generated_t, generated_n> &generated, const long long *chunks,
+                     const long long *pairs) {
+    const long long *chunk = chunks + CHUNK_FIELDS * blockIdx.x;
     const int pair = chunk[CHUNK_PAIR];
-    const long long* row = pairs + PAIR_FIELDS * pair;
-    const real_t* r = real.of[pair] + row[PAIR_LEAD_REAL];
-    const generated_t* g = generated.of[pair] + row[PAIR_LEAD_GENERATED];
-    const bool aligned = (reinterpret_cast<unsigned long long>(r) | reinterpret_cast<unsigned long long>(g)) % 16 == 0;
+    const long long *row = pairs + PAIR_FIELDS * pair;
+    const real_t *r = real.of[pair] + row[PAIR_LEAD_REAL];
+    const generated_t *g = generated.of[pair] + row[PAIR_LEAD_GENERATED];
+    const bool aligned =
+        (reinterpret_cast<unsigned long long>(r) | reinterpret_cast<unsigned long long>(g)) % 16 == 0;
     return {pair, row, r, g, chunk[CHUNK_FIRST], chunk[CHUNK_END], aligned};
   }
 

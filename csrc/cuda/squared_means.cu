@@ -3,8 +3,8 @@
 #include "scores.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    squared_means(const __grid_constant__ Pointers<const scores_t, scores_n> scores, sum_of_means_t* sum_of_means,
-                  means_t* means, const long long* parts) {
+    squared_means(const __grid_constant__ Pointers<const scores_t, scores_n> scores,
+                  sum_of_means_t *sum_of_means, means_t *means, const long long *parts) {
   __shared__ float found[PARTS];
   for (int number = threadIdx.x / 32; number < PARTS; number += THREADS / 32) {
     const Part part = part_of(scores, parts, number);

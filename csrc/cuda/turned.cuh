@@ -1,5 +1,5 @@
-// A row of weights, one warp's: [channel of the group][tap] as parameters, [tap][channel] packed. Both are read and
-// written along themselves, some channels and taps at a time, which are turned in shared memory.
+// A row of weights, one warp's: [channel of the group][tap] as parameters, [tap][channel] packed. Both are
+// read and written along themselves, some channels and taps at a time, which are turned in shared memory.
 #pragma once
 
 #include "specialised.cuh"
@@ -9,7 +9,7 @@ static_assert(THREADS == 32 * ROWS);
 
 struct Turning {
   int channels, taps, each_channels, each_taps;
-  float* own;  // of this warp
+  float *own;  // of this warp
 
   static Turning of(int channels, int taps, float (&shared)[ROWS][AT_ONCE]) {
     const int each_taps = min(taps, AT_ONCE), fit = AT_ONCE / each_taps;
@@ -28,7 +28,8 @@ struct Turning {
   template <class Each>
   void along_raw(int channel, int tap, int own_channels, int own_taps, Each each) const {
     for (int i = threadIdx.x % 32; i < own_channels * own_taps; i += 32) {
-      const int at = own_taps == taps ? channel * taps + i : (channel + i / own_taps) * taps + tap + i % own_taps;
+      const int at =
+          own_taps == taps ? channel * taps + i : (channel + i / own_taps) * taps + tap + i % own_taps;
       each(own[i], at);
     }
     __syncwarp();

@@ -18,9 +18,7 @@ def _kernel(direction, parameters):
 
 
 FORWARD = _kernel("forward", "x weight bias out runs tiles spans slope")
-INPUT_GRAD = _kernel(
-    "input_grad", "grad_out weight saved map_grads matching grad_in runs tiles spans slope"
-)
+INPUT_GRAD = _kernel("input_grad", "grad_out weight saved map_grads matching grad_in runs tiles spans slope")
 WEIGHT_GRAD = _kernel("weight_grad", "x grad_out partial partial_bias runs tiles splits")
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ capability 7.5.
 import torch
 
 from ..gpu import GpuBackend, devices
-from . import compiler, driver
+from . import compiler, driver, windows
 from .kernels import CudaKernels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -28,14 +28,10 @@ class CudaBackend(GpuBackend):
     def cannot_run(self, device, dtype):
         if dtype not in DTYPES:
             return f"the CUDA kernels are for {', '.join(str(d)[6:] for d in DTYPES)}, tensors are {str(dtype)[6:]}"
-        if compiler.missing():
-            return compiler.missing()
-        if device.type == "cpu" and devices.absent():
-            return None
-        if device.type != "cuda" or torch.version.hip:
+        capability = devices.capability(device) if device.type in ("cpu", "cuda") else None
+        if not isinstance(capability, tuple):
             found = "an AMD GPU" if device.type == "cuda" else device.type
             return f"tensors are on {found}, the CUDA kernels run on an NVIDIA GPU"
-        capability = devices.capability(device)
         if capability < LEAST_CAPABILITY:
             return (
                 f"the device has compute capability {_dotted(capability)}, "
@@ -43,4 +39,32 @@ class CudaBackend(GpuBackend):
             )
         if dtype == torch.bfloat16 and capability < BFLOAT16_FROM:
             return f"the device has compute capability {_dotted(capability)}, bfloat16 needs {_dotted(BFLOAT16_FROM)}"
-        return driver.missing()
+        return compiler.missing() or (driver.missing() if device.type == "cuda" else None)
+
+    def contact(self, device):
+        if device.type != "cuda":
+            return None
+        return devices.contact(device, nvrtc=_dotted(compiler.version())) | {"kernels": compiler.digest()}
+
+    def arithmetic(self, device, dtype):
+        exact = dtype != torch.float32 or not devices.tf32(device)
+        return super().arithmetic(device, dtype) if exact else "tf32"
+
+    def forward(self, role, layer, runs, x, weights, out):
+        found = role == "conv" and windows.launched("forward", layer, out)
+        if not found:
+            return super().forward(role, layer, runs, x, weights, out)
+        windows.forward(self.kernels, found, layer, runs, x, weights, out)
+
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+        found = role == "conv" and windows.launched("input_grad", layer, grad_in)
+        own = layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in
+        if not found:
+            return super().input_grad(role, *own)
+        windows.input_grad(self.kernels, found, *own)
+
+    def weight_grad(self, role, layer, runs, x, grad_out, weights):
+        found = role == "conv" and windows.launched("weight_grad", layer, grad_out)
+        if not found:
+            return super().weight_grad(role, layer, runs, x, grad_out, weights)
+        return windows.weight_grad(self.kernels, found, layer, runs, x, grad_out)

@@ -36,7 +36,7 @@ class Kernel:
 
     @property
     def __name__(self):
-        return self.name
+        return self.source
 
 
 def arguments(kernel, args, meta):
@@ -58,8 +58,8 @@ def kind(argument):
 def specialisation(kernel, args, constants):
     """The header `specialised.cuh` of a kernel for its arguments (all of them) and constants.
 
-    A parameter p that points has the element type p_t; a tuple of pointers has also their number p_n. PRECISION is a flag,
-    TF32.
+    A parameter p that points has the element type p_t; a tuple of pointers has also their number p_n. PRECISION is a
+    flag, TF32.
     """
     lines = ["#pragma once", '#include "elements.cuh"']
     for name, argument in zip(kernel.parameters, args, strict=True):

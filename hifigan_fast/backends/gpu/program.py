@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..contract import ALIGNED
 from ..kept import capturing
+from .driver import Launches, Place
 from .kernels import heard_by, instead, recording
 
 MOST = 32  # programs of an ensemble's shapes
@@ -85,42 +86,42 @@ class Recording:
         self.buffers.append((tuple(tensor.shape), tensor.dtype, tensor.device))
 
     def place(self, tensor):
-        """(slot, bytes from its beginning); None where no slot that is still there has all of it."""
+        """Its `Place`; None where no slot that is still there has all of it."""
         address = tensor.data_ptr()
         likely = self.begins.get(address)
         for slot in range(len(self.slots)) if likely is None else (likely,):
             first, end, memory = self.slots[slot]
             inside = first <= address < end and address + tensor.nbytes <= end
             if inside and (memory is None or not memory.expired()):
-                return slot, address - first
+                return Place(slot, address - first)
         return None
 
     def add(self, run, grid, args):
         launch = Launch(run, grid)
-        launch.values = f"lambda b: ({''.join(self._value(launch, a) + ', ' for a in args)})"
+        launch.arguments = tuple([self._argument(launch, a) for a in args])
         self.launches.append(launch)
 
-    def _value(self, launch, argument):
-        """An argument as Python: an address by the slots' (`b`), or a constant."""
+    def _argument(self, launch, argument):
+        """An argument as it is kept: a pointer as its place in a slot, or as the number that it will stay."""
         if isinstance(argument, tuple):
-            return f"({''.join(self._value(launch, a) + ', ' for a in argument)})"
+            return tuple([self._argument(launch, own) for own in argument])
         if not isinstance(argument, torch.Tensor):
-            return repr(argument)
+            return argument
         found = self.place(argument)
         if found is None:
             self.complete &= argument.dtype == torch.int64  # a table
             launch.tables.append(argument)
-            return repr(argument.data_ptr())
-        launch.slots.add(found[0])
-        return f"b[{found[0]}] + {found[1]}"
+            return argument.data_ptr()
+        launch.slots.add(found.slot)
+        return found
 
     def program(self, results):
         """The `Program`; None where it would not be the same again."""
         places = [[self.place(t) for t in own] for own in results]
-        whole = all(p is not None and p[0] >= self.inputs and p[1] == 0 for own in places for p in own)
+        whole = all(p is not None and p.slot >= self.inputs and p.offset == 0 for own in places for p in own)
         if not (self.complete and self.launches and self.buffers and whole):
             return None
-        return Program(self, [[slot for slot, _ in own] for own in places])
+        return Program(self, [[place.slot for place in own] for own in places])
 
 
 class Launch:
@@ -128,20 +129,25 @@ class Launch:
 
     Attributes:
         run: as of `Kernels.run`.
+        arguments: of it, addresses as `Place`s.
         slots: that it reads or writes; tables: kept as long as it.
-        fresh: buffers that are allocated before it, (slot, what `torch.empty` takes).
     """
 
     def __init__(self, run, grid):
-        self.run, self.grid = run, grid
-        self.slots, self.tables, self.fresh = set(), [], []
+        self.run, self.grid, self.arguments = run, grid, ()
+        self.slots, self.tables = set(), []
+
+    @property
+    def driven(self):
+        """What `driver.Launches` takes of it; None where the driver is not to be asked by itself."""
+        found = getattr(self.run, "driven", lambda arguments: None)(self.arguments)
+        return found and (found[0], self.grid, found[1])
 
 
 class Program:
     """Launches by slots: first the inputs', then those of the buffers that it allocates.
 
-    What it returns is allocated where it is first needed. All else lies in one buffer, in places that later ones take
-    again.
+    What it returns is allocated one by one. All else lies in one buffer, in places that later ones take again.
 
     results: the slots of what it returns.
     """
@@ -149,34 +155,42 @@ class Program:
     def __init__(self, recording, results):
         self.kernels, first = recording.kernels, recording.inputs
         self.launches, self.results = recording.launches, results
-        self.buffers, self.device = len(recording.buffers), recording.buffers[0][2]
+        self.buffers, self.device = recording.buffers, recording.buffers[0][2]
         returned, spans = {slot for own in results for slot in own}, {}
         for number, launch in enumerate(self.launches):
-            launch.values = eval(launch.values)  # numbers and slots, as `Recording` wrote them
             for slot in sorted(slot for slot in launch.slots if slot >= first):
-                if slot not in spans and slot in returned:
-                    launch.fresh.append((slot, recording.buffers[slot - first]))
                 spans[slot] = spans.get(slot, (number,))[0], number
-        sizes = {
-            slot: math.prod(shape) * dtype.itemsize for slot, (shape, dtype, _) in enumerate(recording.buffers, first)
-        }
+        self.fresh = [(slot, self.buffers[slot - first]) for slot in spans if slot in returned]
+        sizes = {slot: math.prod(shape) * dtype.itemsize for slot, (shape, dtype, _) in enumerate(self.buffers, first)}
         self.places, self.bytes = laid_out({s: (*span, sizes[s]) for s, span in spans.items() if s not in returned})
+        driven = [launch.driven for launch in self.launches]
+        self.driven = Launches(driven) if all(driven) else None
 
     def __call__(self, addresses):
         if capturing():
             _held.add(self)
         memory = torch.empty(self.bytes, dtype=torch.uint8, device=self.device)
         begin, tensors = memory.data_ptr(), {}
-        addresses += [0] * self.buffers
+        addresses += [0] * len(self.buffers)
         for slot, place in self.places:
             addresses[slot] = begin + place
-        with self.kernels.on_device(self.device) as (_, stream):
-            for launch in self.launches:
-                for slot, (shape, dtype, device) in launch.fresh:
-                    tensors[slot] = tensor = torch.empty(shape, dtype=dtype, device=device)
-                    addresses[slot] = tensor.data_ptr()
-                launch.run(launch.grid, stream, launch.values(addresses))
+        for slot, (shape, dtype, device) in self.fresh:
+            tensors[slot] = tensor = torch.empty(shape, dtype=dtype, device=device)
+            addresses[slot] = tensor.data_ptr()
+        with self.kernels.on_device(self.device) as (index, stream):
+            if self.driven:
+                self.driven(index, stream, addresses)
+            else:
+                for launch in self.launches:
+                    launch.run(launch.grid, stream, _filled(launch.arguments, addresses))
         return [[tensors[slot] for slot in own] for own in self.results]
+
+
+def _filled(arguments, addresses):
+    """Arguments with addresses in the place of `Place`s."""
+    if isinstance(arguments, Place):
+        return addresses[arguments.slot] + arguments.offset
+    return tuple([_filled(own, addresses) for own in arguments]) if isinstance(arguments, tuple) else arguments
 
 
 def laid_out(spans):

@@ -15,6 +15,8 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from ..contract import ALIGNED
+from ..gpu import driver as driver_api
+from ..gpu.driver import Function
 from . import ahead
 
 if not ahead.interpreting():
@@ -118,9 +120,33 @@ class Compiled:
     def __init__(self, kernel, compiled, given, meta):
         self._run, self._handles = compiled.run, (compiled.function, compiled.packed_metadata, None, None, None)
         self._rest = [meta.get(name) for name in kernel.arg_names[given:]]
+        self._kinds, self._metadata = tuple(compiled.src.signature.values()), compiled.metadata
 
     def __call__(self, grid, stream, values):
         self._run(*grid, *(1, 1, 1)[len(grid) :], stream, *self._handles, *values, *self._rest)
+
+    def driven(self, values):
+        """As `gpu.program.Launch` says: what Triton's own launcher gives to the driver."""
+        m = self._metadata
+        plain = m.num_ctas == 1 and not m.launch_cooperative_grid and not m.launch_pdl
+        if m.target.backend != "cuda" or not plain or m.global_scratch_size or m.profile_scratch_size:
+            return None
+        parameters = _parameters(self._kinds, (*values, *self._rest))
+        if any(kind not in driver_api.FORMATS for kind, _ in parameters):
+            return None
+        scratch = [("pointer", 0)] * 2
+        return Function(self._handles[0], 32 * m.num_warps, m.shared), [*parameters, *scratch]
+
+
+def _parameters(kinds, values):
+    """(kind of `driver_api.FORMATS`, value) of each parameter of a kernel: what it was compiled for is none."""
+    found = []
+    for kind, value in zip(kinds, values, strict=True):
+        if isinstance(kind, tuple):
+            found += _parameters(kind, value)
+        elif kind != "constexpr":
+            found.append(("pointer" if kind[0] == "*" else "integer" if kind[0] in "iu" else kind, value))
+    return found
 
 
 def watched():
