@@ -1,9 +1,9 @@
 // A warp's part of a matrix product out of shared memory: ROWS × COLUMNS float32 sums in its registers.
 //
-// An operand's `at(eights, own, chunk)` is the address in shared memory of 16 bytes of row eights + own, where `eights` is
-// a multiple of 8. A plain one has the sum's dimension along its chunks, a turned one along its rows. Matrix units take two
-// chunks at a time, or as many rows; fused multiply-adds one. Of a plain left operand each lane knows its own rows: `at(chunk)`
-// is of the first, the i-th is `shift(i)` further.
+// An operand's `at(eights, own, chunk)` is the address in shared memory of 16 bytes of row eights + own,
+// where `eights` is a multiple of 8. A plain one has the sum's dimension along its chunks, a turned one along
+// its rows. Matrix units take two chunks at a time, or as many rows; fused multiply-adds one. Of a plain left
+// operand each lane knows its own rows: `at(chunk)` is of the first, the i-th is `shift(i)` further.
 #pragma once
 
 #include "convolution_instructions.cuh"
@@ -11,9 +11,10 @@
 template <class T>
 constexpr int CHUNK = 16 / sizeof(T);  // elements
 
-// A chunk's elements in global memory as float32; of a WHOLE one all are there and aligned, else `there` of them.
+// A chunk's elements in global memory as float32; of a WHOLE one all are there and aligned, else `there` of
+// them.
 template <bool WHOLE, class T>
-DEVICE void load_values(const T* from, int there, float (&values)[CHUNK<T>]) {
+DEVICE void load_values(const T *from, int there, float (&values)[CHUNK<T>]) {
   if constexpr (WHOLE) {
     const Chunk chunk = fetch_chunk(from);
 #pragma unroll
@@ -31,9 +32,10 @@ DEVICE void load_values(const T* from, int there, float (&values)[CHUNK<T>]) {
 }
 
 template <bool WHOLE, class T>
-DEVICE void store_values(T* to, int there, const float (&v)[CHUNK<T>]) {
+DEVICE void store_values(T *to, int there, const float (&v)[CHUNK<T>]) {
   if constexpr (WHOLE && sizeof(T) == 4) {
-    give_chunk(to, {__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])});
+    give_chunk(to,
+               {__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])});
   } else if constexpr (WHOLE) {
     give_chunk(to, {pair<T>(v[0], v[1]), pair<T>(v[2], v[3]), pair<T>(v[4], v[5]), pair<T>(v[6], v[7])});
   } else {
@@ -45,7 +47,7 @@ DEVICE void store_values(T* to, int there, const float (&v)[CHUNK<T>]) {
 }
 
 // Lanes `bit` apart exchange: the one gives what is high for what is low of the other.
-DEVICE void exchange(float2& low, float2& high, int bit) {
+DEVICE void exchange(float2 &low, float2 &high, int bit) {
   const bool upper = threadIdx.x & bit;
   const float2 given = upper ? low : high;
   const float2 taken = {__shfl_xor_sync(0xFFFFFFFF, given.x, bit), __shfl_xor_sync(0xFFFFFFFF, given.y, bit)};
@@ -87,7 +89,7 @@ struct MatrixTile {
 
   // Called now and then between additions.
   DEVICE void settle() {}
-  static DEVICE void settle(Ones&) {}
+  static DEVICE void settle(Ones &) {}
 
   template <int COUNT>
   static DEVICE void round(unsigned (&words)[COUNT]) {
@@ -180,7 +182,7 @@ struct MatrixTile {
 
   // Each column of `ones` becomes the sums of the left operand.
   template <class Left>
-  static DEVICE void add_left_turned(int k, Left left, Ones& ones) {
+  static DEVICE void add_left_turned(int k, Left left, Ones &ones) {
     unsigned a[DOWN][4];
     load_left_turned(a, k, left);
     const unsigned one[2] = {one_of(), one_of()};
@@ -211,7 +213,7 @@ struct MatrixTile {
 
   // A column of `ones` is its sums: f(row, sum).
   template <class F>
-  static DEVICE void each_sum(const Ones& ones, F f) {
+  static DEVICE void each_sum(const Ones &ones, F f) {
     if (lane() % 4) return;
 #pragma unroll
     for (int i = 0; i < DOWN; ++i) {
@@ -222,7 +224,7 @@ struct MatrixTile {
 
   // Of a turned operand of words: this lane's one of four rows from `eights` + `first` on and eight columns.
   template <class Operand>
-  static DEVICE unsigned word(const Operand& operand, int eights, int first, int eight) {
+  static DEVICE unsigned word(const Operand &operand, int eights, int first, int eight) {
     return load_word(operand.at(eights, first + lane() % 4, 2 * eight + lane() / 16) + lane() / 4 % 4 * 4);
   }
 
@@ -304,8 +306,8 @@ struct MatrixTile {
   }
 };
 
-// By fused multiply-adds of float32: lanes stand 8 down, 4 along. A chain of them would lose bits: `parts` are added up
-// before they are added to the others.
+// By fused multiply-adds of float32: lanes stand 8 down, 4 along. A chain of them would lose bits: `parts`
+// are added up before they are added to the others.
 template <int ROWS, int COLUMNS, bool LEFT_TURNED = false>
 struct FusedTile {
   static constexpr int DOWN = ROWS / 8, ALONG = COLUMNS / 16, DEPTH = 1, UNROLLED = 1;
@@ -347,12 +349,12 @@ struct FusedTile {
     }
   }
 
-  static DEVICE void settle(Ones& ones) {
+  static DEVICE void settle(Ones &ones) {
 #pragma unroll
     for (int i = 0; i < DOWN; ++i) ones.sums[i] += ones.parts[i], ones.parts[i] = 0.0f;
   }
 
-  static DEVICE float number(const Chunk& chunk, int n) { return __uint_as_float(word_of(chunk, n)); }
+  static DEVICE float number(const Chunk &chunk, int n) { return __uint_as_float(word_of(chunk, n)); }
 
   template <class Left, class Right>
   DEVICE void add(int first, Left left, Right right) {
@@ -371,10 +373,11 @@ struct FusedTile {
       for (int i = 0; i < DOWN; ++i) a[i] = load_floats(above + left.shift(i));
 #pragma unroll
       for (int c = 0; c < 4 * ALONG; ++c) {
-        const float2 b = load_floats(right.at(c / 4 * 16 + along() / 2 * 8, along() % 2 * 4 + c % 4, chunk) + half);
+        const float2 b =
+            load_floats(right.at(c / 4 * 16 + along() / 2 * 8, along() % 2 * 4 + c % 4, chunk) + half);
 #pragma unroll
         for (int i = 0; i < DOWN; ++i) {
-          float& to = parts[i][c / 4][c % 4];
+          float &to = parts[i][c / 4][c % 4];
           to = fmaf(a[i].y, b.y, fmaf(a[i].x, b.x, to));
         }
       }
@@ -408,7 +411,7 @@ struct FusedTile {
     }
   }
 
-  static DEVICE void add_products(float (&to)[4], float a, const Chunk& b) {
+  static DEVICE void add_products(float (&to)[4], float a, const Chunk &b) {
 #pragma unroll
     for (int n = 0; n < 4; ++n) to[n] = fmaf(a, number(b, n), to[n]);
   }
@@ -427,7 +430,7 @@ struct FusedTile {
   }
 
   template <class Left>
-  static DEVICE void add_left_turned(int k, Left left, Ones& ones) {
+  static DEVICE void add_left_turned(int k, Left left, Ones &ones) {
 #pragma unroll
     for (int i = 0; i < DOWN / 4; ++i) {
       const Chunk a = load_chunk(left.at(k / 8 * 8, k % 8, 8 * i + down()));
@@ -437,7 +440,7 @@ struct FusedTile {
   }
 
   template <class F>
-  static DEVICE void each_sum(const Ones& ones, F f) {
+  static DEVICE void each_sum(const Ones &ones, F f) {
     if (along()) return;
 #pragma unroll
     for (int i = 0; i < DOWN; ++i) f(own_row(i), ones.sums[i]);
@@ -456,7 +459,8 @@ struct FusedTile {
 
 template <class Kind, int ROWS, int COLUMNS, bool LEFT_TURNED, bool ROUND_LEFT, bool ROUND_RIGHT>
 struct TileOf {
-  using Type = MatrixTile<typename Kind::Stored, ROWS, COLUMNS, ROUND_LEFT && Kind::IN_TF32, ROUND_RIGHT && Kind::IN_TF32>;
+  using Type = MatrixTile<typename Kind::Stored, ROWS, COLUMNS, ROUND_LEFT && Kind::IN_TF32,
+                          ROUND_RIGHT && Kind::IN_TF32>;
 };
 
 template <int ROWS, int COLUMNS, bool LEFT_TURNED, bool ROUND_LEFT, bool ROUND_RIGHT>

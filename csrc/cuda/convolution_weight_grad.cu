@@ -1,5 +1,5 @@
-// One split's gradient of the effective weights and of the bias: out channels by taps × channels of a group, summed over
-// tiles of rows. A window of x has what all taps of the block read.
+// One split's gradient of the effective weights and of the bias: out channels by taps × channels of a group,
+// summed over tiles of rows. A window of x has what all taps of the block read.
 
 #include "convolution_product.cuh"
 #include "convolution_window.cuh"
@@ -11,11 +11,13 @@ using Element = x_t;
 
 constexpr int WIDE = sizeof(Element) == 4 && TF32 ? 1 : 0;
 constexpr int ALL_CHUNKS = TAPS_AT_ONCE * CHUNKS;  // columns are taps × channels
-constexpr int OWN_COLUMNS = ceil_div(ALL_CHUNKS * SIZE, 16 * WARPS_ALONG) * 16, OWN_ROWS = COLUMNS / WARPS_DOWN;
+constexpr int OWN_COLUMNS = ceil_div(ALL_CHUNKS * SIZE, 16 * WARPS_ALONG) * 16,
+              OWN_ROWS = COLUMNS / WARPS_DOWN;
 using Product = TileOf<Kind<Element, TF32>, OWN_ROWS, OWN_COLUMNS, true, false, true>::Type;
 using Inputs = Window<Element, SLOTS, CHUNKS, STRIDE, TAPS_AT_ONCE, GROUP_IN, IN, WIDE>;
 constexpr int PITCH = COLUMNS / SIZE;  // of a tile of grad_out: [row][out channel]
-constexpr int GRAD_BYTES = ROWS * PITCH * 16, STAGE_BYTES = Inputs::BYTES + GRAD_BYTES + ceil_div(4 * ROWS, 16) * 16;
+constexpr int GRAD_BYTES = ROWS * PITCH * 16,
+              STAGE_BYTES = Inputs::BYTES + GRAD_BYTES + ceil_div(4 * ROWS, 16) * 16;
 constexpr int PARTS = ceil_div(GROUP_IN, CHANNELS);
 static_assert(SHARED == STAGES * STAGE_BYTES && STAGES > 1 && ROWS % Product::DEPTH == 0);
 
@@ -25,14 +27,15 @@ struct Read {
   int first;
 
   DEVICE unsigned at(int eights, int own, int chunk) const {
-    const int column = ALL_CHUNKS * SIZE < OWN_COLUMNS * WARPS_ALONG ? min(first + chunk, ALL_CHUNKS - 1) : first + chunk;
+    const int column =
+        ALL_CHUNKS * SIZE < OWN_COLUMNS * WARPS_ALONG ? min(first + chunk, ALL_CHUNKS - 1) : first + chunk;
     return window + load_word(shifts + 4 * (eights + own)) + Inputs::at(own, column);
   }
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    weight_grad(const Element* x, const Element* grad_out, float* partial, float* partial_bias, const Run* runs,
-                            const Tile* tiles, const Span* splits) {
+    weight_grad(const Element *x, const Element *grad_out, float *partial, float *partial_bias,
+                const Run *runs, const Tile *tiles, const Span *splits) {
   const Span span = splits[blockIdx.x];
   const int count = static_cast<int>(span.end - span.begin);
   tiles += span.begin;
@@ -43,20 +46,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
   const auto load = [&](int number, int buffer) {
     const Tile tile = tiles[number];
-    const Run& run = runs[tile.run];
+    const Run &run = runs[tile.run];
     const Rows rows = Rows::of(tile.begin, tile.end, static_cast<int>(run.out_rows));
-    const unsigned window = stages + buffer * STAGE_BYTES, grads = window + Inputs::BYTES, shifts = grads + GRAD_BYTES;
-    const Source<Element> source = {x + run.in_offset * IN + outs.group * GROUP_IN, static_cast<int>(run.in_rows),
-                                PADDING - first_tap};
+    const unsigned window = stages + buffer * STAGE_BYTES, grads = window + Inputs::BYTES,
+                   shifts = grads + GRAD_BYTES;
+    const Source<Element> source = {x + run.in_offset * IN + outs.group * GROUP_IN,
+                                    static_cast<int>(run.in_rows), PADDING - first_tap};
     Inputs::load<THREADS>(window, rows, source, part);
-    const Element* from = grad_out + (run.grad_out_offset + tile.begin) * OUT + channel;
+    const Element *from = grad_out + (run.grad_out_offset + tile.begin) * OUT + channel;
     each_chunk<ROWS, PITCH, THREADS>([&](int row, int chunk) {
       const int own = chunk * SIZE;
-      copy_chunk<copied_at_once<Element>(GROUP_OUT)>(grads + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)),
-                                                     from + row * OUT + own, grad_out,
-                                                     row < rows.count ? left - own : 0);
+      copy_chunk<copied_at_once<Element>(GROUP_OUT)>(
+          grads + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)), from + row * OUT + own, grad_out,
+          row < rows.count ? left - own : 0);
     });
-    for (int row = threadIdx.x; row < ROWS; row += THREADS) store_word(shifts + 4 * row, Inputs::shift(rows, row));
+    for (int row = threadIdx.x; row < ROWS; row += THREADS)
+      store_word(shifts + 4 * row, Inputs::shift(rows, row));
   };
 
   Product product;
@@ -85,11 +90,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   }
 
   const long long split = blockIdx.x;
-  product.template each<4>([&](int row, int column, float(&values)[4]) {
+  product.template each<4>([&](int row, int column, float (&values)[4]) {
     row += warp_down() * OWN_ROWS, column += warp_along() * OWN_COLUMNS;
     const int tap = first_tap + column / CHANNELS, own = part + column % CHANNELS;
     if (row >= left || column >= TAPS_AT_ONCE * CHANNELS || tap >= TAPS || own >= GROUP_IN) return;
-    float* to = partial + ((split * OUT + channel + row) * TAPS + tap) * GROUP_IN + own;
+    float *to = partial + ((split * OUT + channel + row) * TAPS + tap) * GROUP_IN + own;
     store_values<GROUP_IN % 4 == 0>(to, GROUP_IN - own, values);
   });
   if (with_bias) {

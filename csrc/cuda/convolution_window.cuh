@@ -1,22 +1,23 @@
 // Rows of channels in shared memory, each once, and where the taps of an output row find them.
 //
-// A tile is consecutive output rows of a run, counted through over its sequences. The window of one has a slot for each
-// input row that a tap reads. A row's taps are the slots from STEP · row on; each sequence that begins within the tile
-// shifts them by GAP. A slot's chunks lie one behind the other, and so do those of neighbouring slots: chunk q of
-// taps × channels is q behind the first one.
+// A tile is consecutive output rows of a run, counted through over its sequences. The window of one has a
+// slot for each input row that a tap reads. A row's taps are the slots from STEP · row on; each sequence that
+// begins within the tile shifts them by GAP. A slot's chunks lie one behind the other, and so do those of
+// neighbouring slots: chunk q of taps × channels is q behind the first one.
 #pragma once
 
 #include "convolution_instructions.cuh"
 
 struct Run {  // as geometry.Run
-  long long weights, samples, period, in_rows, out_rows, in_offset, out_offset, grad_in_offset, grad_out_offset;
+  long long weights, samples, period, in_rows, out_rows, in_offset, out_offset, grad_in_offset,
+      grad_out_offset;
 };
 
 constexpr int zeros_behind(int number) { return number % 2 ? 0 : 1 + zeros_behind(number / 2); }
 
-// Where the byte is kept that would be the `byte`th. Eight rows' chunks (with WIDE, four rows' pairs of chunks) that are
-// read at once and lie PITCH chunks apart are so in eight places of 128 bytes: no two in one bank. What is eight such rows
-// further is kept as much further.
+// Where the byte is kept that would be the `byte`th. Eight rows' chunks (with WIDE, four rows' pairs of
+// chunks) that are read at once and lie PITCH chunks apart are so in eight places of 128 bytes: no two in one
+// bank. What is eight such rows further is kept as much further.
 template <int PITCH, int WIDE = 0>
 DEVICE unsigned swizzled(unsigned byte) {
   constexpr int zeros = zeros_behind(PITCH), low = zeros < 3 ? zeros : 3, bits = low > WIDE ? low - WIDE : 0;
@@ -35,9 +36,10 @@ DEVICE void each_chunk(F f) {
   }
 }
 
-// A chunk's elements from global memory, those that are `there` of them, zeros for the others; BYTES at a time.
+// A chunk's elements from global memory, those that are `there` of them, zeros for the others; BYTES at a
+// time.
 template <int BYTES, class Stored>
-DEVICE void copy_chunk(unsigned to, const Stored* from, const Stored* anywhere, int there) {
+DEVICE void copy_chunk(unsigned to, const Stored *from, const Stored *anywhere, int there) {
   constexpr int EACH = BYTES / sizeof(Stored);
 #pragma unroll
   for (int n = 0; n < 16 / sizeof(Stored); n += EACH) {
@@ -52,7 +54,8 @@ constexpr int copied_at_once(int channels) {
   return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 2;
 }
 
-// A matrix in shared memory from `base` on, rows of PITCH chunks; of which an operand has those from `first_chunk` on.
+// A matrix in shared memory from `base` on, rows of PITCH chunks; of which an operand has those from
+// `first_chunk` on.
 template <int PITCH, int WIDE = 0>
 struct Matrix {
   unsigned base;
@@ -75,15 +78,16 @@ struct Rows {
   DEVICE int further(int i) const { return (first + i) / each; }
 };
 
-// Where a window's rows lie: `rows` a sequence from `from` on, the first channel of a group. A row's first tap is
-// `padding` rows before STEP times the row.
+// Where a window's rows lie: `rows` a sequence from `from` on, the first channel of a group. A row's first
+// tap is `padding` rows before STEP times the row.
 template <class Stored>
 struct Source {
-  const Stored* from;
+  const Stored *from;
   int rows, padding;
 };
 
-// A window of SLOTS rows of CHUNKS chunks; GROUP channels there are at all, in rows of PITCH. WIDE: see `swizzled`.
+// A window of SLOTS rows of CHUNKS chunks; GROUP channels there are at all, in rows of PITCH. WIDE: see
+// `swizzled`.
 template <class Stored, int SLOTS, int CHUNKS, int STEP, int TAPS, int GROUP, int PITCH, int WIDE = 0>
 struct Window {
   static constexpr int CHUNK_SIZE = 16 / sizeof(Stored), ROW = STEP * CHUNKS;
@@ -92,22 +96,23 @@ struct Window {
   static constexpr int GRAIN = 8 << zeros_behind(STEP);
   static constexpr int GAP = TAPS > STEP ? ceil_div(TAPS - STEP, GRAIN) * GRAIN : 0;
 
-  // Bytes by which the i-th row is further than the (i % 8)th of a tile within one sequence; of a row that is not there 0.
-  static DEVICE unsigned shift(const Rows& rows, int i) {
+  // Bytes by which the i-th row is further than the (i % 8)th of a tile within one sequence; of a row that is
+  // not there 0.
+  static DEVICE unsigned shift(const Rows &rows, int i) {
     return i < rows.count ? 16 * (i / 8 * 8 * ROW + rows.further(i) * GAP * CHUNKS) : 0;
   }
 
   static DEVICE unsigned at(int own, int chunk) { return swizzled<ROW, WIDE>(16 * (own * ROW + chunk)); }
 
-  // Copies channels from `channel` on, zeros outside of each sequence and group, by THREADS threads: slots for eight rows
-  // at least.
+  // Copies channels from `channel` on, zeros outside of each sequence and group, by THREADS threads: slots
+  // for eight rows at least.
   template <int THREADS>
-  static DEVICE void load(unsigned base, const Rows& rows, const Source<Stored>& source, int channel) {
+  static DEVICE void load(unsigned base, const Rows &rows, const Source<Stored> &source, int channel) {
     const int last = rows.count - 1, used = last * STEP + rows.further(last) * GAP + TAPS;
     const int slots = max(used, 7 * STEP + TAPS), length = rows.each * STEP + GAP;
     const int before = rows.first * STEP;  // slots of the first sequence that are another tile's
     const long long first = static_cast<long long>(rows.sequence) * source.rows + before - source.padding;
-    const Stored* from = source.from + first * PITCH + channel;
+    const Stored *from = source.from + first * PITCH + channel;
     int row = before - source.padding, end = length - source.padding;  // of the sequence that a slot is of
     const auto copy = [&](int slot, int chunk) {
       const int own = chunk * CHUNK_SIZE, at = row + slot;
@@ -144,7 +149,7 @@ struct WindowRows {
 
 // Adds `depth` chunks to a product, two at a time and the last one alone.
 template <class Product, class AddTwo, class AddOne>
-DEVICE void add_chunks(Product& product, int depth, AddTwo add_two, AddOne add_one) {
+DEVICE void add_chunks(Product &product, int depth, AddTwo add_two, AddOne add_one) {
   constexpr int AT_ONCE = 16;
   for (int first = 0; first < depth; first += AT_ONCE) {
     const int end = min(depth - first, AT_ONCE) / 2 * 2;
@@ -155,16 +160,18 @@ DEVICE void add_chunks(Product& product, int depth, AddTwo add_two, AddOne add_o
   }
 }
 
-// Runs a program's tiles, each in PARTS windows of channels, each window in STEPS stages of weights. Copies are STAGES - 1
-// stages and a window ahead of the product. Of one stage the weights stay; of one window a program has no other.
-template <int PARTS, int STEPS, int STAGES, int WINDOWS, class LoadWindow, class LoadWeights, class Begin, class Multiply,
-          class Finish>
+// Runs a program's tiles, each in PARTS windows of channels, each window in STEPS stages of weights. Copies
+// are STAGES - 1 stages and a window ahead of the product. Of one stage the weights stay; of one window a
+// program has no other.
+template <int PARTS, int STEPS, int STAGES, int WINDOWS, class LoadWindow, class LoadWeights, class Begin,
+          class Multiply, class Finish>
 DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Begin begin, Multiply multiply,
                  Finish finish) {
   constexpr bool STAY = STAGES == 1;
   static_assert(!STAY || PARTS * STEPS == 1, "weights that stay must be all of them");
   static_assert(WINDOWS == 2 || PARTS == 1, "a window's next needs memory of its own");
-  static_assert(WINDOWS == 1 || STAGES <= STEPS + 1, "a window is waited for no earlier than its first stage");
+  static_assert(WINDOWS == 1 || STAGES <= STEPS + 1,
+                "a window is waited for no earlier than its first stage");
   const int windows = tiles * PARTS, stages = windows * STEPS;
   load_window(0, 0);
   load_weights(0, 0);

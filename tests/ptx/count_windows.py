@@ -1,4 +1,4 @@
-"""What the window kernels of csrc/cuda do on the layers of HiFi-GAN's discriminators, counted as the machine executes them.
+"""What the window kernels of csrc/cuda do on layers of HiFi-GAN's discriminators, counted as they are executed.
 
 python -m tests.ptx.count_windows --kind bfloat16 --target 80 --layers P2 S1
 """
@@ -90,11 +90,13 @@ def main(argv=None):
     parser.add_argument("--kind", choices=windows.DTYPES, default="bfloat16", help="of the maps")
     parser.add_argument("--target", type=int, default=80, help="compute capability")
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS), help="of the discriminators")
-    parser.add_argument("--directions", nargs="+", default=["forward", "input_grad", "weight_grad"], help="of the three")
+    parser.add_argument(
+        "--directions", nargs="+", default=["forward", "input_grad", "weight_grad"], help="of the three"
+    )
     args = parser.parse_args(argv)
     rows = [counted(name, own, args.kind, args.target) for name in args.layers for own in args.directions]
     print(tabulate(rows, headers=HEADERS, floatfmt=".1f"))
-    print("Of one sequence of 256 output rows, a group, 128 columns. Instructions and requests are warps'; without mma, FMA.")
+    print("Of one sequence of 256 output rows, a group, 128 columns. Instructions and requests are warps'.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What launches do, counted by the machine: instructions by class, sectors of global memory, phases of shared memory."""
+"""What launches do, counted: instructions by class, sectors of global memory, phases of shared memory."""
 
 from collections import Counter
 from dataclasses import dataclass, field

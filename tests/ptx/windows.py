@@ -1,12 +1,14 @@
 """The window kernels of csrc/cuda by themselves: tensors of a layer and some runs, and what PyTorch makes of them."""
 
+import re
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from cuda.bindings import nvrtc
 
-from hifigan_fast.backends.cuda import blocks, tiles
-from hifigan_fast.backends.cuda.kernel import Kernel
+from hifigan_fast.backends.cuda import blocks, compiler, tiles
+from hifigan_fast.backends.cuda.kernel import Kernel, arguments, specialisation
 from hifigan_fast.backends.gpu import tables
 from hifigan_fast.geometry import Layer, Run
 
@@ -31,7 +33,7 @@ def rounded(tensor):
 
 @dataclass
 class Case:
-    """A layer's tensors over runs of different weights, of `dtype`; in TF32 weights and gradients are rounded, as they come.
+    """A layer's tensors over runs of different weights; for TF32 weights and gradients are rounded, as they come.
 
     Attributes:
         x, grad, out: a tensor for each run, [sequence, row, channel]; grad is of out.
@@ -156,3 +158,31 @@ def plain_weight_grad(case, run, dtype, operands):
     shape = layer.out_channels, layer.in_channels // layer.groups, layer.taps
     weight = torch.nn.grad.conv1d_weight(x, shape, grad, layer.stride, layer.padding, 1, layer.groups)
     return weight.transpose(1, 2), grad.sum((0, 2))
+
+
+def registers(layer, direction, kind, target):
+    """(registers, bytes of stack) of a thread, as the assembler says."""
+    case = Case(layer, kind, (), [], [], None, None)
+    _, constants = case.constants(direction, target, None)
+    maps, floats = torch.empty(0, dtype=DTYPES[kind]), torch.empty(0)
+    table = torch.empty(0, dtype=torch.int64)
+    kernel, args = {
+        "forward": (FORWARD, (maps, maps, floats, maps, table, table, table, 0.1)),
+        "input_grad": (INPUT_GRAD, (maps, maps, maps, (maps,) * 10, floats, maps, table, table, table, 0.1)),
+        "weight_grad": (WEIGHT_GRAD, (maps, maps, floats, floats, table, table, table)),
+    }[direction]
+    args, constants = arguments(kernel, args, constants)
+    included = compiler.headers() | {"specialised.cuh": specialisation(kernel, args, constants)}
+    log = _assembler_says(compiler.source(kernel.source), included, target)
+    return tuple(int(re.search(pattern, log)[1]) for pattern in (r"Used (\d+) registers", r"(\d+) bytes stack frame"))
+
+
+def _assembler_says(source, included, target):
+    names, texts = ([text.encode() for text in own] for own in (included, included.values()))
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", len(names), texts, names)
+    options = [f"--gpu-architecture=sm_{target}", *compiler.OPTIONS["cubin"], "--ptxas-options=-v"]
+    nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    log = bytes(nvrtc.nvrtcGetProgramLogSize(program)[1])
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(program)
+    return log.decode()

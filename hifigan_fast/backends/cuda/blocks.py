@@ -98,8 +98,8 @@ def _walked(direction, layer, kind, rows, most, stages):
     return Blocks(rows, columns, channels, at_once, stages, windows, slots, 4, along)
 
 
-def _summed(layer, kind, rows):
-    """A weight gradient's blocks with so many rows at a time."""
+def _summed(layer, kind, rows, stages):
+    """A weight gradient's blocks with so many rows at a time and stages."""
     fused, chunk = kind == "float32", chunk_size(kind)
     source, results = layer.in_channels // layer.groups, layer.out_channels // layer.groups
     columns = _width(results, 32 if fused else 16, 64 if fused else 128)
@@ -108,7 +108,7 @@ def _summed(layer, kind, rows):
     most = max(1, SUMS[not fused] * 256 // columns // channels)
     taps = -(-layer.taps // -(-layer.taps // most))
     slots = rows * layer.stride + SEQUENCES * gap(layer.stride, taps)
-    return Blocks(rows, columns, channels, taps, 3, 1, slots, down, 8 // down)
+    return Blocks(rows, columns, channels, taps, stages, 1, slots, down, 8 // down)
 
 
 @functools.cache
@@ -124,9 +124,9 @@ def blocks_of(direction, layer, kind, target):
         ValueError: a layer whose taps do not fit.
     """
     if direction == "weight_grad":
-        tries = [_summed(layer, kind, rows) for rows in (64, 32, 16)]
+        tries = [_summed(layer, kind, *size) for size in ((64, 3), (32, 3), (16, 3), (16, 2))]
     else:
-        stages = (8, 1), (8, 4), (8, 3), (4, 4), (4, 3), (4, 2)
+        stages = (8, 1), (8, 4), (8, 3), (4, 4), (4, 3), (4, 2), (2, 2)
         sizes = ((rows, *rest) for rows, rest in itertools.product((256, 128, 64), stages))
         tries = [own for size in sizes if (own := _walked(direction, layer, kind, *size))]
     two = (SHARED[target] + 1) // 2 - 1  # KiB of each of two programs that a multiprocessor holds at once
