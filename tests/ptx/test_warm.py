@@ -123,6 +123,7 @@ def device(monkeypatch):
     made = []
     monkeypatch.setattr(launch.Compiled, "driven", lambda *_: None)  # there is no driver
     monkeypatch.setattr(ahead, "Driver", lambda target: made.append(Recording(target)) or made[0])
+    monkeypatch.setattr(launch.Compiled, "driven", lambda *_: None)  # by a driver that is not Triton's
     with ahead.pretending(Absent("sm_80")), hf.use_backend("triton"):
         yield made[0]
 
