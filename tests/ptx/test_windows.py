@@ -1,6 +1,5 @@
 """The window kernels of csrc/cuda, executed: right by the ratio rule, no bank conflicts, no spills; planted faults."""
 
-import contextlib
 import itertools
 from unittest import mock
 
@@ -123,7 +122,6 @@ def test_every_kind(target, kind, name, what):
     assert ("cp.async" in session.texts[0]) == (target >= 80)
 
 
-@contextlib.contextmanager
 def planted(file, right, wrong):
     """Within the block a source or header has another text."""
 
@@ -131,14 +129,13 @@ def planted(file, right, wrong):
         assert right in text
         return text.replace(right, wrong)
 
-    headers, source = compiler.headers(), compiler.source
-    what, instead = "headers", lambda: headers | {file: changed(headers[file])}
-    if file.endswith(".cu"):
-        what, instead = "source", lambda name: changed(source(name)) if f"{name}.cu" == file else source(name)
-    compiler.compiled.cache_clear()
-    with mock.patch.object(compiler, what, instead):
-        yield
-    compiler.compiled.cache_clear()
+    if file.endswith(".cuh"):
+        headers = compiler.headers()
+        return mock.patch.object(compiler, "headers", lambda: headers | {file: changed(headers[file])})
+    source = compiler.source
+    return mock.patch.object(
+        compiler, "source", lambda name: changed(source(name)) if f"{name}.cu" == file else source(name)
+    )
 
 
 WINDOW = "convolution_window.cuh"
