@@ -75,6 +75,7 @@ def digest():
     return devices.digest([*folder().glob("*.cu*"), *Path(__file__).parent.glob("*.py")])
 
 
+@functools.lru_cache(maxsize=512)
 def compiled(name, specialised, target, form):
     """The code of the kernel `name`, bytes, from the cache folder where it is there.
 
