@@ -94,11 +94,11 @@ def section(runs):
     else:
         of = f"medians (and ranges) of {first['repeats']} interleaved repeats"
     kept = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    return (
-        f"{where}, batch {first['batch']} × {first['segment']}, {first['date'][:10]};\n{of} ([all figures]({kept})):\n\n"
-        f"{tabulate([line[:columns] for line in lines], HEADERS[:columns], 'github', disable_numparse=True)}\n\n"
-        f"{_losses(rows)}\n"
+    caption = (
+        f"{where}, batch {first['batch']} × {first['segment']}, {first['date'][:10]};\n{of} ([all figures]({kept}))"
     )
+    table = tabulate([line[:columns] for line in lines], HEADERS[:columns], "github", disable_numparse=True)
+    return f"{caption}:\n\n{table}\n\n{_losses(rows)}\n"
 
 
 def made(text):
