@@ -44,14 +44,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int part = stage.part * CHANNELS, first_tap = stage.step * TAPS_AT_ONCE;
     each_chunk<COLUMNS, PITCH, THREADS>([&](int column, int chunk) {
       const int tap = first_tap + chunk / CHUNKS, own = part + chunk % CHUNKS * SIZE;
-      const bool there =
+      const bool inside =
           (GROUP_OUT % COLUMNS == 0 || column < left) && (TAPS % TAPS_AT_ONCE == 0 || tap < TAPS);
+      const int there = GROUP_IN % CHANNELS ? GROUP_IN - own : SIZE;
       copy_chunk<copied_at_once<Element>(GROUP_IN)>(
           stages + buffer * STAGE_BYTES + swizzled<PITCH>(16 * (column * PITCH + chunk)),
-          filters + (column * TAPS + tap) * GROUP_IN + own,
-          !there                ? 0
-          : GROUP_IN % CHANNELS ? GROUP_IN - own
-                                : SIZE);
+          filters + (column * TAPS + tap) * GROUP_IN + own, inside ? there : 0);
     });
   };
 

@@ -74,13 +74,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     each_chunk<STAGE_ROWS, PITCH, THREADS>([&](int row, int chunk) {
       const int number = first + row / CHANNELS, own = part + row % CHANNELS, column = chunk * SIZE;
       const int tap = phase + (count - 1 - number) * STRIDE;
-      const bool there = (GROUP_OUT % CHANNELS == 0 || own < GROUP_OUT) && number < count;
+      const bool inside = (GROUP_OUT % CHANNELS == 0 || own < GROUP_OUT) && number < count;
+      const int there = GROUP_IN % COLUMNS ? left - column : SIZE;
       copy_chunk<copied_at_once<Element>(GROUP_IN)>(
           stages + buffer * STAGE_BYTES + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)),
-          filters + (own * TAPS + tap) * GROUP_IN + column,
-          !there               ? 0
-          : GROUP_IN % COLUMNS ? left - column
-                               : SIZE);
+          filters + (own * TAPS + tap) * GROUP_IN + column, inside ? there : 0);
     });
   };
 

@@ -56,12 +56,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     Inputs::load<THREADS>(window, plan, padding, part);
     const Element *from = grad_out + (run.grad_out_offset + tile.begin) * OUT + channel;
     each_chunk<ROWS, PITCH, THREADS>([&](int row, int chunk) {
-      const int own = chunk * SIZE;
+      const int own = chunk * SIZE, there = GROUP_OUT % COLUMNS ? left - own : SIZE;
       copy_chunk<copied_at_once<Element>(GROUP_OUT)>(
           grads + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)), from + row * OUT + own,
-          row >= rows.count     ? 0
-          : GROUP_OUT % COLUMNS ? left - own
-                                : SIZE);
+          row < rows.count ? there : 0);
     });
     for (int row = threadIdx.x; row < ROWS; row += THREADS)
       store_word(shifts + 4 * row, Inputs::shift(rows, row));
