@@ -106,10 +106,3 @@ def build(sources, tools):
     done = subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     return done.stderr
-
-
-def test_readmes_figures_are_those_of_the_newest_run():
-    from benchmarks import readme
-
-    text = (ROOT / "README.md").read_text()
-    assert readme.made(text) == text, "make readme-figures"
