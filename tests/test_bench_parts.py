@@ -15,7 +15,20 @@ import tqdm
 
 import hifigan_fast as hf
 from hifigan_fast import parity, reference
-from hifigan_fast.bench import cases, command, datasheets, gate, graphs, machine, memory, model, report, scaling, timing
+from hifigan_fast.bench import (
+    cases,
+    command,
+    datasheets,
+    gate,
+    graphs,
+    machine,
+    memory,
+    model,
+    page,
+    report,
+    scaling,
+    timing,
+)
 from hifigan_fast.bench.steps import (
     BY_ONE_LOSS,
     DISCRIMINATOR,
@@ -446,3 +459,16 @@ def test_each_arithmetic_is_judged_but_tf32_only_told(monkeypatch, red, passes):
     verdicts, passed = gate.judge(ways, False, tqdm.tqdm(total=0, disable=True), torch.device("cuda"), False)
     assert passed is passes and list(verdicts) == ["tf32", "bfloat16", "float32"]
     assert all(list(of["mpd"]) == ["triton"] for of in verdicts.values())
+
+
+@pytest.mark.usefixtures("narrow")
+def test_cudas_ways_by_a_cpu_in_its_place():
+    """Each way's steps run, without what only a device has, and are told."""
+    plan = command._plan("bigvgan", 1, 1024, None, 1, None, False, "cpu")
+    plan = plan._replace(ways=asked_ways(None, False, "cuda"))
+    result = report.begun(plan, {}, {"gflops": {"float32": 100.0, "bfloat16": 200.0}, "gbytes": 50.0})
+    command._measure(plan, parity.waveforms(1, 1024), tqdm.tqdm(disable=True), result, None)
+    assert not [row for row in result["speed"] if "error" in row]
+    told = {(row["step"], row["way"]) for row in result["speed"] if row["of_floor"]}
+    assert told == {(step, name) for step in plan.steps for name, way in plan.ways.items() if way.does(step)}
+    assert "bf16_graph" in page.page(json.loads(json.dumps(result)), "hifigan-fast bench")
