@@ -169,6 +169,9 @@ def test_a_row_says_its_fraction_of_its_arithmetics_floor():
     assert "47%" in told and "1336" in told
     without = timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 50.0}, CPU)
     assert all(row["of_floor"] is None for row in without)
+    moved = case._replace(work=cases.Work(1, 1e8))  # bytes are the floor: half as many in bfloat16
+    rows = timing._measured(moved, 1, tqdm.tqdm(disable=True), ceilings, CPU)
+    assert [row["floor_ms"] for row in rows] == [8.0, 4.0, 8.0]
 
 
 linux = pytest.mark.skipif(not memory.CLEAR.exists(), reason="Linux's account of memory")
@@ -399,6 +402,17 @@ def test_the_models_figures_follow_the_datasheet(tiny):
     sheet = datasheets.DEVICES["H200"]
     found = model.seconds_per_step(tiny, sheet, "bfloat16")
     assert 0 < found[OURS] < found["frozen"] < found[ORIGINAL]
+    with model.META:
+        modules = [reference.MultiPeriodDiscriminator(), reference.MultiScaleDiscriminator()]
+        waves = [
+            torch.empty(tiny.batch_size, 1, tiny.segment_size, dtype=torch.float32, device="meta") for _ in range(2)
+        ]
+    fused = 0
+    for step in (DISCRIMINATOR, GENERATOR):  # all but convolutions is done where they store
+        with model.Bounds(sheet, "bfloat16") as bounds:
+            FROZEN_STEPS[step](modules, *waves, reference)
+        fused += bounds.all - bounds.convolutions
+    assert found["frozen"] - found[OURS] == pytest.approx(fused)
     half = datasheets.Device("sm_90", 132, sheet.half / 2, sheet.tf32 / 2, sheet.float32 / 2, sheet.bandwidth / 2)
     for way, seconds in model.seconds_per_step(tiny, half, "bfloat16").items():
         assert seconds == pytest.approx(2 * found[way])
