@@ -98,7 +98,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     rows = [counted(name, own, args.kind, args.target) for name in args.layers for own in args.directions]
     print(tabulate(rows, headers=HEADERS, floatfmt=".1f"))
-    print("One sequence of 256 output rows, one group, 128 columns. Instructions and requests are warps': all of them, and")
+    print(
+        "One sequence of 256 output rows, one group, 128 columns. Instructions and requests are warps': all of them, and"
+    )
     print("those of the innermost loop, for each matrix product (in float32: each multiply-add).")
 
 
