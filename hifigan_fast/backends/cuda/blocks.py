@@ -74,6 +74,11 @@ def shared_bytes(direction, blocks, kind):
     return blocks.windows * window + blocks.stages * blocks.columns * blocks.taps * blocks.channels * size
 
 
+def _widest(kind):
+    """Columns of a dense layer's programs, of which a multiprocessor holds one."""
+    return 64 if kind == "float32" else 128
+
+
 def _width(channels, least, most):
     """A power of two that has them, within limits."""
     return min(most, max(least, 1 << (channels - 1).bit_length()))
@@ -81,12 +86,12 @@ def _width(channels, least, most):
 
 def _walked(direction, layer, kind, rows, most, stages):
     """A forward pass's or an input gradient's blocks, with windows of `most` chunks; None where they make no sense."""
-    forward, fused, chunk = direction == "forward", kind == "float32", chunk_size(kind)
+    forward, chunk = direction == "forward", chunk_size(kind)
     group = layer.in_channels // layer.groups, layer.out_channels // layer.groups
     source, results = group if forward else group[::-1]
     step, taps = (layer.stride, layer.taps) if forward else (1, -(-layer.taps // layer.stride))
-    columns = _width(results, 16 if chunk == 4 else 8, 64 if fused else 128)
-    along = 2 if columns == (64 if fused else 128) else 1  # of such dense layers a multiprocessor holds one program
+    columns = _width(results, 16 if chunk == 4 else 8, _widest(kind))
+    along = 2 if columns == _widest(kind) else 1
     channels = min(_up(source, chunk), most * chunk)
     parts, stay = -(-source // channels), stages == 1
     # Of a stage as many chunks that a warp has 128 products by matrix units, or 64.
@@ -102,7 +107,7 @@ def _summed(layer, kind, rows, stages):
     """A weight gradient's blocks with so many rows at a time and stages."""
     fused, chunk = kind == "float32", chunk_size(kind)
     source, results = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-    columns = _width(results, 32 if fused else 16, 64 if fused else 128)
+    columns = _width(results, 32 if fused else 16, _widest(kind))
     down = max(1, columns // 64)
     channels = min(_up(source, chunk), 8 * chunk)
     most = max(1, SUMS[not fused] * 256 // columns // channels)
@@ -112,7 +117,9 @@ def _summed(layer, kind, rows, stages):
 
 
 def _filled(direction, layer, kind, own, limit):
-    """The same with longer windows, as far as so many bytes of shared memory allow."""
+    """The same with longer windows, as far as so many bytes of shared memory allow; of wide programs, which are alone."""
+    if own.columns < _widest(kind):
+        return own
     step, taps = {
         "forward": (layer.stride, layer.taps),
         "input_grad": (1, -(-layer.taps // layer.stride)),
