@@ -99,9 +99,9 @@ def main(argv=None):
     rows = [counted(name, own, args.kind, args.target) for name in args.layers for own in args.directions]
     print(tabulate(rows, headers=HEADERS, floatfmt=".1f"))
     print(
-        "One sequence of 256 output rows, one group, 128 columns. Instructions and requests are warps': all, and those"
+        "One sequence of 256 output rows, one group, 128 columns; all instructions of warps, and those of the innermost"
     )
-    print("of the innermost loop, for each matrix product (in float32: each multiply-add).")
+    print("loop, for each matrix product (in float32: each multiply-add).")
 
 
 if __name__ == "__main__":

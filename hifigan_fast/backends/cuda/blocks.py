@@ -117,7 +117,7 @@ def _summed(layer, kind, rows, stages):
 
 
 def _filled(direction, layer, kind, own, limit):
-    """The same with longer windows, as far as so many bytes of shared memory allow; of wide programs, which are alone."""
+    """The same with longer windows where bytes of shared memory are left; of wide programs only, which are alone."""
     if own.columns < _widest(kind):
         return own
     step, taps = {
