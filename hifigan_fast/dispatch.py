@@ -205,6 +205,13 @@ def _transform():
     return None
 
 
+def by_operations(*grads: torch.Tensor | None) -> bool:
+    """Whether a backward pass is made of PyTorch's operations: its gradients are differentiated again (`create_graph`),
+    or come as a batch (`is_grads_batched`), which no kernel reads."""
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return torch.is_grad_enabled() or any(grad is not None and batched(grad) for grad in grads)
+
+
 @functools.lru_cache(maxsize=64)
 def warn_once(message: str) -> None:
     """Say that a fast path is missing: once a process and reason."""

@@ -230,9 +230,10 @@ def _to_integer(values, dtype):
 def _converted(to, kind, values, mods):
     """Values of `kind` as the bits or numbers of `to`."""
     values = widen(values) if kind == "bf16" else values
-    if to == "tf32":  # to the nearest, ties away from zero
+    if to == "tf32":  # to the nearest, ties away from zero or to even
         bits = values.view(np.uint32)
-        return np.where(np.isfinite(values), bits + np.uint32(0x1000) & np.uint32(0xFFFFE000), bits)
+        half = np.uint32(0x1000) if "rna" in mods else np.uint32(0xFFF) + (bits >> np.uint32(13) & np.uint32(1))
+        return np.where(np.isfinite(values), bits + half & np.uint32(0xFFFFE000), bits)
     if to in FLOATS:
         if {"rz", "rm", "rp"} & set(mods):
             raise Unsupported("cvt: " + ".".join(mods))
@@ -247,7 +248,7 @@ def _converted(to, kind, values, mods):
 def _convert(i, lanes):
     to, kind = i.mods[-2:]
     d, *sources = i.operands
-    if "sat" in i.mods or to not in TYPES or kind not in TYPES or (to == "tf32" and "rna" not in i.mods):
+    if "sat" in i.mods or to not in TYPES or kind not in TYPES or (to == "tf32" and not {"rn", "rna"} & set(i.mods)):
         raise Unsupported(i.text)
     sources = [np.asarray(lanes.view(o, kind)) for o in sources]
     if to in ("bf16x2", "f16x2"):  # the first source is the upper half

@@ -33,7 +33,7 @@ class TritonKernels(Kernels):
         widest = max(16, triton.next_power_of_2(channels))
         if direction != "weight_grad":
             found = replace(found, BN=min(found.BN, widest))
-        elif convolution.TURNED_FROM.value <= found.BN:
+        elif convolution.turns(found.BN, devices.precision(like)):
             found = replace(found, BM=min(found.BM, widest))
         return getattr(self, direction), found
 
