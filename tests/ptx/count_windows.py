@@ -98,8 +98,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     rows = [counted(name, own, args.kind, args.target) for name in args.layers for own in args.directions]
     print(tabulate(rows, headers=HEADERS, floatfmt=".1f"))
-    print("One sequence of 256 output rows, one group, 128 columns. Instructions are warps': all of them, and those of the")
-    print("innermost loop, for each matrix product (in float32: each multiply-add).")
+    print(
+        "One sequence of 256 output rows, one group, 128 columns. Warps' instructions for each matrix product, in float32"
+    )
+    print("for each multiply-add: all of them, and those of the innermost loop.")
 
 
 if __name__ == "__main__":
