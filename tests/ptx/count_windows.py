@@ -99,9 +99,9 @@ def main(argv=None):
     rows = [counted(name, own, args.kind, args.target) for name in args.layers for own in args.directions]
     print(tabulate(rows, headers=HEADERS, floatfmt=".1f"))
     print(
-        "One sequence of 256 output rows, one group, 128 columns. For each matrix product of a warp, in float32 for each"
+        "One sequence of 256 output rows, one group, 128 columns. For each matrix product (in float32: multiply-add) of a"
     )
-    print("multiply-add: all its instructions, and those of the innermost loop.")
+    print("warp: all its instructions, and those of the innermost loop.")
 
 
 if __name__ == "__main__":
