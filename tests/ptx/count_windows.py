@@ -26,6 +26,8 @@ LAYERS = {
     "S5": Layer(1024, 1024, 41, 1, 20, 16),
     "S6": Layer(1024, 1024, 5, 1, 2),
 }
+CONDITIONS = """One sequence of 256 output rows, one group, 128 columns. For each matrix product of a warp (in float32: each
+multiply-add) all of its instructions, and those of the innermost loop."""
 HEADERS = ("layer", "direction", "rows × columns", "products", "all / product", "in the loop", "ldmatrix", "KB copied")
 HEADERS += ("load a tap, KB", "sectors", "fewest", "phases", "fewest")
 
@@ -98,10 +100,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     rows = [counted(name, own, args.kind, args.target) for name in args.layers for own in args.directions]
     print(tabulate(rows, headers=HEADERS, floatfmt=".1f"))
-    print(
-        "One sequence of 256 output rows, one group, 128 columns. For each matrix product (in float32: multiply-add) of a"
-    )
-    print("warp: all its instructions, and those of the innermost loop.")
+    print(CONDITIONS)
 
 
 if __name__ == "__main__":
