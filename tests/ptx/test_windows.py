@@ -106,15 +106,15 @@ JUDGED = {
 }
 
 
-def executed(name, what, kind, target=80, **how):
-    session, judged = JUDGED[what](case_of(name, kind), target=target, **how)
+def executed(name, what, kind, target=80, sequences=SEQUENCES, **how):
+    session, judged = JUDGED[what](case_of(name, kind, sequences), target=target, **how)
     judge(session, judged, torch.float32 if what == "weight_grad" else plain_dtype(kind))
     return session
 
 
 @pytest.mark.parametrize("what", JUDGED)
 @pytest.mark.parametrize("name", ["dense", "grouped", "odd"])
-def test_executed(name, what):
+def test_executed(name, what, poisoned):
     executed(name, what, "bfloat16")
 
 
@@ -122,7 +122,7 @@ def test_executed(name, what):
 @pytest.mark.parametrize("what", JUDGED)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("target, kind", EXECUTED)
-def test_every_kind(target, kind, name, what):
+def test_every_kind(target, kind, name, what, poisoned):
     session = executed(name, what, kind, target)
     assert ("mma.sync" in session.texts[0]) == (kind != "float32")
     assert ("cp.async" in session.texts[0]) == (target >= 80)
@@ -183,7 +183,7 @@ def test_planted(what, kinds, file, right, wrong):
 )
 def test_no_bank_conflicts_and_whole_sectors(name, kind, direction):
     counters = Counters()
-    session = executed(name, direction, kind, counters=counters)
+    session = executed(name, direction, kind, sequences=((1, 70), (3, 7)), counters=counters)
     shared = counters.total(counters.shared)
     assert shared.taken == shared.least > 0
     for access in ("cp", "st") if direction != "input_grad" else ("cp",):  # rows of a phase lie apart
