@@ -63,7 +63,7 @@ struct MatrixTile {
   static constexpr bool WORDS = sizeof(T) == 4;
   static_assert(ROWS % 16 == 0 && COLUMNS % 8 == 0 && (ALONG == 1 || ALONG % 2 == 0));
 
-  static constexpr int UNROLLED = 4;  // additions
+  static constexpr int UNROLLED = 4, AT_ONCE = 1 << 20;  // additions; chunks between two calls of `settle`
 
   float sums[DOWN][ALONG][4];
   using Ones = float[DOWN][4];  // of `add_left_turned`
@@ -324,7 +324,7 @@ struct MatrixTile {
 // are added up before they are added to the others.
 template <int ROWS, int COLUMNS, bool LEFT_TURNED = false>
 struct FusedTile {
-  static constexpr int DOWN = ROWS / 8, ALONG = COLUMNS / 16, DEPTH = 1, UNROLLED = 1;
+  static constexpr int DOWN = ROWS / 8, ALONG = COLUMNS / 16, DEPTH = 1, UNROLLED = 1, AT_ONCE = 16;
   static_assert(ROWS % (LEFT_TURNED ? 32 : 8) == 0 && COLUMNS % 16 == 0);
 
   float sums[DOWN][ALONG][4], parts[DOWN][ALONG][4];
