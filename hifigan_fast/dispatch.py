@@ -13,11 +13,12 @@ from torch import nn
 from . import trust
 from .backends.contract import Backend
 from .backends.cpu import CpuBackend
+from .backends.cuda import CudaBackend
 from .backends.reference import ReferenceBackend
 from .backends.triton import TritonBackend
 
 BACKENDS = {
-    backend.name: backend for backend in (CpuBackend(), TritonBackend(), ReferenceBackend())
+    backend.name: backend for backend in (CpuBackend(), TritonBackend(), CudaBackend(), ReferenceBackend())
 }  # the fastest first
 GLOBAL_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 MODULES = "modules"  # no backend: plain PyTorch, module by module

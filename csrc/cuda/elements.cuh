@@ -59,4 +59,4 @@ struct Pointers {
   T *of[COUNT];
 };
 
-inline int ceil_div(int number, int by) { return (number + by - 1) / by; }
+constexpr int ceil_div(int number, int by) { return (number + by - 1) / by; }

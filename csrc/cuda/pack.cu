@@ -1,8 +1,7 @@
-// packed = raw · scale; scale = magnitude / |raw|, 1 / sigma, or 1. A warp has a row: [channel of the
-// group][tap] in raw, [tap][channel] in packed.
-#include "fields.cuh"
+// packed = raw · scale; scale = magnitude / |raw|, 1 / sigma, or 1. A warp has a row.
 #include "reduce.cuh"
-#include "specialised.cuh"
+#include "rows.cuh"
+#include "turned.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     pack(const __grid_constant__ Pointers<const raws_t, raws_n> raws,
@@ -10,12 +9,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
          const __grid_constant__ Pointers<const sigmas_t, sigmas_n> sigmas,
          const __grid_constant__ Pointers<const biases_t, biases_n> biases, packed_t *packed, float *scales,
          float *norms, float *packed_biases, const long long *programs, const long long *jobs) {
-  static_assert(THREADS == 32 * ROWS);
+  __shared__ float shared[ROWS][AT_ONCE];
   const int lane = threadIdx.x % 32, index = programs[2 * blockIdx.x];
   const long long *job = jobs + index * PACK_FIELDS;
   const int out = static_cast<int>(programs[2 * blockIdx.x + 1]) + threadIdx.x / 32;
   if (out >= job[PACK_OUT]) return;
-  const int channels = job[PACK_CHANNELS], taps = job[PACK_TAPS], size = channels * taps;
+  const Turning turning = Turning::of(job[PACK_CHANNELS], job[PACK_TAPS], shared);
+  const int size = turning.channels * turning.taps;
   const long long at = job[PACK_FIRST] + out;
   const raws_t *raw = raws.of[index] + static_cast<long long>(out) * size;
   float scale = 1, norm = 1;
@@ -33,9 +33,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     packed_biases[at] = wide(biases.of[index][out]);
   }
   packed_t *to = packed + job[PACK_PACKED] + static_cast<long long>(out) * size;
-  for (int k = lane; k < size; k += 32) {
-    const int tap = k / channels, channel = k % channels;
-    packed_t value = narrow<packed_t>(wide(raw[channel * taps + tap]) * scale);
-    to[k] = TF32 ? narrow<packed_t>(to_tf32(wide(value))) : value;
-  }
+  turning.parts([&](auto... part) {
+    turning.along_raw(part..., [&](float &own, int k) { own = wide(raw[k]) * scale; });
+    turning.along_packed(part...,
+                         [&](float &own, int k) { to[k] = narrow<packed_t>(TF32 ? to_tf32(own) : own); });
+  });
 }

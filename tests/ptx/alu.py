@@ -174,6 +174,17 @@ def _extract(i, lanes):
     return lambda m: np.copyto(d, (a << left) >> right, where=m)
 
 
+def _insert(i, lanes):
+    """bfi with a constant place and length: the lowest bits of a into b."""
+    at, length = (int(lanes.view(o, "u32")) for o in i.operands[3:])
+    d, a, b = (lanes.view(o, i.kind) for o in i.operands[:3])
+    size = 8 * d.itemsize
+    if not 0 < length <= size - at:
+        raise Unsupported(i.text)
+    mask = d.dtype.type((1 << length) - 1 << at)
+    return lambda m: np.copyto(d, (a << d.dtype.type(at)) & mask | b & ~mask, where=m)
+
+
 def _permute(i, lanes):
     """prmt, its default mode, with a constant selector that copies no signs."""
     d, a, b = (lanes.view(o, "b32") for o in i.operands[:3])
@@ -275,6 +286,7 @@ BUILDERS = {
     "setp": _compare,
     "selp": _select,
     "bfe": _extract,
+    "bfi": _insert,
     "prmt": _permute,
     "rcp": _elementwise(np.reciprocal),
     "cvta": _move,  # addresses in shared memory are those within it

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from ... import cache
+from ..gpu import devices
 from .kernel import numbering
 
 # Of PTX, which is read by people and tests, with lines of the sources.
@@ -70,11 +71,8 @@ def source(name):
 
 
 def digest():
-    """All sources, in a word."""
-    own = hashlib.sha256()
-    for path in sorted(folder().glob("*.cu*")):
-        own.update(path.read_bytes())
-    return own.hexdigest()[:12]
+    """All sources, of kernels and of their launches, in a word."""
+    return devices.digest([*folder().glob("*.cu*"), *Path(__file__).parent.glob("*.py")])
 
 
 def compiled(name, specialised, target, form):

@@ -16,14 +16,15 @@ TYPES = {
 # Prefixes of the constants that number a row's fields.
 ROWS = {"RUN": fields.Run, "NORM": fields.Norm, "PACK": fields.Pack, "FINISH": fields.Finish, "SET": fields.Set}
 ROWS |= {"SPECTRAL": fields.Spectral, "CHUNK": fields.Chunk, "PAIR": fields.Pair, "PART": fields.Part}
-HOST_ONLY = ("launch_cooperative_grid", "SHARED")
+HOST_ONLY = ("launch_cooperative_grid",)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """An entry `name` of the source `name`.cu.
+    """An entry of a source in csrc/cuda.
 
     Attributes:
+        name: of the entry; source: the file's, without its ending.
         parameters: their names in order.
         threads: of a block, where a launch does not say THREADS.
     """
@@ -31,10 +32,11 @@ class Kernel:
     name: str
     parameters: tuple[str, ...]
     threads: int = 256
+    source: str = ""
 
     @property
     def __name__(self):
-        return self.name
+        return self.source
 
 
 def arguments(kernel, args, meta):
@@ -56,8 +58,8 @@ def kind(argument):
 def specialisation(kernel, args, constants):
     """The header `specialised.cuh` of a kernel for its arguments (all of them) and constants.
 
-    A parameter p that points has the element type p_t; a tuple of pointers has also their number p_n. PRECISION is a flag,
-    TF32.
+    A parameter p that points has the element type p_t; a tuple of pointers has also their number p_n. PRECISION is a
+    flag, TF32.
     """
     lines = ["#pragma once", '#include "elements.cuh"']
     for name, argument in zip(kernel.parameters, args, strict=True):

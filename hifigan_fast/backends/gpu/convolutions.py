@@ -14,7 +14,8 @@ STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a 
 PROGRAMS = 1056  # of a weight gradient, where rows allow: eight for each multiprocessor of a large device
 
 
-def _geometry(layer):
+def geometry(layer):
+    """A layer as constants of a kernel."""
     return {
         "IN": layer.in_channels,
         "OUT": layer.out_channels,
@@ -26,14 +27,14 @@ def _geometry(layer):
 
 
 def forward(kernels, role, layer, runs, x, weights, out):
-    config = kernels.config("forward", role, layer, out)
+    kernel, config = kernels.config("forward", role, layer, out)
     if config.library:
         not_again()
         return kernels.library.forward(layer, runs, x, weights, out)
     tiles = tables.tiles(runs, config.BM, out.device)
     kernels.launch(
         out.device,
-        kernels.forward,
+        kernel,
         (len(tiles), layer.groups * cdiv(layer.out_channels // layer.groups, config.BN)),
         x,
         weights.packed,
@@ -45,20 +46,20 @@ def forward(kernels, role, layer, runs, x, weights, out):
         STEM=role == "stem",
         HEAD=role == "head",
         PRECISION=precision(out),
-        **_geometry(layer),
+        **geometry(layer),
         **config.arguments(),
     )
 
 
 def input_grad(kernels, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
-    config = kernels.config("input_grad", role, layer, grad_in)
+    kernel, config = kernels.config("input_grad", role, layer, grad_in)
     if config.library:
         not_again()
         return kernels.library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
     tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
     kernels.launch(
         grad_in.device,
-        kernels.input_grad,
+        kernel,
         (len(tiles), layer.groups * cdiv(layer.in_channels // layer.groups, config.BN)),
         grad_out,
         weights.packed,
@@ -72,14 +73,14 @@ def input_grad(kernels, role, layer, slope, runs, grad_out, weights, saved, map_
         RUNS=len(runs),
         HEAD=role == "head",
         PRECISION=precision(grad_in),
-        **_geometry(layer),
+        **geometry(layer),
         **config.arguments(),
     )
 
 
 def stem_input_grad(kernels, layer, runs, grad_out, weights, grad_waves):
     ordered, tiles = tables.wave_tiles(runs, STEM_BLOCK, grad_waves.device)
-    geometry = _geometry(layer)
+    constants = geometry(layer)
     kernels.launch(
         grad_waves.device,
         kernels.stem_input_grad,
@@ -89,7 +90,7 @@ def stem_input_grad(kernels, layer, runs, grad_out, weights, grad_waves):
         grad_waves,
         ordered,
         tiles,
-        **{key: geometry[key] for key in ("OUT", "TAPS", "STRIDE", "PADDING")},
+        **{key: constants[key] for key in ("OUT", "TAPS", "STRIDE", "PADDING")},
         BM=STEM_BLOCK,
         BO=STEM_CHANNELS,
     )
@@ -105,7 +106,7 @@ class Sums:
 
 
 def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
-    config = kernels.config("weight_grad", role, layer, grad_out)
+    kernel, config = kernels.config("weight_grad", role, layer, grad_out)
     if config.library:
         not_again()
         sums, bias, own = kernels.library.weight_grad(layer, runs, x, grad_out, weights)
@@ -121,7 +122,7 @@ def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
     sums, bias = (empty(shape, torch.float32, grad_out.device) for shape in ((*rows, layer.taps, in_group), rows))
     kernels.launch(
         grad_out.device,
-        kernels.weight_grad,
+        kernel,
         (len(splits.table), *blocks),
         x,
         grad_out,
@@ -133,7 +134,7 @@ def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
         STEM=role == "stem",
         HEAD=role == "head",
         PRECISION=precision(grad_out),
-        **_geometry(layer),
+        **geometry(layer),
         **config.arguments(),
     )
     return Sums(sums, bias, splits.of_set)

@@ -3,9 +3,13 @@
 import contextlib
 import contextvars
 import functools
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+
+from ...version import __version__
 
 _absent = contextvars.ContextVar("hifigan_fast_absent_device", default=None)
 
@@ -65,7 +69,7 @@ def tf32(device):
     """Whether float32 is multiplied in TF32: where cuDNN's convolutions would be asked to, and the device has it."""
     if device.type != "cuda" or torch.version.hip:
         return bool(absent() and absent().tf32)
-    return asked_for_tf32()
+    return asked_for_tf32() and capability(device) >= (8, 0)
 
 
 def arithmetic(like):
@@ -87,3 +91,25 @@ def multiprocessors(device):
     if device.type == "cuda":
         return _multiprocessors(device)
     return absent().multiprocessors if absent() else 1
+
+
+def contact(device, **compiler):
+    """What kernels meet on a CUDA device, {what: name or version}; `compiler`: theirs."""
+    found = {"device": torch.cuda.get_device_name(device), "hifigan_fast": __version__, "torch": torch.__version__}
+    return found | compiler | {"driver": _driver()}
+
+
+def _driver():
+    """The kernel's driver and the library's, as far as they say it."""
+    files = (Path(path) for path in ("/sys/module/nvidia/version", "/sys/module/amdgpu/version"))
+    found = [path.read_text(encoding="utf-8").strip() for path in files if path.exists()]
+    library = getattr(torch._C, "_cuda_getDriverVersion", None)
+    return " / ".join([*found, *([str(library())] if library else [])]) or "unknown"
+
+
+def digest(sources):
+    """Some files, and those of this layer, which launches what they say: in a word."""
+    found = hashlib.sha256()
+    for path in sorted(sources) + sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]

@@ -56,7 +56,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def config(self, direction, role, layer, like):
-        """How a layer is launched for maps like a tensor: its blocks BM, BN and BK, and `arguments()` of the launch."""
+        """(Which kernel a layer is launched by, its blocks BM, BN, BK and their `arguments()`), for maps like a tensor."""
 
     @abstractmethod
     def of_rows(self, device):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ...geometry import run_table
+from ..contract import packed_room
 from ..kept import capturing, kept
 from .fields import FINISH_FIELDS, MOST_SETS, Chunk, Finish, Norm, Pack, Pair, Set, Spectral
 
@@ -125,9 +126,10 @@ def pack_jobs(layers, kinds, block, device):
     """Jobs of `pack` by depth and set, `kinds` [depth][set]; how many elements and rows all have."""
     rows, elements, vectors = [], 0, 0
     for layer, own in zip(layers, kinds):
-        for kind in own:
-            rows.append((*_numbers(kind, layer), elements, vectors))
-            elements, vectors = elements + layer.weights, vectors + layer.out_channels
+        for number, kind in enumerate(own):
+            rows.append((*_numbers(kind, layer), elements + number * layer.weights, vectors))
+            vectors += layer.out_channels
+        elements += packed_room(layer, len(own))
     return Jobs.of(rows, len(Pack), block, device), elements, vectors
 
 

@@ -36,9 +36,10 @@ class TritonKernels(Kernels):
         channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
         widest = max(16, triton.next_power_of_2(channels))
         if direction != "weight_grad":
-            return replace(found, BN=min(found.BN, widest))
-        turns = convolution.turns(found.BN, devices.precision(like))
-        return replace(found, BM=min(found.BM, widest)) if turns else found
+            found = replace(found, BN=min(found.BN, widest))
+        elif convolution.turns(found.BN, devices.precision(like)):
+            found = replace(found, BM=min(found.BM, widest))
+        return getattr(self, direction), found
 
     def of_rows(self, device):
         return ROWS_INTERPRETED if devices.capability(device) is None else ROWS
