@@ -1,12 +1,14 @@
 """The window kernels of csrc/cuda by themselves: tensors of a layer and some runs, and what PyTorch makes of them."""
 
+import re
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from cuda.bindings import nvrtc
 
-from hifigan_fast.backends.cuda import blocks, tiles
-from hifigan_fast.backends.cuda.kernel import Kernel
+from hifigan_fast.backends.cuda import blocks, compiler, tiles
+from hifigan_fast.backends.cuda.kernel import Kernel, arguments, specialisation
 from hifigan_fast.backends.gpu import tables
 from hifigan_fast.geometry import Layer, Run
 
@@ -31,7 +33,7 @@ def rounded(tensor):
 
 @dataclass
 class Case:
-    """A layer's tensors over runs of different weights, of `dtype`; in TF32 weights and gradients are rounded, as they come.
+    """A layer's tensors over runs of different weights; for TF32 weights and gradients are rounded, as they come.
 
     Attributes:
         x, grad, out: a tensor for each run, [sequence, row, channel]; grad is of out.
@@ -74,7 +76,7 @@ class Case:
         return own, constants | {"PRECISION": self.kind, "SHARED": blocks.shared_bytes(direction, own, self.kind)}
 
 
-def forward(case, target=80, chosen=None, edit=None):
+def forward(case, target=80, chosen=None, edit=None, counters=None):
     """(the session, [out of each run])"""
     own, constants = case.constants("forward", target, chosen)
     layer, runs = case.layer, case.runs
@@ -84,6 +86,7 @@ def forward(case, target=80, chosen=None, edit=None):
     out = torch.full((rows * layer.out_channels,), float("nan"), dtype=x.dtype)
     grid = len(walked.spans), layer.groups * -(-layer.out_channels // layer.groups // own.columns)
     with executing_cuda(target, edit, tf32=case.kind == "tf32") as session:
+        session.counters = counters
         args = x, case.weight, case.bias, out, tables.runs_on(runs, CPU), walked.tiles, walked.spans, layer.slope
         session.launch(FORWARD, grid, args, constants)
     sizes = [run.sequences * run.out_rows * layer.out_channels for run in runs]
@@ -102,7 +105,7 @@ def _flat(tensors):
     return torch.cat([t.flatten() for t in tensors])
 
 
-def input_grad(case, target=80, chosen=None, edit=None, given=None, matching=None):
+def input_grad(case, target=80, chosen=None, edit=None, counters=None, given=None, matching=None):
     """(the session, [gradient of each run's x]); `given`: for each run a tensor like x, or None."""
     own, constants = case.constants("input_grad", target, chosen)
     layer, runs = case.layer, case.runs
@@ -112,6 +115,7 @@ def input_grad(case, target=80, chosen=None, edit=None, given=None, matching=Non
     grid = len(walked.spans), layer.groups * -(-layer.in_channels // layer.groups // own.columns)
     given = tuple(given or [None] * len(runs))
     with executing_cuda(target, edit, tf32=case.kind == "tf32") as session:
+        session.counters = counters
         args = (_flat(case.grad), case.weight, saved, given, matching, grad_in, tables.runs_on(runs, CPU))
         session.launch(INPUT_GRAD, grid, (*args, walked.tiles, walked.spans, layer.slope), constants)
     return session, [g.view(x.shape) for g, x in zip(grad_in.split([x.numel() for x in case.x]), case.x)]
@@ -129,7 +133,7 @@ def plain_input_grad(case, run, dtype, given=None, matching=None):
     return torch.where(x > 0, own, own * layer.slope)
 
 
-def weight_grad(case, target=80, chosen=None, edit=None, wanted=2):
+def weight_grad(case, target=80, chosen=None, edit=None, counters=None, wanted=2):
     """(the session, [(gradient of weights, of biases) of each run])"""
     own, constants = case.constants("weight_grad", target, chosen)
     layer, runs = case.layer, case.runs
@@ -140,6 +144,7 @@ def weight_grad(case, target=80, chosen=None, edit=None, wanted=2):
     columns = -(-layer.taps // own.taps) * -(-group // own.channels)
     grid = len(walked.spans), layer.groups * -(-layer.out_channels // layer.groups // own.columns), columns
     with executing_cuda(target, edit, tf32=case.kind == "tf32") as session:
+        session.counters = counters
         args = _flat(case.x), _flat(case.grad), partial, bias, tables.runs_on(runs, CPU), walked.tiles, walked.spans
         session.launch(WEIGHT_GRAD, grid, args, constants)
     return session, [
@@ -153,3 +158,31 @@ def plain_weight_grad(case, run, dtype, operands):
     shape = layer.out_channels, layer.in_channels // layer.groups, layer.taps
     weight = torch.nn.grad.conv1d_weight(x, shape, grad, layer.stride, layer.padding, 1, layer.groups)
     return weight.transpose(1, 2), grad.sum((0, 2))
+
+
+def registers(layer, direction, kind, target):
+    """(registers, bytes of stack) of a thread, as the assembler says."""
+    case = Case(layer, kind, (), [], [], None, None)
+    _, constants = case.constants(direction, target, None)
+    maps, floats = torch.empty(0, dtype=DTYPES[kind]), torch.empty(0)
+    table = torch.empty(0, dtype=torch.int64)
+    kernel, args = {
+        "forward": (FORWARD, (maps, maps, floats, maps, table, table, table, 0.1)),
+        "input_grad": (INPUT_GRAD, (maps, maps, maps, (maps,) * 10, floats, maps, table, table, table, 0.1)),
+        "weight_grad": (WEIGHT_GRAD, (maps, maps, floats, floats, table, table, table)),
+    }[direction]
+    args, constants = arguments(kernel, args, constants)
+    included = compiler.headers() | {"specialised.cuh": specialisation(kernel, args, constants)}
+    log = _assembler_says(compiler.source(kernel.source), included, target)
+    return tuple(int(re.search(pattern, log)[1]) for pattern in (r"Used (\d+) registers", r"(\d+) bytes stack frame"))
+
+
+def _assembler_says(source, included, target):
+    names, texts = ([text.encode() for text in own] for own in (included, included.values()))
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", len(names), texts, names)
+    options = [f"--gpu-architecture=sm_{target}", *compiler.OPTIONS["cubin"], "--ptxas-options=-v"]
+    nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    log = bytes(nvrtc.nvrtcGetProgramLogSize(program)[1])
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(program)
+    return log.decode()
