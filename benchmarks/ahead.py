@@ -60,6 +60,7 @@ class Launch:
         singles: how many of `SINGLE` it has: operands shall come by 16 bytes.
         flops: multiplications and additions of a convolution, without padding; 0 for other kernels.
         bytes: of all its tensors, each once.
+        counts: what was asked to be measured of it.
     """
 
     kernel: str
@@ -73,6 +74,7 @@ class Launch:
     singles: int
     flops: int
     bytes: int
+    counts: object = None
 
 
 def _nvidia_resources(cubin):
@@ -127,10 +129,11 @@ def dtype_of(name):
 
 
 @contextlib.contextmanager
-def compiling(name, tf32=False):
+def compiling(name, tf32=False, measure=lambda kernel, grid, args, meta: None):
     """Within the block, "triton" compiles for the device `name` and runs nothing: results are not written.
 
-    Yields the list that the `Launch`es are appended to. Not to be nested, nor to be used where kernels shall run.
+    Yields the list that the `Launch`es are appended to, each with what `measure` returns of it. Not to be nested, nor
+    to be used where kernels shall run.
     """
     launches = []
 
@@ -141,7 +144,8 @@ def compiling(name, tf32=False):
         place = (kernel.__name__, grid, _class_of(meta), made.metadata.num_warps, made.metadata.shared)
         singles = len(re.findall(SINGLE, text))
         work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in tensors(args))
-        launches.append(Launch(*place, *_resources(made.asm), matrix, singles, *work))
+        counts = measure(kernel, grid, args, meta)
+        launches.append(Launch(*place, *_resources(made.asm), matrix, singles, *work, counts))
 
     with ahead.pretending(Absent(name, tf32)), instead_of_launching(compile_only):
         yield launches
