@@ -1,4 +1,4 @@
-"""What the Triton backend's kernels do on a GPU that is not there, counted: some programs of each launch are executed.
+"""What a GPU backend's kernels do on a GPU that is not there, counted: some programs of each launch are executed.
 
 python -m benchmarks.counters --device H200 --dtype bfloat16 --ensemble mpd --step discriminator
 
@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from tabulate import tabulate
 
+from hifigan_fast.backends.cuda.kernel import Kernel
+from hifigan_fast.backends.gpu.devices import absent
 from tests.ptx.counters import Counters
-from tests.ptx.launch import Session
+from tests.ptx.launch import CudaSession, Session
 from tests.ptx.parse import Vector, parse
 
 from . import report, static_cost
@@ -81,13 +83,15 @@ def count(kernel, grid, args, meta):
     total, found = math.prod(grid), Counts()
     programs = spread(total, ALIKE if "GROUPS" in meta else APART)
     for stage in _stages(meta):
-        session = Session(counters=Counters(), programs=programs)
+        session = CudaSession(absent().capability) if isinstance(kernel, Kernel) else Session()
+        session.counters, session.programs = Counters(), programs
         session.launch(kernel, grid, args, stage)
         if session.faults:
             raise ValueError(str(session.faults))
         found.add(parse(session.texts[-1]), session.counters, total / len(programs))
-    if "counters" in kernel.arg_names:  # the others of the grid never came
-        args[kernel.arg_names.index("counters")].zero_()
+    named = dict(zip(kernel.parameters if isinstance(kernel, Kernel) else kernel.arg_names, args))
+    if "counters" in named:  # the others of the grid never came
+        named["counters"].zero_()
     return found
 
 

@@ -16,7 +16,6 @@ from collections import defaultdict
 import torch
 from tabulate import tabulate
 
-from hifigan_fast import dispatch
 from hifigan_fast.bench import steps
 from hifigan_fast.bench.datasheets import DEVICES
 from hifigan_fast.bench.workloads import ENSEMBLES, build
@@ -32,23 +31,21 @@ STEPS = {
 EXECUTED = {"A100": (1.41, 4500), "H100": (1.83, 6500), "H200": (1.83, 6500)}
 
 
-def launches_of(device, arithmetic, ensemble, step, batch, segment, measure=None):
-    """The `ahead.Launch`es of one step, each with what `measure` says of it."""
-    dtype = ahead.dtype_of(arithmetic)
-    modules = build(ENSEMBLES[ensemble], plain=False)
+def launches(args, measure=None):
+    """The `ahead.Launch`es of the step that a command's arguments ask for, each with what `measure` says of it."""
+    if measure and args.device not in EXECUTED:
+        raise ValueError(f"--device: got {args.device}, whose code cannot be executed; expected {', '.join(EXECUTED)}")
+    dtype, asked = ahead.dtype_of(args.dtype), {"measure": measure} if measure else {}
+    modules = build(ENSEMBLES[args.ensemble], plain=False)
     if dtype == torch.float16:
         modules = [module.half() for module in modules]
     own = torch.float16 if dtype == torch.float16 else torch.float32
-    y, y_hat = (torch.zeros(batch, 1, segment, dtype=own, device="cpu") for _ in range(2))
+    y, y_hat = (torch.zeros(args.batch, 1, report.SEGMENT, dtype=own, device="cpu") for _ in range(2))
     half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()
-    asked = {"measure": measure} if measure else {}
-    with (
-        ahead.compiling(device.target, arithmetic == "tf32", **asked) as launches,
-        dispatch.use_backend("triton"),
-        half,
-    ):
-        STEPS[step](modules, y, y_hat, steps.FastLosses)
-    return launches
+    target = DEVICES[args.device].target
+    with ahead.compiling(target, args.dtype == "tf32", args.backend, **asked) as found, half:
+        STEPS[args.step](modules, y, y_hat, steps.FastLosses)
+    return found
 
 
 def resident(device, launch):
@@ -103,14 +100,6 @@ PARTS = ("issue", "shared", "matrix", "cache", "memory")
 NOTE = "A model, not measured."
 
 
-def launches(args, measure=None):
-    """The launches that a command's arguments ask for."""
-    if measure and args.device not in EXECUTED:
-        raise ValueError(f"--device: got {args.device}, whose code cannot be executed; expected {', '.join(EXECUTED)}")
-    own = args.dtype, args.ensemble, args.step, args.batch, report.SEGMENT
-    return launches_of(DEVICES[args.device], *own, measure)
-
-
 def _measure():
     from .counters import count  # which imports this module
 
@@ -147,6 +136,7 @@ def parser(name, description):
     made.add_argument("--device", choices=DEVICES, default="H200", help="datasheet")
     made.add_argument("--dtype", choices=ahead.DTYPES, default="bfloat16", help="of the maps")
     made.add_argument("--ensemble", choices=ENSEMBLES, default="both", help="discriminators")
+    made.add_argument("--backend", choices=("triton", "cuda"), default="triton", help="whose kernels")
     made.add_argument("--step", choices=STEPS, default="discriminator", help="what is called")
     made.set_defaults(batch=16)
     return made

@@ -78,6 +78,35 @@ def test_all_ways_do_the_same_training_step(tiny, monkeypatch):
     assert same == {ORIGINAL: False, "frozen": True, OURS: True}
 
 
+def test_networks_that_do_not_fit_are_their_ways_error(tiny, monkeypatch):
+    from hifigan_fast.bench import training
+
+    def ready(config, way, y):
+        if way.ours:
+            raise MemoryError("no room")
+        return lambda: None
+
+    monkeypatch.setattr(training, "ready", ready)
+    ways = {name: WAYS[name] for name in (ORIGINAL, OURS)}
+    (case,) = itertools.islice(training.cases(parity.waveforms(1, 1024), ["training step V1"], ways), 1)
+    ceilings = {"gflops": {"float32": 100.0}, "gbytes": 50.0}
+    original, ours = timing._measured(case, 1, tqdm.tqdm(disable=True), ceilings, CPU)
+    assert original["ms"] >= 0 and ours["error"] == "MemoryError: no room"
+
+
+def test_the_default_is_by_the_machine(monkeypatch):
+    """And says so."""
+    here = command._plan("hifigan", None, None, None, None, None, False, "cpu")
+    assert (here.batch, here.repeats, here.steps) == (4, 3, [DISCRIMINATOR, GENERATOR])
+    assert "batch 4 × 8192, threads: " in str(here) and "it trains with batch 16" in str(here)
+    monkeypatch.setattr("hifigan_fast.training.processes.pick_device", lambda name: torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    there = command._plan("hifigan", None, None, None, None, None, False, None)
+    assert (there.batch, there.repeats, there.steps) == (16, 20, list(STEPS.values()))
+    assert "on A GPU, batch 16 × 8192, interleaved repeats: 20" in str(there) and "graph" in there.ways
+    assert report.begun(there, {}, {})["device"] == "A GPU"
+
+
 def test_training_steps_are_hifigans(capsys):
     from hifigan_fast.cli import main
 

@@ -26,7 +26,7 @@ LAYERS = {
     "S5": Layer(1024, 1024, 41, 1, 20, 16),
     "S6": Layer(1024, 1024, 5, 1, 2),
 }
-HEADERS = ("layer", "direction", "rows × columns", "mma", "all / mma", "ldmatrix / mma", "integer / mma", "KB copied")
+HEADERS = ("layer", "direction", "rows × columns", "products", "all / product", "in the loop", "ldmatrix", "KB copied")
 HEADERS += ("load a tap, KB", "sectors", "fewest", "phases", "fewest")
 
 
@@ -47,8 +47,10 @@ def counted(name, direction, kind, target, rows=256):
     session, _ = getattr(windows, direction)(case, target, counters=counters)
     assert not session.faults, str(session.faults)
     own, _ = case.constants(direction, target, None)
-    instructions = counters.instructions(parse(session.texts[-1]))
-    products = instructions["mma"] or instructions["float"]
+    kernel, product = parse(session.texts[-1]), "fma" if kind == "float32" else "mma"
+    instructions, loop = counters.instructions(kernel), counters.loop(kernel, product)
+    of = "float" if kind == "float32" else "mma"
+    products = instructions[of]
     copied, all_global = counters.total(counters.global_, "cp"), counters.total(counters.global_)
     shared = counters.total(counters.shared)
     return (
@@ -57,8 +59,8 @@ def counted(name, direction, kind, target, rows=256):
         f"{own.rows} × {own.columns}",
         products,
         sum(instructions.values()) / products,
-        instructions["ldmatrix"] / products,
-        instructions["integer"] / products,
+        sum(loop.values()) / loop[of],
+        loop["ldmatrix"] / loop[of],
         copied.taken * 32 / 1000,
         _by_taps(case, direction, own) / 1000,
         all_global.taken,
@@ -96,7 +98,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     rows = [counted(name, own, args.kind, args.target) for name in args.layers for own in args.directions]
     print(tabulate(rows, headers=HEADERS, floatfmt=".1f"))
-    print("Of one sequence of 256 output rows, a group, 128 columns. Instructions and requests are warps'.")
+    print(
+        "One sequence of 256 output rows, one group, 128 columns. Instructions and requests are warps': all of them, and"
+    )
+    print("those of the innermost loop, for each matrix product (in float32: each multiply-add).")
 
 
 if __name__ == "__main__":

@@ -144,11 +144,11 @@ WINDOW = "convolution_window.cuh"
 @pytest.mark.parametrize(
     "what, kinds, file, right, wrong",
     [
-        ("forward", set(), WINDOW, "row = before - source.padding, end", "row = before - source.padding + 1, end"),
+        ("forward", set(), WINDOW, "* STEP - source.padding;", "* STEP - source.padding + 1;"),
         ("forward", {"in flight"}, WINDOW, "wait_for_copies<(STAY ? 0 : STAGES - 2)>();", ""),
         ("forward", {"in flight"}, WINDOW, "STAGES - 2)>", "STAGES - 1)>"),
         ("forward", {"race"}, WINDOW, "__syncthreads();", ""),
-        ("forward", set(), WINDOW, "base + swizzled<ROW, WIDE>(16", "base + swizzled<1>(16"),
+        ("forward", set(), WINDOW, "swizzled<ROW, WIDE>(16 * (slot", "swizzled<1>(16 * (slot"),
         (
             "input_grad",
             set(),
@@ -158,7 +158,7 @@ WINDOW = "convolution_window.cuh"
         ),
         ("input_grad", set(), "convolution_input_grad.cu", "swizzled<PITCH, WIDE>(16 * (row", "swizzled<1>(16 * (row"),
         ("weight_grad", set(), "convolution_weight_grad.cu", "PADDING - first_tap", "PADDING - 1"),
-        ("weight_grad", set(), "convolution_weight_grad.cu", "row < rows.count ?", "true ?"),
+        ("weight_grad", set(), "convolution_weight_grad.cu", "row < rows.count", "true"),
         ("weight_grad", {"in flight"}, "convolution_weight_grad.cu", "wait_for_copies<STAGES - 2>();", ""),
     ],
 )
