@@ -26,10 +26,10 @@ struct Read {
   unsigned window, shifts;
   int first;
 
-  DEVICE unsigned at(int eights, int own, int chunk) const {
-    const int column =
-        ALL_CHUNKS * SIZE < OWN_COLUMNS * WARPS_ALONG ? min(first + chunk, ALL_CHUNKS - 1) : first + chunk;
-    return window + load_word(shifts + 4 * (eights + own)) + Inputs::at(own, column);
+  DEVICE unsigned row(int eights, int own) const { return window + load_word(shifts + 4 * (eights + own)); }
+  DEVICE unsigned at(int own, int chunk) const {
+    const bool all = ALL_CHUNKS * SIZE >= OWN_COLUMNS * WARPS_ALONG;
+    return Inputs::at(own, all ? first + chunk : min(first + chunk, ALL_CHUNKS - 1));
   }
 };
 

@@ -61,8 +61,9 @@ struct Matrix {
   unsigned base;
   int first_chunk;
 
-  DEVICE unsigned at(int eights, int own, int chunk) const {
-    return base + 16 * eights * PITCH + swizzled<PITCH, WIDE>(16 * (own * PITCH + first_chunk + chunk));
+  DEVICE unsigned row(int eights, int) const { return base + 16 * eights * PITCH; }
+  DEVICE unsigned at(int own, int chunk) const {
+    return swizzled<PITCH, WIDE>(16 * (own * PITCH + first_chunk + chunk));
   }
 };
 
