@@ -19,6 +19,7 @@ from . import counters, one_step, report
 
 # Whose kernels can be executed: GHz at which the datasheet's rates are reached; GB/s of the second cache, assumed.
 EXECUTED = {"A100": (1.41, 4500), "H100": (1.83, 6500), "H200": (1.83, 6500)}
+SYNC = 620 / 989  # of Hopper's rate what `mma.sync` reaches, assumed
 
 
 def resident(device, launch):
@@ -57,11 +58,12 @@ def cost(device, arithmetic, launch):
 def busy(name, arithmetic, launch):
     """{part: µs that it is busy}, by what was counted."""
     device, (clock, cache) = DEVICES[name], EXECUTED[name]
+    rate = device.rate(arithmetic) * (SYNC if (device.target, launch.matrix) == ("sm_90", "mma.sync") else 1)
     counts, cycles = launch.counts, 1e3 * clock * device.multiprocessors  # a µs, of all multiprocessors
     return {
         "issue": sum(counts.instructions.values()) / (4 * cycles),
         "shared": (counts.phases[0] + counts.operands / 128) / cycles,
-        "matrix": counts.flops / (1e6 * device.rate(arithmetic)),
+        "matrix": counts.flops / (1e6 * rate),
         "cache": 32 * counts.sectors[0] / (1e3 * cache),
         "memory": launch.bytes / (1e3 * device.bandwidth),
     }
