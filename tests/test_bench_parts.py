@@ -14,7 +14,7 @@ import torch
 import tqdm
 
 import hifigan_fast as hf
-from hifigan_fast import parity, reference
+from hifigan_fast import dispatch, parity, reference
 from hifigan_fast.bench import (
     cases,
     command,
@@ -187,6 +187,17 @@ def test_memory_is_what_is_held_above_what_was_there():
     before = memory.resident_mib()
     for mebibytes in (128, 32):  # the peak of the first is not the second's
         assert memory._peak(functools.partial(touch, mebibytes), before) == pytest.approx(mebibytes, abs=4)
+
+
+@linux
+def test_what_is_kept_for_another_step_is_let_go():
+    backend = dispatch.BACKENDS["cpu"]
+    if backend.cannot_run(CPU, torch.float32):
+        pytest.skip(backend.cannot_run(CPU, torch.float32))
+    backend.empty(2**24, torch.float32, "cpu").fill_(1)  # 64 MiB, which nobody holds
+    before = memory.resident_mib()
+    memory._let_go()
+    assert memory.resident_mib() < before - 60
 
 
 @linux
