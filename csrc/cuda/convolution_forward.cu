@@ -30,21 +30,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const auto rows_of = [&](const Tile &tile) {
     return Rows::of(tile.begin, tile.end, static_cast<int>(runs[tile.run].out_rows));
   };
-  const auto load_window = [&](int window, int buffer) {
-    const Tile tile = tiles[window / PARTS];
-    const Run &run = runs[tile.run];
-    const Source<Element> source = {x + run.in_offset * IN + columns.group * GROUP_IN,
-                                    static_cast<int>(run.in_rows), PADDING};
-    Inputs::load<THREADS>(windows + buffer * Inputs::BYTES, rows_of(tile), source, window % PARTS * CHANNELS);
+  Inputs::Plan plan;
+  const auto load_window = [&](const auto &window, int buffer) {
+    if (window.part == 0) {
+      const Tile tile = tiles[window.tile];
+      const Run &run = runs[tile.run];
+      const Element *from = x + run.in_offset * IN + columns.group * GROUP_IN;
+      plan = Inputs::Plan::of(rows_of(tile), {from, static_cast<int>(run.in_rows), PADDING});
+    }
+    Inputs::load<THREADS>(windows + buffer * Inputs::BYTES, plan, PADDING, window.part * CHANNELS);
   };
-  const auto load_weights = [&](int stage, int buffer) {
-    const int part = stage / STEPS % PARTS * CHANNELS, first_tap = stage % STEPS * TAPS_AT_ONCE;
+  const auto load_weights = [&](const auto &stage, int buffer) {
+    const int part = stage.part * CHANNELS, first_tap = stage.step * TAPS_AT_ONCE;
     each_chunk<COLUMNS, PITCH, THREADS>([&](int column, int chunk) {
       const int tap = first_tap + chunk / CHUNKS, own = part + chunk % CHUNKS * SIZE;
-      const bool there = column < left && tap < TAPS;
+      const bool inside =
+          (GROUP_OUT % COLUMNS == 0 || column < left) && (TAPS % TAPS_AT_ONCE == 0 || tap < TAPS);
+      const int there = GROUP_IN % CHANNELS ? GROUP_IN - own : SIZE;
       copy_chunk<copied_at_once<Element>(GROUP_IN)>(
           stages + buffer * STAGE_BYTES + swizzled<PITCH>(16 * (column * PITCH + chunk)),
-          filters + (column * TAPS + tap) * GROUP_IN + own, weight, there ? GROUP_IN - own : 0);
+          filters + (column * TAPS + tap) * GROUP_IN + own, inside ? there : 0);
     });
   };
 

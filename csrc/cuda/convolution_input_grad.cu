@@ -54,25 +54,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                            columns.first;
 
   const auto phase_of = [&](const PhaseTile &tile) { return Phase::of(runs[tile.run], tile.phase); };
-  const auto load_window = [&](int window, int buffer) {
-    const PhaseTile tile = tiles[window / PARTS];
-    const Run &run = runs[tile.run];
-    const Phase phase = phase_of(tile);
-    const Source<Element> source = {grad_out + run.grad_out_offset * OUT + columns.group * GROUP_OUT,
-                                    static_cast<int>(run.out_rows), phase.count - 1 - phase.shift};
-    Grads::load<THREADS>(windows + buffer * Grads::BYTES, Rows::of(tile.begin, tile.end, phase.rows), source,
-                         window % PARTS * CHANNELS);
+  Grads::Plan plan;
+  int padding = 0;
+  const auto load_window = [&](const auto &window, int buffer) {
+    if (window.part == 0) {
+      const PhaseTile tile = tiles[window.tile];
+      const Run &run = runs[tile.run];
+      const Phase phase = phase_of(tile);
+      const Element *from = grad_out + run.grad_out_offset * OUT + columns.group * GROUP_OUT;
+      padding = phase.count - 1 - phase.shift;
+      plan = Grads::Plan::of(Rows::of(tile.begin, tile.end, phase.rows),
+                             {from, static_cast<int>(run.out_rows), padding});
+    }
+    Grads::load<THREADS>(windows + buffer * Grads::BYTES, plan, padding, window.part * CHANNELS);
   };
-  const auto load_weights = [&](int stage, int buffer) {
-    const Phase phase = phase_of(tiles[stage / STEPS / PARTS]);
-    const int part = stage / STEPS % PARTS * CHANNELS, first = stage % STEPS * TAPS_AT_ONCE;
+  const auto load_weights = [&](const auto &stage, int buffer) {
+    const int phase = static_cast<int>(tiles[stage.tile].phase), count = ceil_div(TAPS - phase, STRIDE);
+    const int part = stage.part * CHANNELS, first = stage.step * TAPS_AT_ONCE;
     each_chunk<STAGE_ROWS, PITCH, THREADS>([&](int row, int chunk) {
       const int number = first + row / CHANNELS, own = part + row % CHANNELS, column = chunk * SIZE;
-      const int tap = phase.phase + (phase.count - 1 - number) * STRIDE;
-      const bool there = own < GROUP_OUT && number < phase.count;
+      const int tap = phase + (count - 1 - number) * STRIDE;
+      const bool inside = (GROUP_OUT % CHANNELS == 0 || own < GROUP_OUT) && number < count;
+      const int there = GROUP_IN % COLUMNS ? left - column : SIZE;
       copy_chunk<copied_at_once<Element>(GROUP_IN)>(
           stages + buffer * STAGE_BYTES + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)),
-          filters + (own * TAPS + tap) * GROUP_IN + column, weight, there ? left - column : 0);
+          filters + (own * TAPS + tap) * GROUP_IN + column, inside ? there : 0);
     });
   };
 

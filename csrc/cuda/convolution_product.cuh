@@ -1,9 +1,10 @@
 // A warp's part of a matrix product out of shared memory: ROWS × COLUMNS float32 sums in its registers.
 //
-// An operand's `at(eights, own, chunk)` is the address in shared memory of 16 bytes of row eights + own,
-// where `eights` is a multiple of 8. A plain one has the sum's dimension along its chunks, a turned one along
-// its rows. Matrix units take two chunks at a time, or as many rows; fused multiply-adds one. Of a plain left
-// operand each lane knows its own rows: `at(chunk)` is of the first, the i-th is `shift(i)` further.
+// An operand's `row(eights, own)` + `at(own, chunk)` is the address in shared memory of 16 bytes of its row
+// eights + own, where `eights` is a multiple of 8. A plain one has the sum's dimension along its chunks, a
+// turned one along its rows. Matrix units take two chunks at a time, or as many rows; fused multiply-adds
+// one. Of a plain left operand each lane knows its own rows: `at(chunk)` is of the first, the i-th is
+// `shift(i)` further.
 #pragma once
 
 #include "convolution_instructions.cuh"
@@ -105,12 +106,13 @@ struct MatrixTile {
 #pragma unroll
     for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
     if constexpr (ALONG == 1) {
-      load_matrices(b[0], right.at(0, lane() % 8, first + lane() / 8 % 2));
+      load_matrices(b[0], right.row(0, lane() % 8) + right.at(lane() % 8, first + lane() / 8 % 2));
     } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[4];
-        load_matrices(both, right.at(8 * j + lane() / 16 * 8, lane() % 8, first + lane() / 8 % 2));
+        load_matrices(both, right.row(8 * j + lane() / 16 * 8, lane() % 8) +
+                                right.at(lane() % 8, first + lane() / 8 % 2));
         b[j][0] = both[0], b[j][1] = both[1], b[j + 1][0] = both[2], b[j + 1][1] = both[3];
       }
     }
@@ -125,12 +127,12 @@ struct MatrixTile {
 #pragma unroll
     for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
     if constexpr (ALONG == 1) {
-      load_matrices(b, right.at(0, lane() % 8, chunk));
+      load_matrices(b, right.row(0, lane() % 8) + right.at(lane() % 8, chunk));
     } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[2];
-        load_matrices(both, right.at(8 * j + lane() / 8 % 2 * 8, lane() % 8, chunk));
+        load_matrices(both, right.row(8 * j + lane() / 8 % 2 * 8, lane() % 8) + right.at(lane() % 8, chunk));
         b[j] = both[0], b[j + 1] = both[1];
       }
     }
@@ -157,14 +159,15 @@ struct MatrixTile {
     const int k = chunk * CHUNK<T>;
     if constexpr (WORDS) {
 #pragma unroll
-      for (int j = 0; j < ALONG; ++j) b[j] = word(right, k / 8 * 8, k % 8, j);
+      for (int j = 0; j < ALONG; ++j)
+        b[j] = load_word(right.row(k / 8 * 8, k % 8 + lane() % 4) + of_word(right, k % 8, j));
     } else if constexpr (ALONG == 1) {
-      load_matrices<1, true>(b, right.at(k, lane() % 8, 0));
+      load_matrices<1, true>(b, right.row(k, lane() % 8) + right.at(lane() % 8, 0));
     } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[2];
-        load_matrices<2, true>(both, right.at(k, lane() % 8, j + lane() / 8 % 2));
+        load_matrices<2, true>(both, right.row(k, lane() % 8) + right.at(lane() % 8, j + lane() / 8 % 2));
         b[j] = both[0], b[j + 1] = both[1];
       }
     }
@@ -196,9 +199,13 @@ struct MatrixTile {
     for (int i = 0; i < DOWN; ++i) {
       if constexpr (WORDS) {
 #pragma unroll
-        for (int n = 0; n < 4; ++n) a[i][n] = word(left, k, n / 2 * 4, 2 * i + n % 2);
+        for (int n = 0; n < 4; ++n) {
+          const int first = n / 2 * 4;
+          a[i][n] = load_word(left.row(k, first + lane() % 4) + of_word(left, first, 2 * i + n % 2));
+        }
       } else {
-        load_matrices<4, true>(a[i], left.at(k + lane() / 16 * 8, lane() % 8, 2 * i + lane() / 8 % 2));
+        load_matrices<4, true>(
+            a[i], left.row(k + lane() / 16 * 8, lane() % 8) + left.at(lane() % 8, 2 * i + lane() / 8 % 2));
       }
     }
   }
@@ -222,24 +229,31 @@ struct MatrixTile {
     }
   }
 
-  // Of a turned operand of words: this lane's one of four rows from `eights` + `first` on and eight columns.
+  // Of a turned operand of words, where this lane's is, behind the row's: of four rows from the `first` of
+  // eight on and eight columns.
   template <class Operand>
-  static DEVICE unsigned word(const Operand &operand, int eights, int first, int eight) {
-    return load_word(operand.at(eights, first + lane() % 4, 2 * eight + lane() / 16) + lane() / 4 % 4 * 4);
+  static DEVICE unsigned of_word(const Operand &operand, int first, int eight) {
+    return operand.at(first + lane() % 4, 2 * eight + lane() / 16) + lane() / 4 % 4 * 4;
   }
 
   template <class Right>
   static DEVICE void load_turned(unsigned (&b)[ALONG][2], int k, Right right) {
     if constexpr (WORDS) {
+      const unsigned above = right.row(k, lane() % 4), below = right.row(k, 4 + lane() % 4);
 #pragma unroll
-      for (int j = 0; j < ALONG; ++j) b[j][0] = word(right, k, 0, j), b[j][1] = word(right, k, 4, j);
-    } else if constexpr (ALONG == 1) {
-      load_matrices<2, true>(b[0], right.at(k + lane() / 8 % 2 * 8, lane() % 8, 0));
-    } else {
+      for (int j = 0; j < ALONG; ++j) {
+        b[j][0] = load_word(above + of_word(right, 0, j)), b[j][1] = load_word(below + of_word(right, 4, j));
+      }
+      return;
+    }
+    const unsigned row = right.row(k + lane() / 8 % 2 * 8, lane() % 8);
+    if constexpr (ALONG == 1) {
+      load_matrices<2, true>(b[0], row + right.at(lane() % 8, 0));
+    } else if constexpr (!WORDS) {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[4];
-        load_matrices<4, true>(both, right.at(k + lane() / 8 % 2 * 8, lane() % 8, j + lane() / 16));
+        load_matrices<4, true>(both, row + right.at(lane() % 8, j + lane() / 16));
         b[j][0] = both[0], b[j][1] = both[1], b[j + 1][0] = both[2], b[j + 1][1] = both[3];
       }
     }
@@ -373,8 +387,8 @@ struct FusedTile {
       for (int i = 0; i < DOWN; ++i) a[i] = load_floats(above + left.shift(i));
 #pragma unroll
       for (int c = 0; c < 4 * ALONG; ++c) {
-        const float2 b =
-            load_floats(right.at(c / 4 * 16 + along() / 2 * 8, along() % 2 * 4 + c % 4, chunk) + half);
+        const float2 b = load_floats(right.row(c / 4 * 16 + along() / 2 * 8, along() % 2 * 4 + c % 4) +
+                                     right.at(along() % 2 * 4 + c % 4, chunk) + half);
 #pragma unroll
         for (int i = 0; i < DOWN; ++i) {
           float &to = parts[i][c / 4][c % 4];
@@ -403,7 +417,7 @@ struct FusedTile {
         const int row = 4 * chunk + half + k;
 #pragma unroll
         for (int j = 0; j < ALONG; ++j) {
-          const Chunk b = load_chunk(right.at(row / 8 * 8, row % 8, 4 * j + along()));
+          const Chunk b = load_chunk(right.row(row / 8 * 8, row % 8) + right.at(row % 8, 4 * j + along()));
 #pragma unroll
           for (int i = 0; i < DOWN; ++i) add_products(parts[i][j], k ? a[i].y : a[i].x, b);
         }
@@ -420,10 +434,12 @@ struct FusedTile {
   DEVICE void add_both_turned(int k, Left left, Right right) {
     Chunk a[DOWN / 4];
 #pragma unroll
-    for (int i = 0; i < DOWN / 4; ++i) a[i] = load_chunk(left.at(k / 8 * 8, k % 8, 8 * i + down()));
+    for (int i = 0; i < DOWN / 4; ++i)
+      a[i] = load_chunk(left.row(k / 8 * 8, k % 8) + left.at(k % 8, 8 * i + down()));
+    const unsigned row = right.row(k / 8 * 8, k % 8);
 #pragma unroll
     for (int j = 0; j < ALONG; ++j) {
-      const Chunk b = load_chunk(right.at(k / 8 * 8, k % 8, 4 * j + along()));
+      const Chunk b = load_chunk(row + right.at(k % 8, 4 * j + along()));
 #pragma unroll
       for (int i = 0; i < DOWN; ++i) add_products(parts[i][j], number(a[i / 4], i % 4), b);
     }
@@ -433,7 +449,7 @@ struct FusedTile {
   static DEVICE void add_left_turned(int k, Left left, Ones &ones) {
 #pragma unroll
     for (int i = 0; i < DOWN / 4; ++i) {
-      const Chunk a = load_chunk(left.at(k / 8 * 8, k % 8, 8 * i + down()));
+      const Chunk a = load_chunk(left.row(k / 8 * 8, k % 8) + left.at(k % 8, 8 * i + down()));
 #pragma unroll
       for (int n = 0; n < 4; ++n) ones.parts[4 * i + n] += number(a, n);
     }

@@ -26,10 +26,10 @@ struct Read {
   unsigned window, shifts;
   int first;
 
-  DEVICE unsigned at(int eights, int own, int chunk) const {
-    const int column =
-        ALL_CHUNKS * SIZE < OWN_COLUMNS * WARPS_ALONG ? min(first + chunk, ALL_CHUNKS - 1) : first + chunk;
-    return window + load_word(shifts + 4 * (eights + own)) + Inputs::at(own, column);
+  DEVICE unsigned row(int eights, int own) const { return window + load_word(shifts + 4 * (eights + own)); }
+  DEVICE unsigned at(int own, int chunk) const {
+    const bool all = ALL_CHUNKS * SIZE >= OWN_COLUMNS * WARPS_ALONG;
+    return Inputs::at(own, all ? first + chunk : min(first + chunk, ALL_CHUNKS - 1));
   }
 };
 
@@ -50,15 +50,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const Rows rows = Rows::of(tile.begin, tile.end, static_cast<int>(run.out_rows));
     const unsigned window = stages + buffer * STAGE_BYTES, grads = window + Inputs::BYTES,
                    shifts = grads + GRAD_BYTES;
-    const Source<Element> source = {x + run.in_offset * IN + outs.group * GROUP_IN,
-                                    static_cast<int>(run.in_rows), PADDING - first_tap};
-    Inputs::load<THREADS>(window, rows, source, part);
+    const Element *inputs = x + run.in_offset * IN + outs.group * GROUP_IN;
+    const int padding = PADDING - first_tap;
+    const auto plan = Inputs::Plan::of(rows, {inputs, static_cast<int>(run.in_rows), padding});
+    Inputs::load<THREADS>(window, plan, padding, part);
     const Element *from = grad_out + (run.grad_out_offset + tile.begin) * OUT + channel;
     each_chunk<ROWS, PITCH, THREADS>([&](int row, int chunk) {
-      const int own = chunk * SIZE;
+      const int own = chunk * SIZE, there = GROUP_OUT % COLUMNS ? left - own : SIZE;
       copy_chunk<copied_at_once<Element>(GROUP_OUT)>(
-          grads + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)), from + row * OUT + own, grad_out,
-          row < rows.count ? left - own : 0);
+          grads + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)), from + row * OUT + own,
+          row < rows.count ? there : 0);
     });
     for (int row = threadIdx.x; row < ROWS; row += THREADS)
       store_word(shifts + 4 * row, Inputs::shift(rows, row));

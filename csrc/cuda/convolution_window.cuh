@@ -39,11 +39,11 @@ DEVICE void each_chunk(F f) {
 // A chunk's elements from global memory, those that are `there` of them, zeros for the others; BYTES at a
 // time.
 template <int BYTES, class Stored>
-DEVICE void copy_chunk(unsigned to, const Stored *from, const Stored *anywhere, int there) {
+DEVICE void copy_chunk(unsigned to, const Stored *from, int there) {
   constexpr int EACH = BYTES / sizeof(Stored);
 #pragma unroll
   for (int n = 0; n < 16 / sizeof(Stored); n += EACH) {
-    copy<BYTES>(to + n * sizeof(Stored), n < there ? from + n : anywhere, n < there);
+    copy<BYTES>(to + n * sizeof(Stored), from + n, n < there);
   }
 }
 
@@ -61,8 +61,9 @@ struct Matrix {
   unsigned base;
   int first_chunk;
 
-  DEVICE unsigned at(int eights, int own, int chunk) const {
-    return base + 16 * eights * PITCH + swizzled<PITCH, WIDE>(16 * (own * PITCH + first_chunk + chunk));
+  DEVICE unsigned row(int eights, int) const { return base + 16 * eights * PITCH; }
+  DEVICE unsigned at(int own, int chunk) const {
+    return swizzled<PITCH, WIDE>(16 * (own * PITCH + first_chunk + chunk));
   }
 };
 
@@ -104,35 +105,55 @@ struct Window {
 
   static DEVICE unsigned at(int own, int chunk) { return swizzled<ROW, WIDE>(16 * (own * ROW + chunk)); }
 
-  // Copies channels from `channel` on, zeros outside of each sequence and group, by THREADS threads: slots
-  // for eight rows at least.
+  // What is copied into the windows of one tile: `used` slots of the source, zeros up to eight rows' `slots`.
+  struct Plan {
+    const Stored *from;  // the first slot's channels
+    int row, rows;       // of the source is the first slot's, counted within its sequence; a sequence has
+    int used, slots, length;
+
+    static DEVICE Plan of(const Rows &rows, const Source<Stored> &source) {
+      const int last = rows.count - 1, used = last * STEP + rows.further(last) * GAP + TAPS;
+      const int row = rows.first * STEP - source.padding;
+      const long long first = static_cast<long long>(rows.sequence) * source.rows + row;
+      const int length = rows.each * STEP + GAP;
+      return {source.from + first * PITCH, row, source.rows, used, max(used, 7 * STEP + TAPS), length};
+    }
+  };
+
+  // Copies channels from `channel` on, zeros outside of each sequence and group, by THREADS threads.
   template <int THREADS>
-  static DEVICE void load(unsigned base, const Rows &rows, const Source<Stored> &source, int channel) {
-    const int last = rows.count - 1, used = last * STEP + rows.further(last) * GAP + TAPS;
-    const int slots = max(used, 7 * STEP + TAPS), length = rows.each * STEP + GAP;
-    const int before = rows.first * STEP;  // slots of the first sequence that are another tile's
-    const long long first = static_cast<long long>(rows.sequence) * source.rows + before - source.padding;
-    const Stored *from = source.from + first * PITCH + channel;
-    int row = before - source.padding, end = length - source.padding;  // of the sequence that a slot is of
-    const auto copy = [&](int slot, int chunk) {
-      const int own = chunk * CHUNK_SIZE, at = row + slot;
-      const bool inside = at >= 0 && at < source.rows && slot < used;
-      copy_chunk<copied_at_once<Stored>(GROUP)>(base + swizzled<ROW, WIDE>(16 * (slot * CHUNKS + chunk)),
-                                                from + slot * PITCH + own, source.from,
-                                                inside ? GROUP - channel - own : 0);
-    };
-    const auto next = [&] { row -= length, from += (source.rows - length) * PITCH; };
+  static DEVICE void load(unsigned base, const Plan &plan, int padding, int channel) {
     if constexpr (THREADS % CHUNKS == 0) {
-      for (int slot = threadIdx.x / CHUNKS; slot < slots; slot += THREADS / CHUNKS) {
-        while (row + slot >= end) next();
-        copy(slot, threadIdx.x % CHUNKS);
+      constexpr int SLOTS_AT_ONCE = THREADS / CHUNKS;
+      const int own = threadIdx.x % CHUNKS * CHUNK_SIZE,
+                left = GROUP % (CHUNKS * CHUNK_SIZE) ? GROUP - channel - own : CHUNK_SIZE;
+      const Stored *from = plan.from + static_cast<int>(threadIdx.x / CHUNKS) * PITCH + channel + own;
+      int row = plan.row, slot = threadIdx.x / CHUNKS;
+      for (; slot < plan.used; slot += SLOTS_AT_ONCE, from += SLOTS_AT_ONCE * PITCH) {
+        while (row + slot >= plan.length - padding)
+          row -= plan.length, from += (plan.rows - plan.length) * PITCH;
+        const bool inside = static_cast<unsigned>(row + slot) < static_cast<unsigned>(plan.rows);
+        copy_chunk<BYTES_AT_ONCE>(base + place(slot, threadIdx.x % CHUNKS), from, inside ? left : 0);
       }
+      for (; slot < plan.slots; slot += SLOTS_AT_ONCE)
+        copy_chunk<BYTES_AT_ONCE>(base + place(slot, threadIdx.x % CHUNKS), from, 0);
     } else {
-      for (int chunk = threadIdx.x; chunk < slots * CHUNKS; chunk += THREADS) {
-        while (row + chunk / CHUNKS >= end) next();
-        copy(chunk / CHUNKS, chunk % CHUNKS);
+      for (int chunk = threadIdx.x; chunk < plan.slots * CHUNKS; chunk += THREADS) {
+        const int slot = chunk / CHUNKS, own = chunk % CHUNKS * CHUNK_SIZE;
+        const int further = (plan.row + padding + slot) / plan.length,
+                  row = plan.row + slot - further * plan.length;
+        const bool inside = row >= 0 && row < plan.rows && slot < plan.used;
+        const Stored *from = plan.from + (slot + further * (plan.rows - plan.length)) * PITCH + channel + own;
+        copy_chunk<BYTES_AT_ONCE>(base + place(slot, chunk % CHUNKS), from,
+                                  inside ? GROUP - channel - own : 0);
       }
     }
+  }
+
+  static constexpr int BYTES_AT_ONCE = copied_at_once<Stored>(GROUP);
+
+  static DEVICE unsigned place(int slot, int chunk) {
+    return swizzled<ROW, WIDE>(16 * (slot * CHUNKS + chunk));
   }
 };
 
@@ -160,6 +181,25 @@ DEVICE void add_chunks(Product &product, int depth, AddTwo add_two, AddOne add_o
   }
 }
 
+// A stage of weights, or with STEPS 1 a window: of which tile, of which part of its channels.
+template <int PARTS, int STEPS>
+struct Stage {
+  int tile = 0, part = 0, step = 0;
+
+  DEVICE void advance() {
+    if (++step < STEPS) return;
+    step = 0;
+    if (++part < PARTS) return;
+    part = 0, ++tile;
+  }
+};
+
+// The next of COUNT buffers.
+template <int COUNT>
+DEVICE int next_of(int buffer) {
+  return buffer + 1 == COUNT ? 0 : buffer + 1;
+}
+
 // Runs a program's tiles, each in PARTS windows of channels, each window in STEPS stages of weights. Copies
 // are STAGES - 1 stages and a window ahead of the product. Of one stage the weights stay; of one window a
 // program has no other.
@@ -172,26 +212,35 @@ DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Be
   static_assert(WINDOWS == 2 || PARTS == 1, "a window's next needs memory of its own");
   static_assert(WINDOWS == 1 || STAGES <= STEPS + 1,
                 "a window is waited for no earlier than its first stage");
-  const int windows = tiles * PARTS, stages = windows * STEPS;
-  load_window(0, 0);
-  load_weights(0, 0);
+  Stage<PARTS, STEPS> weights, now;
+  Stage<PARTS, 1> window;
+  int filled = 0, window_filled = 0, used = 0, window_used = 0;  // buffers
+  const auto load_next_weights = [&] {
+    if (weights.tile < tiles) load_weights(weights, filled);
+    weights.advance(), filled = next_of<STAGES>(filled);
+  };
+  const auto load_next_window = [&] {
+    if (window.tile < tiles) load_window(window, window_filled);
+    window.advance(), window_filled = next_of<WINDOWS>(window_filled);
+  };
+  load_next_window();
+  load_next_weights();
   end_group();
   for (int stage = 1; stage < STAGES - 1; ++stage) {
-    if (stage < stages) load_weights(stage, stage);
+    load_next_weights();
     end_group();
   }
-  int stage = 0;
-  for (int window = 0; window < windows; ++window) {
-    if (window % PARTS == 0) begin(window / PARTS);
-    for (int step = 0; step < STEPS; ++step, ++stage) {
-      wait_for_copies<(STAY ? 0 : STAGES - 2)>();
-      __syncthreads();
-      const int next = stage + STAGES - 1;
-      if (!STAY && next < stages) load_weights(next, next % STAGES);
-      if (WINDOWS == 2 && step == 0 && window + 1 < windows) load_window(window + 1, (window + 1) % 2);
-      end_group();
-      multiply(window % WINDOWS, stage % STAGES, step);
-    }
-    if (window % PARTS == PARTS - 1) finish(window / PARTS);
+  while (now.tile < tiles) {
+    if (now.part + now.step == 0) begin(now.tile);
+    wait_for_copies<(STAY ? 0 : STAGES - 2)>();
+    __syncthreads();
+    if (!STAY) load_next_weights();
+    if (WINDOWS == 2 && now.step == 0) load_next_window();
+    end_group();
+    multiply(window_used, used, now.step);
+    used = next_of<STAGES>(used);
+    if (now.step == STEPS - 1) window_used = next_of<WINDOWS>(window_used);
+    if (now.step == STEPS - 1 && now.part == PARTS - 1) finish(now.tile);
+    now.advance();
   }
 }

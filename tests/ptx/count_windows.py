@@ -7,6 +7,7 @@ import argparse
 
 from tabulate import tabulate
 
+from hifigan_fast.backends.cuda import blocks
 from hifigan_fast.geometry import Layer
 
 from . import windows
@@ -26,7 +27,9 @@ LAYERS = {
     "S5": Layer(1024, 1024, 41, 1, 20, 16),
     "S6": Layer(1024, 1024, 5, 1, 2),
 }
-HEADERS = ("layer", "direction", "rows × columns", "mma", "all / mma", "ldmatrix / mma", "integer / mma", "KB copied")
+CONDITIONS = """One sequence of 256 output rows, one group, 128 columns. For each matrix product of a warp (in float32:
+multiply-add) all of its instructions, and those of the innermost loop."""
+HEADERS = ("layer", "direction", "rows × columns", "products", "all / product", "in the loop", "ldmatrix", "KB copied")
 HEADERS += ("load a tap, KB", "sectors", "fewest", "phases", "fewest")
 
 
@@ -46,9 +49,11 @@ def counted(name, direction, kind, target, rows=256):
     counters = Counters()
     session, _ = getattr(windows, direction)(case, target, counters=counters)
     assert not session.faults, str(session.faults)
-    own, _ = case.constants(direction, target, None)
-    instructions = counters.instructions(parse(session.texts[-1]))
-    products = instructions["mma"] or instructions["float"]
+    own = blocks.blocks_of(direction, layer, kind, target)
+    kernel, product = parse(session.texts[-1]), "fma" if kind == "float32" else "mma"
+    instructions, loop = counters.instructions(kernel), counters.loop(kernel, product)
+    of = "float" if kind == "float32" else "mma"
+    products = instructions[of]
     copied, all_global = counters.total(counters.global_, "cp"), counters.total(counters.global_)
     shared = counters.total(counters.shared)
     return (
@@ -57,8 +62,8 @@ def counted(name, direction, kind, target, rows=256):
         f"{own.rows} × {own.columns}",
         products,
         sum(instructions.values()) / products,
-        instructions["ldmatrix"] / products,
-        instructions["integer"] / products,
+        sum(loop.values()) / loop[of],
+        loop["ldmatrix"] / loop[of],
         copied.taken * 32 / 1000,
         _by_taps(case, direction, own) / 1000,
         all_global.taken,
@@ -96,7 +101,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     rows = [counted(name, own, args.kind, args.target) for name in args.layers for own in args.directions]
     print(tabulate(rows, headers=HEADERS, floatfmt=".1f"))
-    print("Of one sequence of 256 output rows, a group, 128 columns. Instructions and requests are warps'.")
+    print(CONDITIONS)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,14 @@ class Counters:
                 total[class_of(i)] += warps
         return total
 
+    def loop(self, kernel, name):
+        """{class: instructions} of the block that has issued the most of this name."""
+
+        def issued(place):
+            return self.blocks[place] * sum(i.name == name for i in kernel.instructions[slice(*place)])
+
+        return Counter(map(class_of, kernel.instructions[slice(*max(self.blocks, key=issued))]))
+
     def reached_global(self, i, warps, address, width):
         """Each warp's request takes the sectors in which its lanes' bytes lie."""
         sectors = (address // np.uint64(SECTOR)).astype(np.int64)

@@ -125,6 +125,14 @@ def test_what_is_missing_is_said(monkeypatch):
     assert "on an AMD GPU" in CUDA.cannot_run(cuda, torch.float32)
 
 
+def test_a_driver_that_is_older_than_the_compiler(monkeypatch):
+    host.stub_driver()  # of CUDA 12.8
+    monkeypatch.setattr(compiler, "version", lambda: (12, 9))
+    assert driver.missing.__wrapped__() is None
+    monkeypatch.setattr(compiler, "version", lambda: (13, 5))
+    assert "the driver is CUDA 12.8's, NVRTC is of 13.5" in driver.missing.__wrapped__()
+
+
 @contextlib.contextmanager
 def without(*modules):
     with mock.patch.dict("sys.modules", dict.fromkeys(modules)):

@@ -5,6 +5,7 @@ import functools
 import struct
 
 from ..gpu.driver import Function, have_context
+from . import compiler
 from .kernel import kind
 
 FORMATS = {int: "q", float: "f"}
@@ -26,8 +27,14 @@ def missing():
         from cuda.bindings import driver
 
         _checked(driver.cuInit(0))
+        known = _checked(driver.cuDriverGetVersion())  # 13050 of 13.5
     except (ImportError, RuntimeError) as error:
         return f"CUDA's driver does not answer: {error}".splitlines()[0]
+    if known // 1000 < compiler.version()[0]:  # its code would not load
+        found, made = f"{known // 1000}.{known % 1000 // 10}", ".".join(map(str, compiler.version()))
+        return (
+            f"the driver is CUDA {found}'s, NVRTC is of {made}: a newer driver, or cuda-bindings of {found} or before"
+        )
     return None
 
 

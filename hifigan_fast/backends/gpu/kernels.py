@@ -56,7 +56,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def config(self, direction, role, layer, like):
-        """Which kernel runs a layer for maps like a tensor, and its blocks BM, BN, BK, with a launch's `arguments()`."""
+        """Which kernel runs a layer for maps like a tensor, and its blocks BM, BN, BK with a launch's `arguments()`."""
 
     @abstractmethod
     def of_rows(self, device):
