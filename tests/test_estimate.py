@@ -11,7 +11,7 @@ from hifigan_fast.bench import cases, datasheets, model
 from hifigan_fast.bench.steps import DISCRIMINATOR, FROZEN_STEPS, GENERATOR, ORIGINAL, OURS
 
 
-def test_the_models_figures_follow_the_datasheet(tiny):
+def test_the_models_figures_are_sums_of_bounds(tiny):
     sheet, tiny = datasheets.DEVICES["H200"], replace(tiny, discriminator_periods=[2])
     found = model.seconds_per_step(tiny, sheet, "bfloat16")
     assert 0 < found[OURS] < found["frozen"] < found[ORIGINAL]
@@ -26,20 +26,21 @@ def test_the_models_figures_follow_the_datasheet(tiny):
             FROZEN_STEPS[step](modules, *waves, reference)
         fused += bounds.all - bounds.convolutions
     assert found["frozen"] - found[OURS] == pytest.approx(fused)
-    half = datasheets.Device("sm_90", 132, sheet.half / 2, sheet.tf32 / 2, sheet.float32 / 2, sheet.bandwidth / 2)
-    for way, seconds in model.seconds_per_step(tiny, half, "bfloat16").items():
-        assert seconds == pytest.approx(2 * found[way])
 
 
-def test_the_models_convolutions_are_those_of_the_work():
-    """Without a bandwidth to bound it, the arithmetic of a discriminator step is that of its floor."""
+def test_the_models_bounds_are_of_the_work():
+    """Without a bandwidth to bound it, the arithmetic of a discriminator step is that of its floor; half the rates take
+    twice as long."""
     modules = [reference.MultiPeriodDiscriminator((2, 3))]
     y = torch.zeros(1, 1, 600, dtype=torch.float32, device="cpu")
-    endless = datasheets.Device("sm_90", 1, 1, 1, 1, 1e12)
-    with model.Bounds(endless, "float32") as bounds:
-        FROZEN_STEPS[DISCRIMINATOR](modules, y, y, reference)
-    work = cases.forward_work(modules, y, y)
-    assert bounds.convolutions == pytest.approx(3 * work.flops / 1e12, rel=0.01)  # but for the stems' input gradients
+    work, found = cases.forward_work(modules, y, y), []
+    for rate, bandwidth in ((1, 1e12), (2, 2e12), (0.5, 1e-9), (1, 2e-9)):  # the last two by bytes alone
+        with model.Bounds(datasheets.Device("sm_90", 1, rate, rate, rate, bandwidth), "float32") as bounds:
+            FROZEN_STEPS[DISCRIMINATOR](modules, y, y, reference)
+        found.append(bounds)
+    assert found[0].convolutions == pytest.approx(3 * work.flops / 1e12, rel=0.01)  # but for the stems' input gradients
+    for slow, fast in (found[:2], found[2:]):
+        assert slow.all == pytest.approx(2 * fast.all) and slow.convolutions == pytest.approx(2 * fast.convolutions)
 
 
 def test_estimate_by_a_model(tiny, capsys):
