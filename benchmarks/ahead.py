@@ -63,6 +63,7 @@ class Launch:
         singles: how many of `SINGLE` it has: operands shall come by 16 bytes.
         flops: multiplications and additions of a convolution, without padding; 0 for other kernels.
         bytes: of all its tensors, each once.
+        counts: what was asked to be measured of it.
     """
 
     kernel: str
@@ -76,6 +77,7 @@ class Launch:
     singles: int
     flops: int
     bytes: int
+    counts: object = None
 
 
 def _nvidia_resources(cubin):
@@ -145,10 +147,11 @@ def _cuda(kernel, grid, args, meta):
 
 
 @contextlib.contextmanager
-def compiling(name, tf32=False, backend="triton"):
+def compiling(name, tf32=False, backend="triton", measure=lambda kernel, grid, args, meta: None):
     """Within the block, `backend` compiles for the device `name` and runs nothing: results are not written.
 
-    Yields the list that the `Launch`es are appended to. Not to be nested, nor to be used where kernels shall run.
+    Yields the list that the `Launch`es are appended to, each with what `measure` returns of it. Not to be nested, nor
+    to be used where kernels shall run.
     """
     launches, device = [], Absent(name, tf32)
     compiled, pretending = {"triton": (_triton, ahead.pretending), "cuda": (_cuda, standing_for)}[backend]
@@ -159,7 +162,7 @@ def compiling(name, tf32=False, backend="triton"):
         singles = len(re.findall(SINGLE, text))
         work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in tensors(args))
         place = kernel.__name__, grid, _class_of(meta), warps, shared, registers, spills
-        launches.append(Launch(*place, matrix, singles, *work))
+        launches.append(Launch(*place, matrix, singles, *work, measure(kernel, grid, args, meta)))
 
     with pretending(device), instead_of_launching(compile_only), dispatch.use_backend(backend):
         yield launches

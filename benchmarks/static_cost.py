@@ -2,7 +2,9 @@
 
 python -m benchmarks.static_cost --device H200 --dtype bfloat16 --ensemble mpd --step discriminator
 
-A model, no measurement: floors are operations over the datasheet's rate, or bytes over its bandwidth, the larger.
+A model, no measurement: floors are operations over the datasheet's rate, or bytes over its bandwidth, the larger. With
+--executed some programs of each launch are executed on the CPU, and what all would do is set against what a
+multiprocessor does in a cycle: the model's time is that of the busiest part, as if all others hid behind it.
 """
 
 import argparse
@@ -25,20 +27,25 @@ STEPS = {
     "discriminator": steps.discriminator_step,
     "generator": steps.frozen_generator_step,
 }
+# Whose kernels can be executed: GHz at which the datasheet's rates are reached; GB/s of the second cache, assumed.
+EXECUTED = {"A100": (1.41, 4500), "H100": (1.83, 6500), "H200": (1.83, 6500)}
 
 
-def launches_of(device, arithmetic, ensemble, step, batch, segment):
-    """The `ahead.Launch`es of one step."""
-    dtype = ahead.dtype_of(arithmetic)
-    modules = build(ENSEMBLES[ensemble], plain=False)
+def launches(args, measure=None):
+    """The `ahead.Launch`es of the step that a command's arguments ask for, each with what `measure` says of it."""
+    if measure and args.device not in EXECUTED:
+        raise ValueError(f"--device: got {args.device}, whose code cannot be executed; expected {', '.join(EXECUTED)}")
+    dtype, asked = ahead.dtype_of(args.dtype), {"measure": measure} if measure else {}
+    modules = build(ENSEMBLES[args.ensemble], plain=False)
     if dtype == torch.float16:
         modules = [module.half() for module in modules]
     own = torch.float16 if dtype == torch.float16 else torch.float32
-    y, y_hat = (torch.zeros(batch, 1, segment, dtype=own, device="cpu") for _ in range(2))
+    y, y_hat = (torch.zeros(args.batch, 1, report.SEGMENT, dtype=own, device="cpu") for _ in range(2))
     half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()
-    with ahead.compiling(device.target, arithmetic == "tf32") as launches, half:
-        STEPS[step](modules, y, y_hat, steps.FastLosses)
-    return launches
+    target = DEVICES[args.device].target
+    with ahead.compiling(target, args.dtype == "tf32", args.backend, **asked) as found, half:
+        STEPS[args.step](modules, y, y_hat, steps.FastLosses)
+    return found
 
 
 def resident(device, launch):
@@ -74,35 +81,71 @@ def cost(device, arithmetic, launch):
     )
 
 
+def busy(name, arithmetic, launch):
+    """{part: µs that it is busy}, by what was counted."""
+    device, (clock, cache) = DEVICES[name], EXECUTED[name]
+    counts, cycles = launch.counts, 1e3 * clock * device.multiprocessors  # a µs, of all multiprocessors
+    return {
+        "issue": sum(counts.instructions.values()) / (4 * cycles),
+        "shared": (counts.phases[0] + counts.operands / 128) / cycles,
+        "matrix": counts.flops / (1e6 * device.rate(arithmetic)),
+        "cache": 32 * counts.sectors[0] / (1e3 * cache),
+        "memory": launch.bytes / (1e3 * device.bandwidth),
+    }
+
+
 HEADERS = ("kernel", "class", "programs", "waves", "occupancy", "registers", "GFLOP", "MB", "floor, µs", "bound by")
 FORMATS = ("", "", "", ".2f", ".2f", "", ".2f", ".1f", ".1f", "")
+PARTS = ("issue", "shared", "matrix", "cache", "memory")
+NOTE = "A model, not measured."
+
+
+def _measure():
+    from .counters import count  # which imports this module
+
+    return count
 
 
 def command(args):
     device = DEVICES[args.device]
-    launches = launches_of(device, args.dtype, args.ensemble, args.step, args.batch, report.SEGMENT)
-    rows = [cost(device, args.dtype, launch) for launch in launches]
-    print(tabulate(rows, headers=HEADERS, floatfmt=FORMATS))
+    found = launches(args, _measure() if args.executed else None)
+    headers, formats = HEADERS, FORMATS
+    rows = [cost(device, args.dtype, launch) for launch in found]
     by_kernel = defaultdict(float)
-    for row in rows:
-        by_kernel[row[0]] += row[-2]
+    for own in rows:
+        by_kernel[own[0]] += own[-2]
+    if args.executed:
+        headers, formats = (*HEADERS[:-1], *PARTS, "busiest"), (*FORMATS[:-1], *[".1f"] * len(PARTS), "")
+        times = [busy(args.device, args.dtype, launch) for launch in found]
+        rows = [(*own[:-1], *parts.values(), max(parts, key=parts.get)) for own, parts in zip(rows, times)]
+    print(tabulate(rows, headers=headers, floatfmt=formats))
     print(f"\n{len(rows)} launches; floors, in µs: " + ", ".join(f"{k} {v:.0f}" for k, v in by_kernel.items()))
-    print(f"Sum of the floors: {sum(by_kernel.values()) / 1e3:.2f} ms on a {args.device}. A model, not measured.")
+    print(f"Sum of the floors: {sum(by_kernel.values()) / 1e3:.2f} ms on a {args.device}. {NOTE}")
+    if args.executed:
+        print(f"Sum of the busiest parts: {sum(max(parts.values()) for parts in times) / 1e3:.2f} ms. {NOTE}")
     if args.out:
-        named = [dict(zip(HEADERS, row)) for row in rows]
+        named = [dict(zip(headers, own)) for own in rows]
         report.write(args.out, {"model": True, "device": args.device, "dtype": args.dtype, "launches": named})
 
 
+def parser(name, description):
+    """The arguments of a command about one step's launches."""
+    made = report.parser(name, description, repeats=1)
+    report.add_batch(made)
+    made.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    made.add_argument("--device", choices=DEVICES, default="H200", help="datasheet")
+    made.add_argument("--dtype", choices=ahead.DTYPES, default="bfloat16", help="of the maps")
+    made.add_argument("--ensemble", choices=ENSEMBLES, default="both", help="discriminators")
+    made.add_argument("--backend", choices=("triton", "cuda"), default="triton", help="whose kernels")
+    made.add_argument("--step", choices=STEPS, default="discriminator", help="what is called")
+    made.set_defaults(batch=16)
+    return made
+
+
 def main(argv=None):
-    parser = report.parser("static_cost", "Model a step's launches on a GPU that is not there.", repeats=1)
-    report.add_batch(parser)
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--device", choices=DEVICES, default="H200", help="datasheet")
-    parser.add_argument("--dtype", choices=ahead.DTYPES, default="bfloat16", help="of the maps")
-    parser.add_argument("--ensemble", choices=ENSEMBLES, default="both", help="discriminators")
-    parser.add_argument("--step", choices=STEPS, default="discriminator", help="what is called")
-    parser.set_defaults(batch=16)
-    return report.run(command, parser.parse_args(argv))
+    made = parser("static_cost", "Model a step's launches on a GPU that is not there.")
+    made.add_argument("--executed", action="store_true", help="also by what executed programs do")
+    return report.run(command, made.parse_args(argv))
 
 
 if __name__ == "__main__":

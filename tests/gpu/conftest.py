@@ -11,7 +11,8 @@ DEVICE = torch.device("cuda")
 def _reason():
     if not torch.cuda.is_available():
         return "no GPU"
-    return dispatch.BACKENDS["triton"].cannot_run(DEVICE, torch.float32)
+    reasons = [dispatch.BACKENDS[name].cannot_run(DEVICE, torch.float32) for name in ("triton", "cuda")]
+    return all(reasons) and "; ".join(reasons)
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,4 @@
-"""The Triton backend on a GPU: parity at real shapes, every configuration, graphs, streams, memory."""
+"""The Triton and CUDA backends on a GPU: parity at real shapes, every configuration, graphs, streams, memory."""
 
 import pytest
 import torch
@@ -14,8 +14,16 @@ from hifigan_fast.training.step import Trainer
 
 from ..small import SmallEnsemble
 
-BACKEND = dispatch.BACKENDS["triton"]
 HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def backend(request):
+    """The name of one whose kernels run here."""
+    reason = dispatch.BACKENDS[request.param].cannot_run(torch.device("cuda"), torch.float32)
+    if reason:
+        pytest.skip(reason)
+    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -35,39 +43,39 @@ def modules(name, dtype=torch.float32):
     return [module.to("cuda", dtype) for module in parity.build_pair(name, trained=True)]
 
 
-def judged(name, batch, length, dtype=torch.float32, autocast=None):
+def judged(backend, name, batch, length, dtype=torch.float32, autocast=None):
     pair, (y, y_hat) = modules(name, dtype), waves(batch, length, dtype)
-    return parity.compare(*pair, y, y_hat, ["triton"], autocast=autocast)["triton"]
+    return parity.compare(*pair, y, y_hat, [backend], autocast=autocast)[backend]
 
 
 @pytest.mark.parametrize("name", ["mpd", "msd"])
 @pytest.mark.parametrize("batch, length", [(2, 8192), (1, 16391), (4, 407)])
-def test_float32(name, batch, length):
-    verdict = judged(name, batch, length)
+def test_float32(name, batch, length, backend):
+    verdict = judged(backend, name, batch, length)
     assert verdict.passed, verdict.worst
 
 
 @pytest.mark.parametrize("name", ["mpd", "msd"])
-def test_tf32(name):
+def test_tf32(name, backend):
     torch.backends.cudnn.allow_tf32 = True
-    verdict = judged(name, 2, 8192)
+    verdict = judged(backend, name, 2, 8192)
     assert verdict.passed, verdict.worst
 
 
 @pytest.mark.parametrize("name", ["mpd", "msd"])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_half_modules(name, dtype):
-    verdict = judged(name, 2, 8192, dtype)
+def test_half_modules(name, dtype, backend):
+    verdict = judged(backend, name, 2, 8192, dtype)
     assert verdict.passed, verdict.worst
 
 
 @pytest.mark.parametrize("name", ["mpd", "msd"])
-def test_autocast(name):
-    verdict = judged(name, 2, 8192, autocast=torch.bfloat16)
+def test_autocast(name, backend):
+    verdict = judged(backend, name, 2, 8192, autocast=torch.bfloat16)
     assert verdict.passed, verdict.worst
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "cuda", "reference"], indirect=True)
 def test_a_recomputation_is_not_cast_by_the_region_of_the_backward_pass(backend):
     (ours, _), (y, y_hat) = modules("mpd"), waves(1, 8192)
     grads = []
@@ -86,8 +94,8 @@ def test_the_default_is_triton():
 
 
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "float16", "tf32", "float32"])
-def test_first_contact(arithmetic):
-    found = trust.run("triton", "cuda", arithmetic)
+def test_first_contact(arithmetic, backend):
+    found = trust.run(backend, "cuda", arithmetic)
     assert found["passed"], found
 
 
@@ -112,7 +120,7 @@ def test_every_configuration(generation, dtype, name, monkeypatch):
 
     monkeypatch.setattr(configs, "generation_of", lambda capability: generation)
     try:
-        verdict = judged(name, 1, 4096, dtype)
+        verdict = judged("triton", name, 1, 4096, dtype)
     except OutOfResources as error:
         pytest.skip(f"more than this device has: {error}")
     assert verdict.passed, verdict.worst
@@ -121,14 +129,14 @@ def test_every_configuration(generation, dtype, name, monkeypatch):
 @pytest.mark.parametrize(
     "case", [{"periods": (23, 37), "samples": 3, "length": 150}, {"norm": "mixed", "sigmas": 2}, {}]
 )
-def test_small_ensembles(case):
+def test_small_ensembles(case, backend):
     small = SmallEnsemble(**case)
     small.waves = [[w.cuda() for w in side] for side in small.waves]
     small.parameters = [
         [type(p)(*(t if t is None else t.cuda() for t in vars(p).values())) for p in own] for own in small.parameters
     ]
     small.states = [[s and tuple(t.cuda() for t in s) for s in own] for own in small.states]
-    assert small.worst_ratio(BACKEND) <= parity.LIMIT
+    assert small.worst_ratio(dispatch.BACKENDS[backend]) <= parity.LIMIT
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -147,21 +155,21 @@ def spectral(random):
     return [tuple(torch.randn(n, generator=random, device="cuda") for n in (s, s[0], s[1])) for s in shapes]
 
 
-def test_power_iterations():
+def test_power_iterations(backend):
     """Programs that wait for one another: again and again, under load from another stream, and in a CUDA graph."""
     matrices, side = spectral(torch.Generator("cuda").manual_seed(0)), torch.cuda.Stream()
     expected = [tuple(t.double() for t in own) for own in matrices]
     for _ in range(100):
         with torch.cuda.stream(side):
             spectral(torch.Generator("cuda").manual_seed(1))[1][0].square_()
-        found = BACKEND.power_iterations(matrices, 1e-12, 1, 2)
+        found = dispatch.BACKENDS[backend].power_iterations(matrices, 1e-12, 1, 2)
         right = dispatch.BACKENDS["reference"].power_iterations(expected, 1e-12, 1, 2)
         for ours, other in zip(found, right):
             torch.testing.assert_close(ours.double(), other, rtol=1e-4, atol=1e-5)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = BACKEND.power_iterations(matrices, 1e-12, 1, 2)
+        found = dispatch.BACKENDS[backend].power_iterations(matrices, 1e-12, 1, 2)
     for _ in range(3):
         graph.replay()
         right = dispatch.BACKENDS["reference"].power_iterations(expected, 1e-12, 1, 2)
@@ -169,7 +177,7 @@ def test_power_iterations():
         torch.testing.assert_close(ours.double(), other, rtol=1e-4, atol=1e-5)
 
 
-def test_power_iterations_on_two_streams():
+def test_power_iterations_on_two_streams(backend):
     random = torch.Generator("cuda").manual_seed(0)
     jobs = [(spectral(random), torch.cuda.Stream()) for _ in range(2)]
     expected = [[tuple(t.double() for t in own) for own in matrices] for matrices, _ in jobs]
@@ -177,8 +185,9 @@ def test_power_iterations_on_two_streams():
     for _ in range(50):
         for matrices, stream in jobs:
             with torch.cuda.stream(stream):
-                BACKEND.power_iterations(matrices, 1e-12, 1, 2)
-                BACKEND.power_iterations(matrices, 1e-12, 0, 1)  # fewer registers: of both streams at once
+                kernels = dispatch.BACKENDS[backend]
+                kernels.power_iterations(matrices, 1e-12, 1, 2)
+                kernels.power_iterations(matrices, 1e-12, 0, 1)  # fewer registers: of both streams at once
     torch.cuda.synchronize()
     for (matrices, _), own in zip(jobs, expected):
         for _ in range(50):
@@ -188,7 +197,7 @@ def test_power_iterations_on_two_streams():
                 torch.testing.assert_close(ours.double(), other, rtol=1e-4, atol=1e-5)
 
 
-def test_a_feature_loss_on_two_streams():
+def test_a_feature_loss_on_two_streams(backend):
     random, streams = torch.Generator("cuda").manual_seed(0), [torch.cuda.Stream() for _ in range(2)]
     sizes = 2**22, 2**20 + 7, 5
     maps = [[[torch.randn(n, generator=random, device="cuda") for n in sizes] for _ in range(2)] for _ in streams]
@@ -198,7 +207,7 @@ def test_a_feature_loss_on_two_streams():
     for _ in range(50):
         for pair, stream in zip(maps, streams):
             with torch.cuda.stream(stream):
-                found.append(BACKEND.feature_l1(*pair))
+                found.append(dispatch.BACKENDS[backend].feature_l1(*pair))
     torch.cuda.synchronize()
     for index, means in enumerate(found):
         torch.testing.assert_close(means.double(), expected[index % 2], rtol=1e-5, atol=0)
@@ -229,7 +238,7 @@ def test_the_library_with_step_losses_and_the_same_bits(name, by_library):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("name", ["mpd", "msd"])
 def test_the_library_in_the_place_of_our_kernels(name, dtype, by_library):
-    verdict = judged(name, 2, 8192, dtype)
+    verdict = judged("triton", name, 2, 8192, dtype)
     assert verdict.passed, verdict.worst
 
 
@@ -288,10 +297,10 @@ def test_compiled(name):
         assert (ours - eager).norm() <= 1e-5 * eager.norm() + 1e-10
 
 
-def test_opcheck():
+def test_opcheck(backend):
     small = SmallEnsemble(length=61)
     waves_in, layers, states, _ = small.leaves(torch.float32)
-    call = Call(BACKEND, small.ensemble, torch.float32, states)
+    call = Call(dispatch.BACKENDS[backend], small.ensemble, torch.float32, states)
     tensors = [w for side in waves_in for w in side], [t for own in layers for p in own for t in vars(p).values()]
     moved = [[t.detach().cuda().requires_grad_() for t in own] for own in tensors]
     arguments = *moved, call.flat_states(), *operators.description(call)

@@ -51,6 +51,7 @@ class Session:
         edit: a function of PTX -> PTX, to plant a fault.
         kernels: full names of all that ran.
         counters: `Counters` that launches add to, if they are wanted.
+        programs: numbers of the only CTAs that are run, one after another.
     """
 
     edit: object = None
@@ -58,22 +59,20 @@ class Session:
     texts: list = field(default_factory=list)
     kernels: set = field(default_factory=set)
     counters: object = None
+    programs: list | None = None
 
     def launch(self, kernel, grid, args, meta):
-        """Compile `kernel` for these arguments as the JIT would, and run it on the tensors' own memory.
-
-        One whose programs meet between stages is run a stage at a time: the meeting is not executed.
-        """
-        stages = [{}]
-        if meta.get("launch_cooperative_grid"):
-            stages = [{"first_stage": n, "stages": n + 1} for n in range(meta["first_stage"], meta["stages"])]
-        for stage in stages:
-            made = self.make(kernel, grid, args, meta | stage)
-            text = self.edit(made.text) if self.edit else made.text
-            parsed, tensors = _parsed(text), [(name, v) for name, v in made.arguments if isinstance(v, torch.Tensor)]
-            values = [*made.values, *[0] * (len(parsed.params) - len(made.values))]  # scratch memory: none
-            memory, params = Global(tensors), pack_params(parsed, values)
-            Machine(parsed, grid, params, memory, made.threads, made.shared, self.faults, self.counters).run()
+        """Compile `kernel` for these arguments as the JIT would, and run it on the tensors' own memory."""
+        made = self.make(kernel, grid, args, meta)
+        text = self.edit(made.text) if self.edit else made.text
+        parsed, tensors = _parsed(text), [(name, v) for name, v in made.arguments if isinstance(v, torch.Tensor)]
+        values = [*made.values, *[0] * (len(parsed.params) - len(made.values))]  # scratch memory: none
+        memory, params = Global(tensors), pack_params(parsed, values)
+        own = made.threads, made.shared, self.faults, self.counters, self.programs
+        machine = Machine(parsed, grid, params, memory, *own)
+        if meta.get("launch_cooperative_grid") and machine.total > machine.lanes.ctas and not self.programs:
+            raise Unsupported(f"{machine.total} programs at once")
+        machine.run()
         self.texts.append(text)
         self.kernels.add(f"{kernel.__module__}.{kernel.__name__}")
 

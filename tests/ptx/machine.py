@@ -17,7 +17,9 @@ MODIFIER = re.compile(
     "global|shared|shared__cta|param|gpu|acquire|release|acq_rel|relaxed|ca|cg|commit_group|wait_group|wait_all|"
     + "|".join([*TYPES, *alu.WAYS, *(f"{name}u?" for name in alu.COMPARISONS), *warp.REDUCTIONS])
 )
-GONE, WAITING = 1 << 30, 1 << 29  # a lane's next block when it has ended, and when it waits at a barrier
+# A lane's next block when it has ended, and when it waits at a barrier; added to it while it asks for an atomic again.
+GONE, ASKING, WAITING = 1 << 30, 1 << 29, 1 << 28
+PATIENCE = 1000  # how often all lanes that are left may ask in vain
 
 
 class Machine:
@@ -31,15 +33,16 @@ class Machine:
         threads, shared_bytes: of a CTA.
         faults: where they are added.
         counters: `Counters` of this launch, if they are wanted.
+        programs: numbers of the only CTAs that are run, one after another.
     """
 
-    def __init__(self, kernel, grid, params, memory, threads, shared_bytes, faults, counters=None):
+    def __init__(self, kernel, grid, params, memory, threads, shared_bytes, faults, counters=None, programs=None):
         self.kernel, self.grid = kernel, tuple(grid) + (1,) * (3 - len(grid))
         self.total, self.memory, self.faults, self.counters = int(np.prod(grid)), memory, faults, counters
         self.params = np.frombuffer(bytes(params) + bytes(16), np.uint8)
-        self.lanes = Lanes(
-            kernel, min(self.total, max(1, LANES_AT_ONCE // threads)), threads, self.grid, self._symbols()
-        )
+        at_once = 1 if programs else min(self.total, max(1, LANES_AT_ONCE // threads))
+        self.lanes = Lanes(kernel, at_once, threads, self.grid, self._symbols())
+        self.chunks = programs or range(0, self.total, at_once)
         self.everyone = np.arange(self.lanes.count)
         grain = min((w for i in kernel.instructions if (w := access.shared_width(i))), default=16)
         self.shared = Shared(self.lanes, max(shared_bytes, self._static_shared()), grain)
@@ -109,9 +112,9 @@ class Machine:
         return None
 
     def run(self):
-        """Run all CTAs; what they did wrong is in `faults`."""
+        """Run the CTAs; what they did wrong is in `faults`."""
         with np.errstate(all="ignore"):
-            for first in range(0, self.total, self.lanes.ctas):
+            for first in self.chunks:
                 self._run_chunk(first)
 
     def _run_chunk(self, first):
@@ -121,9 +124,9 @@ class Machine:
             part.clear()
         self.next = np.zeros(lanes.count, np.int64)
         self.next[(first + lanes.cta) >= self.total] = GONE
-        self.resume = np.zeros(lanes.count, np.int64)
+        self.resume, self.asked = np.zeros(lanes.count, np.int64), 0
         while (lowest := self.next.min()) != GONE:
-            if lowest == WAITING:
+            if lowest >= WAITING:
                 self._release()
                 continue
             mask = self.next == lowest
@@ -154,18 +157,25 @@ class Machine:
             to = GONE if i.name in ("ret", "exit") else self._block_of(i.operands[0].name)
         if i.guard is not None:
             to = np.where(self.lanes.register(i.guard[0]) != i.guard[1], to, number + 1)
+        block = self.kernel.blocks[number]
+        if any(own.name == "atom" for own in self.kernel.instructions[block.begin : block.end]):
+            to = np.where(to <= number, to + ASKING, to)  # others first: it may be for them that it waits
         np.copyto(self.next, to, where=mask)
 
     def _block_of(self, label):
         return self.kernel.block_at[self.kernel.labels[label]]
 
     def _release(self):
-        """Let the CTAs go on of which every lane waits, or has ended."""
-        waiting = self.next == WAITING
-        whole = (self.next >= WAITING).reshape(self.lanes.ctas, -1).all(1)
+        """Let the CTAs go on of which every lane waits, or has ended; where there is none, lanes that ask again."""
+        waiting, asking = self.next == WAITING, (self.next >= ASKING) & (self.next < GONE)
+        whole = (waiting | (self.next == GONE)).reshape(self.lanes.ctas, -1).all(1)
         ready = waiting & whole[self.lanes.cta]
+        self.asked = 0 if ready.any() else self.asked + 1
         if not ready.any():
-            raise Stuck(f"{self.kernel.name}: lanes wait at a barrier for others that do not come")
+            if not asking.any() or self.asked > PATIENCE:
+                raise Stuck(f"{self.kernel.name}: lanes wait for others that do not come")
+            self.next[asking] -= ASKING
+            return
         np.copyto(self.next, self.resume, where=ready)
         self.shared.barrier(ready)
 

@@ -10,10 +10,11 @@ import torch
 
 import hifigan_fast as hf
 from benchmarks import host
-from hifigan_fast import dispatch
+from hifigan_fast import dispatch, trust
 from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernels
 from hifigan_fast.backends.gpu import devices, program
 from hifigan_fast.backends.gpu import driver as launches
+from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import ensemble_of
 
 from .test_driver import HEARD, small, step
@@ -131,6 +132,31 @@ def test_a_driver_that_is_older_than_the_compiler(monkeypatch):
     assert driver.missing.__wrapped__() is None
     monkeypatch.setattr(compiler, "version", lambda: (13, 5))
     assert "the driver is CUDA 12.8's, NVRTC is of 13.5" in driver.missing.__wrapped__()
+
+
+@pytest.mark.parametrize("capability, chosen", [((7, 5), "cuda"), ((8, 0), "triton")])
+def test_it_is_chosen_where_triton_cannot_run(capability, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(devices, "_capability", lambda device: capability)
+    monkeypatch.setattr(driver, "missing", lambda: None)
+    monkeypatch.setenv(trust.VARIABLE, "0")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a device")
+    monkeypatch.setattr(configs, "measurements", lambda device: {"some": "thing"})
+    device = torch.device("cuda", 6)
+    assert dispatch.choose(device, torch.float16).backend.name == chosen
+    if chosen == "cuda":
+        assert dispatch.refusal(CUDA, device, torch.bfloat16) in dispatch.no_kernels(device, torch.bfloat16)
+
+
+def test_what_it_meets(monkeypatch):
+    """Its sources are a part of it: after a change its kernels are checked again."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"device {device.index}")
+    found = CUDA.contact(torch.device("cuda", 3))
+    assert list(found) == ["device", "hifigan_fast", "torch", "nvrtc", "driver", "kernels"] and all(found.values())
+    assert found["device"] == "device 3" and CUDA.contact(torch.device("cpu")) is None
+    folder = compiler.folder()
+    monkeypatch.setattr(compiler, "folder", lambda: folder / "nothing")
+    assert CUDA.contact(torch.device("cuda", 3))["kernels"] != found["kernels"]
 
 
 @contextlib.contextmanager

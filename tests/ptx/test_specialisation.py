@@ -1,6 +1,8 @@
 """Kernels are compiled once for all batches and lengths, by Triton's own keys: nothing is compiled here."""
 
 import random
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,3 +85,20 @@ def test_pooling_compiles_once_for_all_lengths(asked):
     for lengths in ((8192, 4097), (8191, 4096), (1, 1)):
         instead()(pooling.pooled, (1,), (sides, torch.empty(64), tiles, *lengths), {"BLOCK": 1024})
     assert len(asked) == 1
+
+
+def test_multiply_adds_are_fused_whatever_the_default(monkeypatch):
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
+    made, waves = [], [torch.zeros(2, 1, 64, dtype=torch.float32, device="cpu")]
+    with (
+        ahead.pretending(Absent("sm_80")),
+        instead_of_launching(lambda *launch: made.append(ahead.compile_only(*launch))),
+    ):
+        BACKEND.pooled(waves, [64, 33, 17])
+    assert made[0].metadata.enable_fp_fusion and "fma.rn.f32" in made[0].asm["ptx"]
+
+
+def test_no_product_goes_by_triton_s_default_precision():
+    sources = "".join(path.read_text() for path in Path(ahead.__file__).parent.glob("*.py"))
+    calls = re.findall(r"tl\.dot\(.*\)", sources)
+    assert calls and all("input_precision=" in call for call in calls)

@@ -17,6 +17,7 @@ from hifigan_fast.backends.cuda.kernels import CudaKernels
 from hifigan_fast.geometry import Layer
 
 from ..small import SmallEnsemble, assert_power_iterations_are_right
+from .faults import Stuck
 from .launch import executing, executing_cuda
 
 TRITON, CUDA = (dispatch.BACKENDS[name] for name in ("triton", "cuda"))
@@ -145,7 +146,6 @@ def assert_ensemble_is_right(name, arithmetic, backend, target):
 
 
 def executed_power_iterations(iterations, calls, backend, target):
-    """A stage a launch: how programs meet between stages is not executed."""
     with judged(backend, target, "float32") as session:
         assert_power_iterations_are_right(backend, iterations, calls)
     return session
@@ -246,6 +246,21 @@ def test_losses(dtype, backend, target, poisoned):
 @pytest.mark.parametrize("iterations, calls", [(0, 1), (1, 1), (1, 2), (3, 2)])
 def test_power_iterations(iterations, calls, backend, target, poisoned):
     executed_power_iterations(iterations, calls, backend, target)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("backend, target", [(TRITON, 80), (CUDA, 80)], ids=["triton", "cuda"])
+def test_programs_that_do_not_meet_are_seen(backend, target, poisoned):
+    with EXECUTING[backend.name](target, lambda text: text.replace(".acq_rel", ".relaxed")) as session:
+        assert_power_iterations_are_right(backend, 1, 1)
+    assert "unordered" in session.faults.kinds()
+
+
+@pytest.mark.exhaustive
+def test_programs_that_wait_for_ever_are_seen(poisoned):
+    """For more than there are."""
+    with executing_cuda(80, lambda text: text.replace("%nctaid.x", "99")), pytest.raises(Stuck):
+        assert_power_iterations_are_right(CUDA, 1, 1)
 
 
 @pytest.mark.exhaustive

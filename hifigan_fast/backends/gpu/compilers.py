@@ -34,6 +34,8 @@ class Compilers(ThreadPoolExecutor):
         """Say how far they are, from time to time until it is `over`: on a terminal, else once."""
         while not over.wait(PATIENCE):
             done, terminal = sum(future.done() for future in self.asked), sys.stderr.isatty()
+            if done == len(self.asked):  # nothing to wait for, or nothing yet
+                continue
             print(
                 f"hifigan_fast: compiling kernels, {done} of {len(self.asked)}; they are kept for the next time",
                 file=sys.stderr,

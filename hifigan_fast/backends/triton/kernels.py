@@ -14,6 +14,7 @@ ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
 SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
 SPECTRAL_INTERPRETED = {"ROWS": 128, "BLOCK": 1024, "HEIGHT": 256, "COLUMNS": 1024}
 SPECTRAL_REGISTERS = {"maxnreg": 128}  # of a thread: all programs must run at once
+OPTIONS = {"enable_fp_fusion": True}  # a product's sum rounded once: Triton's default to 3.9, not from 3.10 on
 
 
 class TritonKernels(Kernels):
@@ -24,6 +25,9 @@ class TritonKernels(Kernels):
     l1_means, l1_gradients = feature_l1.means, feature_l1.gradients
     library = library
     run, on_device, watched = map(staticmethod, (launch.run, launch.on_device, launch.watched))
+
+    def launch(self, device, kernel, grid, *args, **meta):
+        super().launch(device, kernel, grid, *args, **meta, **OPTIONS)
 
     def config(self, direction, role, layer, like):
         generation = configs.generation_of(devices.capability(like.device))
