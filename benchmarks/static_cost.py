@@ -133,7 +133,8 @@ def parser(name, description):
     made = report.parser(name, description, repeats=1)
     report.add_batch(made)
     made.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    made.add_argument("--device", choices=DEVICES, default="H200", help="datasheet")
+    compiled = [name for name, device in DEVICES.items() if device.target in ahead.TARGETS]
+    made.add_argument("--device", choices=compiled, default="H200", help="datasheet")
     made.add_argument("--dtype", choices=ahead.DTYPES, default="bfloat16", help="of the maps")
     made.add_argument("--ensemble", choices=ENSEMBLES, default="both", help="discriminators")
     made.add_argument("--backend", choices=("triton", "cuda"), default="triton", help="whose kernels")
