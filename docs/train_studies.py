@@ -1,4 +1,4 @@
-"""Train the runs behind docs/fidelity.md and docs/questions.md, one at a time; the same command goes on where it stopped.
+"""Train the runs behind docs/fidelity.md and docs/questions.md, one at a time; again, it goes on where it stopped.
 
 python docs/train_studies.py              all that have no result yet: days on two cores
 python docs/train_studies.py --list       which there are
@@ -19,9 +19,13 @@ from studies import clips, results, runs
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="RUN", nargs="*", help="names of runs; default: all")
-    parser.add_argument("--data", metavar="DIR", help="folder of wavs; default: real speech where it is, else synthetic")
-    parser.add_argument("--scratch", type=Path, default=Path("runs/studies"), help="of checkpoints; default %(default)s")
-    parser.add_argument("--plan", choices=runs.PLANS, default="whole", help="short: 40 steps; default %(default)s")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of wavs; default: real speech where it is, else synthetic"
+    )
+    parser.add_argument(
+        "--scratch", type=Path, default=Path("runs/studies"), help="of checkpoints; default %(default)s"
+    )
+    parser.add_argument("--plan", choices=runs.PLANS, default="whole", help="short: 20 steps; default %(default)s")
     parser.add_argument("--threads", type=int, help="default: torch's")
     parser.add_argument("--list", action="store_true", help="say which runs are finished and which are missing")
     args = parser.parse_args()

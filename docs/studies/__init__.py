@@ -1,1 +1,1 @@
-"""Studies: what the training runs behind docs/fidelity.md and docs/questions.md are, what they measure, their results."""
+"""What the training runs behind docs/fidelity.md and docs/questions.md are, what they measure, their results."""

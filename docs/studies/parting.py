@@ -73,7 +73,7 @@ def _distances(parameters, others):
 
 
 def _steps(run: Run, plan: Plan, data: Data, rival: Rival) -> Iterator[tuple[dict[str, torch.Tensor], list[float]]]:
-    """After each step: the parameters of {generator, discriminators}, and the losses. Of no steps: the start's, once."""
+    """After each step: parameters of {generator, discriminators}, and losses. Of 0 steps: the start's, once."""
     way = WAYS[rival.way]
     step.DISCRIMINATORS["rival"] = kind_of(dataclasses.replace(run, way=rival.way))
     config = config_of(run, plan)
@@ -102,9 +102,10 @@ def _as(threads, onednn):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with warnings.catch_warnings(), torch.backends.mkldnn.flags(enabled=onednn):
-            warnings.filterwarnings("ignore", "TF32 acceleration")  # torch's flags set that one too
-            yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TF32 acceleration")  # which torch's flags set, too
+            with torch.backends.mkldnn.flags(enabled=onednn):
+                yield
     finally:
         torch.set_num_threads(before)
 

@@ -98,7 +98,7 @@ def _largest(matrix):
 
 
 def _effective(conv: nn.Module) -> torch.Tensor:
-    """The weight that a forward pass takes, [out, in, taps], by the norms' own hooks; without a step of spectral norm."""
+    """The weight that a forward pass takes, [out, in, taps], by the norms' hooks; no step of spectral norm."""
     was = conv.training
     conv.eval()
     for hook in conv._forward_pre_hooks.values():

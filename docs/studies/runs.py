@@ -48,7 +48,7 @@ class Plan:
 
 
 WHOLE = Plan("whole", steps=1500, mark=250, mean=25)
-SHORT = Plan("short", steps=40, mark=10, mean=5, checkpoint=10)
+SHORT = Plan("short", steps=20, mark=10, mean=1, checkpoint=10)
 PLANS = {plan.name: plan for plan in (WHOLE, SHORT)}
 
 
