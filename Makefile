@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-.PHONY: bench bench-layers readme-figures test test-all ptx wild sanitize dist docs types lint format clean
+.PHONY: bench bench-all bench-layers readme-figures test test-all ptx wild sanitize dist docs types lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -42,6 +42,11 @@ $(VENV)/.lint: $(VENV)/.base
 
 bench: $(VENV)/.bench  ## parity, then speed against plain PyTorch; DATA=dir takes wavs, ARGS=--full measures more
 	$(BIN)/hifigan-fast bench $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+bench-all: $(VENV)/.bench  ## every project's discriminators, every step and way; on a GPU where there is one
+	for workload in hifigan vits rvc bigvgan; do \
+	  $(BIN)/hifigan-fast bench --full --scaling --workload $$workload --out bench-out/$$workload $(ARGS) || exit; \
+	done
 
 bench-layers: $(VENV)/.bench  ## layers, other shapes, memory
 	$(BIN)/python -m benchmarks.layers --out bench-out/layers.json

@@ -18,6 +18,8 @@ from tabulate import tabulate
 
 from hifigan_fast import dispatch
 from hifigan_fast.autograd import run_ensemble, run_step
+from hifigan_fast.backends.gpu.devices import Absent
+from hifigan_fast.backends.gpu.kernels import instead_of_launching
 from hifigan_fast.backends.triton import ahead, configs
 from hifigan_fast.geometry import Ensemble, Layer, Stack
 from hifigan_fast.losses import feature_loss
@@ -141,7 +143,7 @@ def compiling(name, tf32=False):
         work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in tensors(args))
         launches.append(Launch(*place, *_resources(made.asm), matrix, singles, *work))
 
-    with ahead.pretending(ahead.Absent(name, tf32)), ahead.instead_of_launching(compile_only):
+    with ahead.pretending(Absent(name, tf32)), instead_of_launching(compile_only):
         yield launches
 
 

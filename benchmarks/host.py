@@ -76,12 +76,13 @@ def reuse_memory():
 def as_a_device():
     """Within the block CPU tensors run on the Triton backend as an H200's would, in bfloat16 autocast."""
     stub_driver()
-    from hifigan_fast.backends.triton import TritonBackend, operations
+    from hifigan_fast.backends.gpu import devices
+    from hifigan_fast.backends.triton import TritonBackend
 
     with (
-        mock.patch.object(operations, "capability", lambda device: CAPABILITY),
-        mock.patch.object(operations, "tf32", lambda device: False),
-        mock.patch.object(operations, "multiprocessors", lambda device: MULTIPROCESSORS),
+        mock.patch.object(devices, "capability", lambda device: CAPABILITY),
+        mock.patch.object(devices, "tf32", lambda device: False),
+        mock.patch.object(devices, "multiprocessors", lambda device: MULTIPROCESSORS),
         mock.patch.object(TritonBackend, "cannot_run", lambda self, device, dtype: None),
         dispatch.use_backend("triton"),
         torch.autocast("cpu", torch.bfloat16),

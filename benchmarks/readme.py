@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from hifigan_fast.bench import report
+from hifigan_fast.bench import figures, report
 from hifigan_fast.bench.steps import ORIGINAL, OURS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def made(text):
 def main():
     readme = ROOT / "README.md"
     readme.write_text(made(readme.read_text()))
-    report.figure(report.load(newest()), ROOT / "docs" / "bench.png")
+    figures.save(report.load(newest()), ROOT / "docs" / "bench.png")
 
 
 if __name__ == "__main__":

@@ -10,40 +10,17 @@ import contextlib
 import math
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
 
 import torch
 from tabulate import tabulate
 
 from hifigan_fast import dispatch
 from hifigan_fast.bench import steps
+from hifigan_fast.bench.datasheets import DEVICES
 from hifigan_fast.bench.workloads import ENSEMBLES, build
 
 from . import ahead, report
 
-
-@dataclass(frozen=True)
-class Device:
-    """A datasheet: rates in TFLOP/s without sparsity, bandwidth in GB/s; and what a multiprocessor has."""
-
-    target: str
-    multiprocessors: int
-    half: float
-    tf32: float
-    float32: float
-    bandwidth: float
-    threads: int = 2048
-    registers: int = 65536
-    shared: int = 228  # KiB
-
-
-DEVICES = {
-    "A100": Device("sm_80", 108, 312, 156, 19.5, 2039, shared=164),
-    "H100": Device("sm_90", 132, 989, 494, 67, 3350),
-    "H200": Device("sm_90", 132, 989, 494, 67, 4800),
-    "B200": Device("sm_100", 148, 2250, 1125, 80, 8000),
-    "RTX 5090": Device("sm_120", 170, 210, 105, 105, 1792, threads=1536, shared=100),
-}
 STEPS = {
     "forward": steps.forward,
     "discriminator": steps.discriminator_step,
@@ -79,8 +56,10 @@ def resident(device, launch):
 def cost(device, arithmetic, launch):
     """(kernel, class, programs, waves, occupancy, GFLOP, MB, floor in µs, what bounds it)."""
     programs, at_once = math.prod(launch.grid), resident(device, launch)
-    rate = 1e12 * {"float32": device.float32, "tf32": device.tf32}.get(arithmetic, device.half)
-    times = {"arithmetic": launch.flops / rate, "memory": launch.bytes / (1e9 * device.bandwidth)}
+    times = {
+        "arithmetic": launch.flops / (1e12 * device.rate(arithmetic)),
+        "memory": launch.bytes / (1e9 * device.bandwidth),
+    }
     bound = max(times, key=times.get)
     return (
         launch.kernel,

@@ -1,7 +1,8 @@
 /* A libcuda.so.1 that knows one device, keeps nothing and counts launches: what lies above it is what a launch costs. */
 #include "cuda.h"
 
-long launches;
+long launches, functions;
+void (*heard)(const CUlaunchConfig *, CUfunction, void **); /* called for each launch, if there is one */
 
 CUresult cuGetErrorString(CUresult e, const char **s) { *s = "the stub driver"; return CUDA_SUCCESS; }
 CUresult cuInit(unsigned f) { return CUDA_SUCCESS; }
@@ -28,7 +29,7 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *c, CUdevice d) { *c = (CUcontext)&l
 CUresult cuStreamIsCapturing(CUstream s, CUstreamCaptureStatus *c) { *c = 0; return CUDA_SUCCESS; }
 CUresult cuModuleLoadData(CUmodule *m, const void *p) { *m = (CUmodule)&launches; return CUDA_SUCCESS; }
 CUresult cuModuleUnload(CUmodule m) { return CUDA_SUCCESS; }
-CUresult cuModuleGetFunction(CUfunction *f, CUmodule m, const char *n) { *f = (CUfunction)&launches; return CUDA_SUCCESS; }
+CUresult cuModuleGetFunction(CUfunction *f, CUmodule m, const char *n) { *f = (CUfunction)++functions; return CUDA_SUCCESS; }
 CUresult cuFuncGetAttribute(int *v, CUfunction_attribute a, CUfunction f) {
   *v = a == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 1024 : 0;
   return CUDA_SUCCESS;
@@ -42,4 +43,8 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap *t, CUtensorMapDataType y, cuuint32_
                                 CUtensorMapSwizzle z, CUtensorMapL2promotion l, CUtensorMapFloatOOBfill f) {
   return CUDA_SUCCESS;
 }
-CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction f, void **p, void **x) { launches++; return CUDA_SUCCESS; }
+CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction f, void **p, void **x) {
+  launches++;
+  if (heard) heard(c, f, p);
+  return CUDA_SUCCESS;
+}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from . import norms, operators, passes
+from . import dispatch, norms, operators, passes
 from .loss_grads import TARGETS
 from .operators import LIBRARY, OPERATORS
 from .reference import losses
@@ -110,7 +110,7 @@ def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
         replace(ctx.call, states=ctx.call.split_states(states)),
         (list(map_grads), kind, adversarial, features),
     )
-    if torch.is_grad_enabled():  # create_graph: by operations that can be differentiated again
+    if dispatch.by_operations(*map_grads, adversarial, features):
         return _differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given)
     saved = waves, parameters, buffers, scaling, packed
     grad_waves, *kinds = operators.backward(call, given, saved, ctx.needs)
@@ -221,23 +221,25 @@ class Reach:
 
 
 def _differentiable_grads(call, tensors, needs, buffers, map_grads, kind, adversarial, features):
-    """Gradients by differentiating plain PyTorch operations: slow, and differentiable again."""
-    # Aliases: a scale's waveform is pooled from another one, and the way through that one is not this call's.
-    tensors = [None if t is None else t.view_as(t) for t in tensors]
-    with torch.autocast(next(t for t in tensors if t is not None).device.type, enabled=False):
-        outputs, given = _plain_maps(call, tensors), map_grads
-    if kind:
-        if any(m is None for m in outputs):  # constants, as they were saved
-            known = passes.maps_of(call.ensemble, [b.to(call.dtype) for b in buffers])
-            outputs = [k if m is None else m for m, k in zip(outputs, known)]
-        outputs = _plain_losses(call, kind, outputs)
-        given = [adversarial, features]
+    """Gradients by differentiating plain PyTorch operations: slow, and differentiable again where that is wanted."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: a scale's waveform is pooled from another one, and the way through that one is not this call's.
+        tensors = [None if t is None else t.view_as(t) for t in tensors]
+        with torch.autocast(next(t for t in tensors if t is not None).device.type, enabled=False):
+            outputs, given = _plain_maps(call, tensors), map_grads
+        if kind:
+            if any(m is None for m in outputs):  # constants, as they were saved
+                known = passes.maps_of(call.ensemble, [b.to(call.dtype) for b in buffers])
+                outputs = [k if m is None else m for m, k in zip(outputs, known)]
+            outputs = _plain_losses(call, kind, outputs)
+            given = [adversarial, features]
     used = [(m, grad) for m, grad in zip(outputs, given) if m is not None and grad is not None and m.requires_grad]
     if not used:
         return [None] * len(tensors)
     wanted = [t for t, need in zip(tensors, needs) if need]
     outputs, given = zip(*used)
-    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True))
     return [next(found) if need else None for need in needs]
 
 

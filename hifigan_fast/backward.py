@@ -6,6 +6,7 @@ discriminators no weight gradient and nothing for the real half. Nothing here kn
 
 import functools
 import itertools
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -117,21 +118,19 @@ class Wanted:
         places = itertools.product(range(e.sides), range(len(e.lengths)))
         return [number for number, place in enumerate(places) if place in reached]
 
-    def _places(self, index, flat):
-        """Of the jobs of a `kind`: the sizes of their gradients, and (its argument, its job) of each asked for."""
-        e, jobs = self.ensemble, self.kind(index, flat)
-        layers = [e.layers[depth] for _, depth in jobs]
-        first, depths = e.sides * len(e.lengths), len(e.layers)
-        places = [
-            (first + 3 * (stack * depths + depth) + index, number)
-            for number, (stack, depth) in enumerate(jobs)
-            if self.layers[stack][depth][index]
-        ]
-        return [layer.out_channels if index else layer.weights for layer in layers], places
-
     @functools.cached_property
-    def _all_places(self):
-        return {flat: [self._places(index, flat) for index in range(3)] for flat in (False, True)}
+    def _places(self):
+        """Of each kind, raws, magnitudes and biases, every gradient asked for: (its argument, its first element where
+        all jobs' are one tensor), in the order of the jobs."""
+        e, found = self.ensemble, []
+        for index in range(3):
+            own, first = [], 0
+            for stack, depth in self.jobs:
+                if self.layers[stack][depth][index]:
+                    own.append((e.sides * len(e.lengths) + 3 * (stack * len(e.layers) + depth) + index, first))
+                first += e.layers[depth].out_channels if index else e.layers[depth].weights
+            found.append(own)
+        return found
 
     def gradients(self, tensors, waves, kinds, flat):
         """What `Backward.run` found, as gradients of `Call.split`'s flat arguments `tensors`; None where there is none.
@@ -144,20 +143,25 @@ class Wanted:
         if waves:
             parts = waves[0].split(self._wave_sizes)
             for number in self._reached_waves:
-                found[number] = _like(parts[number], tensors[number])
-        for (sizes, places), parts in zip(self._all_places[flat], kinds):
-            if flat and places:
-                parts = parts[0].split_with_sizes(sizes)
-            for at, number in places:
-                grad = _like(parts[number], tensors[at])
+                found[number] = _as(tensors[number], parts[number].view(tensors[number].shape))
+        for places, parts in zip(self._places, kinds):
+            for number, (at, first) in enumerate(places):
+                shape = tensors[at].shape
+                grad = parts[0].as_strided(shape, _contiguous(shape), first) if flat else parts[number].view(shape)
+                grad = _as(tensors[at], grad)
                 # A view keeps its base; without, autograd adds another call's gradient in place.
                 found[at] = grad if flat else grad.detach()
         return found
 
 
-def _like(grad, tensor):
-    if tensor.dim() > 1:  # not a bias
-        grad = grad.view(tensor.shape)
+@functools.lru_cache(maxsize=256)
+def _contiguous(shape):
+    """Strides of a tensor without gaps."""
+    return tuple(itertools.accumulate(reversed(shape[1:]), operator.mul, initial=1))[::-1]
+
+
+def _as(tensor, grad):
+    """`grad` in the dtype of `tensor`."""
     return grad if grad.dtype == tensor.dtype else grad.to(tensor.dtype)
 
 

@@ -40,10 +40,10 @@ def _bench(args):
 
     if args.compare:
         return command.compare(*args.compare)
-    names = "workload", "repeats", "rivals", "full", "verbose"
-    files = {kind: getattr(args, kind) for kind in command.FILES}
+    names = "workload", "steps", "repeats", "rivals", "full", "device", "verbose"
     settings = {name: getattr(args, name) for name in names}
-    return command.run(args.data, args.out, batch=args.batch_size, length=args.segment, files=files, **settings)
+    settings |= {"batch": args.batch_size, "length": args.segment, "budget": args.scaling}
+    return command.run(args.data, args.out, files={kind: getattr(args, kind) for kind in command.FILES}, **settings)
 
 
 def _add_bench(commands):
@@ -54,19 +54,43 @@ def _add_bench(commands):
         "check parity, then compare the speed with plain PyTorch on this machine",
         "  hifigan-fast bench\n  hifigan-fast bench --full --html report.html\n"
         "  hifigan-fast bench --workload vits --rivals original channels_last\n"
+        "  hifigan-fast bench --steps v1 v2 --scaling\n"
         "  hifigan-fast bench --data LJSpeech-1.1/wavs --batch-size 8 --out bench-8\n"
         "  hifigan-fast bench --compare bench-out/bench.json bench-8/bench.json",
     )
     workloads = ("hifigan", "vits", "rvc", "bigvgan")
-    rivals = ("original", "frozen", "channels_last", "compile", "bf16")
+    steps = ("forward", "discriminator", "generator", "v1", "v2", "v3")
+    rivals = (
+        "original",
+        "frozen",
+        "channels_last",
+        "compile",
+        "bf16",
+        "no_tf32",
+        "no_benchmark",
+        "graph",
+        "bf16_graph",
+    )
     add = command.add_argument
     add("--workload", choices=workloads, default=workloads[0], help="whose discriminators; default %(default)s")
+    add(
+        "--steps",
+        nargs="+",
+        choices=steps,
+        metavar="STEP",
+        help=f"of {', '.join(steps)} (trainings with that generator)",
+    )
     add("--rivals", nargs="+", choices=rivals, metavar="WAY", help=f"PyTorch's ways, of {', '.join(rivals)}")
     add("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
-    add("--batch-size", metavar="N", type=positive, help="default: what fits a CPU, 4 or less")
+    add("--batch-size", metavar="N", type=positive, help="default: the workload's; on a CPU 4 or less")
     add("--segment", metavar="N", type=positive, help="samples; default: the workload's")
-    add("--repeats", metavar="N", type=positive, help="of each way; default: 3, with --full 5")
-    add("--full", action="store_true", help="every backend, step and way, more often: far more than two minutes")
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
+    add("--repeats", metavar="N", type=positive, help="of each way; default: 3, with --full 5; on a GPU 20 and 50")
+    add(
+        "--full", action="store_true", help="every backend, step and way, more often, and peak memory: an hour on a CPU"
+    )
+    scaling = "how time grows with batch, segment, periods, threads; a point takes up to so many seconds: %(const)s"
+    add("--scaling", nargs="?", metavar="SECONDS", type=positive, const=60, help=scaling)
     add("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
     for kind, what in (("json", "figures"), ("figure", "bars, a .png or .svg"), ("html", "report")):
         add(f"--{kind}", metavar="FILE", help=f"the {what}; default: in --out")
@@ -77,7 +101,8 @@ def _add_bench(commands):
 def _estimate(args):
     from .bench import estimate
 
-    return estimate.run(args.config, args.steps, args.batch_size, args.precision, args.device, args.repeats)
+    names = "config", "steps", "precision", "device", "repeats", "device_model"
+    return estimate.run(batch=args.batch_size, **{name: getattr(args, name) for name in names})
 
 
 def _add_estimate(commands):
@@ -86,7 +111,8 @@ def _add_estimate(commands):
         "estimate",
         _estimate,
         "time a few real training steps with and without this package, and say how long a training takes",
-        "  hifigan-fast estimate --config v1 --batch-size 16 --steps 2500000\n  hifigan-fast estimate --config v2",
+        "  hifigan-fast estimate --config v1 --batch-size 16 --steps 2500000\n  hifigan-fast estimate --config v2\n"
+        "  hifigan-fast estimate --device-model h200 --precision bf16",
     )
     add = command.add_argument
     add("--config", metavar="NAME", default="v1", help="v1, v2, v3 or a JSON file; default %(default)s")
@@ -95,6 +121,10 @@ def _add_estimate(commands):
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="default %(default)s")
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     add("--repeats", metavar="N", type=positive, default=3, help="timed steps of each; default %(default)s")
+    gpus = ("t4", "a100", "4090", "h100", "h200", "b200", "5090")
+    add(
+        "--device-model", metavar="GPU", choices=gpus, help=f"nothing is timed: a model's figures, of {', '.join(gpus)}"
+    )
 
 
 def _check(args):

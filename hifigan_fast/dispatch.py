@@ -13,11 +13,12 @@ from torch import nn
 from . import trust
 from .backends.contract import Backend
 from .backends.cpu import CpuBackend
+from .backends.cuda import CudaBackend
 from .backends.reference import ReferenceBackend
 from .backends.triton import TritonBackend
 
 BACKENDS = {
-    backend.name: backend for backend in (CpuBackend(), TritonBackend(), ReferenceBackend())
+    backend.name: backend for backend in (CpuBackend(), TritonBackend(), CudaBackend(), ReferenceBackend())
 }  # the fastest first
 GLOBAL_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 MODULES = "modules"  # no backend: plain PyTorch, module by module
@@ -202,6 +203,13 @@ def _transform():
     if any(getattr(nn.modules.module, f"_global_{kind}_hooks") for kind in GLOBAL_HOOKS):
         return "a hook on every module is registered"
     return None
+
+
+def by_operations(*grads: torch.Tensor | None) -> bool:
+    """Whether a backward pass is made of PyTorch's operations: its gradients are differentiated again (`create_graph`),
+    or come as a batch (`is_grads_batched`), which no kernel reads."""
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return torch.is_grad_enabled() or any(grad is not None and batched(grad) for grad in grads)
 
 
 @functools.lru_cache(maxsize=64)

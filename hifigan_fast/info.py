@@ -15,7 +15,17 @@ from . import dispatch, trust
 from .backends import cpu
 from .version import __version__
 
-PACKAGES = ("numpy", "triton", "librosa", "soundfile", "tensorboard", "matplotlib", "tqdm")
+PACKAGES = (
+    "numpy",
+    "triton",
+    "cuda-bindings",
+    "nvidia-cuda-nvrtc",
+    "librosa",
+    "soundfile",
+    "tensorboard",
+    "matplotlib",
+    "tqdm",
+)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

@@ -36,9 +36,7 @@ class _FeatureL1(torch.autograd.Function):
         maps = ctx.saved_tensors
         pairs, needs = len(maps) // 2, ctx.needs_input_grad[1:]
         real, generated = maps[:pairs], maps[pairs:]
-        if (
-            torch.is_grad_enabled() or _layouts(maps) != ctx.layouts
-        ):  # create_graph; a hook on saved tensors made others
+        if dispatch.by_operations(grads) or _layouts(maps) != ctx.layouts:  # a hook on saved tensors made others
             signs = [(g - r).sgn() * (grad / r.numel()) for r, g, grad in zip(real, generated, grads)]
             return None, *(-s for s in signs), *signs
         grads_real, grads_generated = ctx.backend.feature_l1_backward(
@@ -93,7 +91,7 @@ class _SquaredMeans(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_total, grad_means):
         scores, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled() or _layouts(scores) != ctx.layouts:
+        if dispatch.by_operations(grad_total, grad_means) or _layouts(scores) != ctx.layouts:
             given = [grad for grad in (grad_total, grad_means) if grad is not None]
             by = (sum(given) * 2).expand(len(scores)).unbind()
             return None, None, *((g / s.numel() * (s - t)).to(s.dtype) for g, s, t in zip(by, scores, ctx.targets))

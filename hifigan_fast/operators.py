@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from . import loss_grads, passes
-from .backends.contract import widened
+from .backends.contract import packed_room, widened
 from .backward import Backward, MapGrads, Packing, Saved, Wanted
 from .dispatch import BACKENDS, autocast_dtype
 from .geometry import Ensemble, Layer, Stack, ensemble_of
@@ -246,7 +246,7 @@ def _fake_forward(waves, parameters, states, *described):
     scaling = waves[0].new_empty(
         3, channels, dtype=backend.scaling_dtype or widened(parameters[0][:0], call.dtype).dtype
     )
-    elements = e.set_count * sum(layer.weights for layer in e.layers) if backend.packs else 0
+    elements = sum(packed_room(layer, e.set_count) for layer in e.layers) if backend.packs else 0
     return buffers, scaling, waves[0].new_empty(elements, dtype=call.dtype)
 
 

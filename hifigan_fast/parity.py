@@ -274,23 +274,23 @@ def waveforms(batch, length, dtype=torch.float32, clips=None, seed=0):
     return tuple(torch.from_numpy(x).to(dtype) for x in (y, y_hat))
 
 
-def able(autocast=None):
-    """The names of the backends that run on this CPU unasked, in float32 or under autocast to a dtype."""
-    device, dtype = torch.device("cpu"), autocast or torch.float32
+def able(autocast=None, device="cpu"):
+    """The names of the backends that run on a device unasked, in float32 or under autocast to a dtype."""
+    device, dtype = torch.device(device), autocast or torch.float32
     return [name for name, backend in dispatch.BACKENDS.items() if not dispatch.refusal(backend, device, dtype)]
 
 
-def check(batch=1, length=8192, clips=None, autocast=None, backends=None, report=None):
-    """`backends`, or every one that can run here, on both ensembles, trained-like, in float32 or under autocast to a
-    dtype -> {ensemble: {backend: Verdict}}.
+def check(batch=1, length=8192, clips=None, autocast=None, backends=None, report=None, device="cpu"):
+    """`backends`, or every one that can run on `device`, on both ensembles, trained-like, in float32 or under autocast
+    to a dtype -> {ensemble: {backend: Verdict}}.
 
     `report(ensemble, {backend: Verdict})` is called as soon as an ensemble is judged.
     """
-    y, y_hat = waveforms(batch, length, clips=clips)
+    y, y_hat = (wave.to(device) for wave in waveforms(batch, length, clips=clips))
     verdicts = {}
     for name in ENSEMBLES:
-        pair = build_pair(name, trained=True)
-        verdicts[name] = compare(*pair, y, y_hat, backends or able(autocast), autocast=autocast)
+        pair = [module.to(device) for module in build_pair(name, trained=True)]
+        verdicts[name] = compare(*pair, y, y_hat, backends or able(autocast, device), autocast=autocast)
         if report:
             report(name, verdicts[name])
     return verdicts

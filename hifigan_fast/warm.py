@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from . import dispatch
+from .backends.gpu.devices import Absent, asked_for_tf32
 from .backends.triton import ahead
 from .bench import steps as timed
 from .bench.workloads import ENSEMBLES, build
@@ -59,10 +60,10 @@ def compiled(target, precision, modules=None, steps=_steps):
     """
     modules = build(ENSEMBLES["both"], plain=False) if modules is None else modules
     dtype, y = PRECISIONS[precision], torch.zeros(SHAPE, dtype=torch.float32, device="cpu")
-    tf32 = target.startswith("sm_") and ahead.asked_for_tf32()
+    tf32 = target.startswith("sm_") and asked_for_tf32()
     half = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
     with (
-        ahead.pretending(ahead.Absent(target, tf32)),
+        ahead.pretending(Absent(target, tf32)),
         dispatch.use_backend("triton"),
         ahead.side_by_side() as asked,
         half,

@@ -188,3 +188,10 @@ def assert_power_iterations_are_right(backend, iterations, calls):
         torch.testing.assert_close(state.double(), right, rtol=1e-5, atol=1e-6)
     for own, moved in zip(ours, plain):
         torch.testing.assert_close(tuple(t.double() for t in own), moved, rtol=1e-5, atol=1e-6)
+
+
+def assert_same(found, right):
+    for ours, plain in zip(found, right, strict=True):
+        assert (ours is None) == (plain is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5)

@@ -16,12 +16,12 @@ from packaging.version import Version
 
 from benchmarks.ahead import DTYPES, TARGETS
 from hifigan_fast.backends.triton import configs
-from hifigan_fast.backends.triton.ahead import Absent
 from hifigan_fast.discriminators import MultiPeriodDiscriminator, stack_of
 
 pytest.importorskip("triton", minversion="3.6", reason="Triton 3.6 compiles the kernels")
 
-from hifigan_fast.backends.triton.operations import SPECTRAL_PROGRAMS
+from hifigan_fast.backends.gpu.devices import Absent
+from hifigan_fast.backends.gpu.weights import SPECTRAL_PROGRAMS
 
 ROOT = Path(__file__).resolve().parent.parent
 # KiB that one block may have; 8.6 and 8.9, which take sm_80's configurations, have less than 8.0's 163.

@@ -357,6 +357,26 @@ def test_undefined_gradients_under_create_graph():
     assert torch.autograd.grad(score, y, create_graph=True, allow_unused=True) == (None,)
 
 
+@pytest.mark.parametrize("by", ["scores", "feature loss", "step loss"])
+def test_a_batch_of_gradients_at_once(by):
+    """Jacobians: is_grads_batched."""
+    y, y_hat = parity.waveforms(1, 300)
+    found = []
+    for module in parity.build_pair("mpd"):
+        x = y_hat.clone().requires_grad_()
+        if by == "step loss" and isinstance(module, hf.MultiPeriodDiscriminator):
+            loss = hf.generator_step_loss([module], y, x)
+            out = torch.stack([loss.adversarial, loss.features])
+        else:
+            _, scores, maps, others = module(y, x)
+            out = torch.stack([reference.generator_loss(scores)[0], hf.feature_loss(maps, others)])
+            out = scores[0][0, :2] if by == "scores" else out
+        wanted = [x, *module.discriminators[0].convs[1].parameters()]
+        found.append(torch.autograd.grad(out, wanted, torch.eye(2), is_grads_batched=True))
+    for plain, ours in zip(*found):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-7)
+
+
 def test_lazily_negated_gradients():
     mpd = hf.MultiPeriodDiscriminator((2,))
     y, y_hat = parity.waveforms(1, 300)

@@ -14,8 +14,8 @@ import torch
 import tqdm
 
 from hifigan_fast import dispatch, info, parity
-from hifigan_fast.bench import command, report, timing
-from hifigan_fast.bench.steps import GENERATOR, ORIGINAL, OURS, PASSES, QUICK_RIVALS, RIVALS, WAYS
+from hifigan_fast.bench import command, machine, memory, report, timing
+from hifigan_fast.bench.steps import GENERATOR, ORIGINAL, OURS, QUICK_RIVALS, RIVALS, STEPS, WAYS
 from hifigan_fast.bench.workloads import WORKLOADS, modules_of
 from hifigan_fast.cli import main
 
@@ -49,6 +49,7 @@ def gate(monkeypatch):
         asked = {}
 
         def check(report, **how):
+            asked.setdefault("autocast", []).append(how.pop("autocast"))
             asked.update(how)
             for ensemble in parity.ENSEMBLES:
                 report(ensemble, {"cpu": verdict})
@@ -65,14 +66,28 @@ def made_up(gate, monkeypatch):
     """made_up(seconds): the times of ours; PyTorch's ways take twice as long. Returns what the gate is asked for."""
 
     def make(seconds=(1.0, 1.0, 1.0)):
-        def measure(workload, waves, steps, ways, repeats, bar, peak):
-            times = {name: [9.0, *(s * (1 if way.ours else 2) for s in seconds)] for name, way in ways.items()}
+        def made(plan, waves):
             for ensemble in ("mpd", "both"):
-                for step in steps:
-                    for row in timing.rows_of(times, {}):
-                        yield {"ensemble": ensemble, "step": step, **row, "gflops": 100.0, "of_peak": 0.5}
+                for step in plan.steps:
+                    yield ensemble, step, [name for name, way in plan.ways.items() if way.does(step)]
 
+        def measure(cases, repeats, bar, ceilings, device):
+            for ensemble, step, ways in cases:
+                times = {name: [9.0, *(s * (1 if WAYS[name].ours else 2) for s in seconds)] for name in ways}
+                for row in timing.rows_of(times, {}):
+                    yield {
+                        "ensemble": ensemble,
+                        "step": step,
+                        **row,
+                        "gflops": 100.0,
+                        "of_floor": 0.5,
+                        "peak_mib": None,
+                    }
+
+        monkeypatch.setattr(command, "_cases", made)
         monkeypatch.setattr(timing, "measure", measure)
+        monkeypatch.setattr(machine, "ceilings", lambda device: {"gflops": {"float32": 300.0}, "gbytes": 20.0})
+        monkeypatch.setattr(memory, "measure", lambda *_: None)
         return gate()
 
     return make
@@ -87,15 +102,15 @@ def results(folder):
 
 
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("flags, count", [([], 3 * (2 + 3)), (["--workload", "bigvgan", "--rivals", "bf16"], 2 * 3)])
+@pytest.mark.parametrize("flags, count", [([], 3 * (2 + 3)), (["--workload", "bigvgan", "--rivals", "bf16"], 2 * 4)])
 def test_a_run(gate, bar, tmp_path, capsys, flags, count):
-    """Every ensemble, both halves, by the original loop, by frozen discriminators and by ours."""
+    """Every ensemble, both halves, by the original loop, by frozen discriminators and by ours; bfloat16 by both."""
     gate()
     assert bench(tmp_path, "--batch-size", "1", "--segment", "200", "--repeats", "1", *flags) == 0
     assert "× best rival" in capsys.readouterr().out
     result = results(tmp_path)
     assert len(result["speed"]) == count and all(row["ms"] > 0 and row["gflops"] > 0 for row in result["speed"])
-    assert result["versions"]["torch"] and result["parity"]["msd"] and result["ceilings"]["gbytes"] > 0
+    assert result["versions"]["torch"] and result["parity"]["float32"]["msd"] and result["ceilings"]["gbytes"] > 0
     assert result["processor"] == info.processor() and result["batch"] == 1 and result["segment"] == 200
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert sum(bar.moved) == bar.bar.total
@@ -107,8 +122,8 @@ def test_all_ways_do_the_same_step(workload):
     """The gradient of the waveform is the same by every way, but for a leaky ReLU's side that turns by rounding."""
     torch.manual_seed(0)
     y, y_hat = parity.waveforms(1, 600)
-    ways = {name: way for name, way in WAYS.items() if name != "compile"}
-    modules, grads = modules_of(WORKLOADS[workload], ways), {}
+    ways = {name: way for name, way in WAYS.items() if name != "compile" and not way.needs_cuda}
+    modules, grads = modules_of(WORKLOADS[workload], ways, torch.device("cpu")), {}
     for name, way in ways.items():
         seen = []
         leaf = y_hat.clone()
@@ -151,7 +166,7 @@ def test_a_way_that_fails_is_its_error_and_the_others_go_on():
     def fails():
         raise RuntimeError("no such thing\nat all")
 
-    calls, errors = timing._guarded({ORIGINAL: lambda: None, "channels_last": fails, OURS: lambda: None})
+    calls, errors = timing.guarded({ORIGINAL: lambda: None, "channels_last": fails, OURS: lambda: None})
     rows = {row["way"]: row for row in timing.rows_of(timing.interleaved(calls, 2), errors)}
     assert rows["channels_last"]["error"] == "RuntimeError: no such thing"
     assert rows[OURS]["best_rival"] == ORIGINAL and "ms" in rows[OURS]
@@ -165,7 +180,7 @@ def test_ours_is_held_against_the_original_and_the_best_rival_of_its_dtype():
     lost = rows[f"{OURS} bf16"]
     assert (lost["best_rival"], lost["over_best"]["median"]) == ("bf16", 0.6)
     assert rows["frozen"]["over_best"] is None and rows["frozen"]["over_original"]["median"] == 2
-    where = {"ensemble": "both", "step": GENERATOR, "of_peak": None}
+    where = {"ensemble": "both", "step": GENERATOR, "of_floor": None}
     assert "(slower)" in timing.line(where | lost) and "0.60 bf16 (slower)" in report.table([where | lost])
 
 
@@ -182,7 +197,7 @@ def test_ours_is_held_against_the_original_and_the_best_rival_of_its_dtype():
 def test_a_wide_spread_is_noise(ours, original, noisy):
     _, row = timing.rows_of({ORIGINAL: [9, *original], OURS: [9, *ours]}, {})
     assert row["noisy"] is noisy and (row["spread"] is None) == (len(ours) == 1)
-    text = report.table([{"ensemble": "mpd", "step": "forward", "of_peak": 0.5, **row}])
+    text = report.table([{"ensemble": "mpd", "step": "forward", "of_floor": 0.5, **row}])
     assert (timing.ADVICE in text and " !" in text) if noisy else "!" not in text
 
 
@@ -269,11 +284,13 @@ def test_the_quick_gate_judges_what_is_measured_and_the_full_one_everything(made
         with dispatch.use_backend(backend):
             assert bench(tmp_path) == 0
         assert asked["backends"] == [backend] and asked["length"] == 4096
-    assert {row["way"] for row in results(tmp_path)["speed"]} == {*QUICK_RIVALS, OURS}
+    assert {row["way"] for row in results(tmp_path)["speed"]} == {*QUICK_RIVALS["cpu"], OURS}
     assert bench(tmp_path, "--full") == 0
     assert asked["backends"] == parity.able() and asked["length"] == 8192
     found = {(row["step"], row["way"]) for row in results(tmp_path)["speed"]}
-    assert {way for _, way in found} == set(WAYS) and {step for step, _ in found} == set(PASSES)
+    here = {name for name, way in WAYS.items() if not way.needs_cuda}
+    assert {way for _, way in found} == here and {step for step, _ in found} == set(STEPS.values())
+    assert asked["autocast"][-2:] == [None, torch.bfloat16]  # what is measured in bfloat16 is judged in it
 
 
 def test_no_speed_is_printed_when_parity_is_red(tmp_path, gate, monkeypatch, capsys):
@@ -287,7 +304,7 @@ def saved(path, ms, **changes):
     """A bench.json of one row."""
     times = {ORIGINAL: [9, *(2e-3 * m for m in ms)], OURS: [9, *(1e-3 * m for m in ms)]}
     rows = [{"ensemble": "both", "step": GENERATOR, **row} for row in timing.rows_of(times, {})]
-    where = {"processor": "one", "threads": 2, "what": "it", "batch": 4, "segment": 8192}
+    where = {"device": "one", "processor": "one", "threads": 2, "what": "it", "batch": 4, "segment": 8192}
     path.write_text(json.dumps({"format": report.FORMAT, **where, "speed": rows} | changes))
     return str(path)
 
@@ -302,7 +319,7 @@ def test_two_runs_are_compared(tmp_path, capsys):
         assert main(["bench", "--compare", old, saved(tmp_path / "new.json", ms)]) == 0
         found = capsys.readouterr().out.splitlines()[-1]
         assert re.search(said, found), found
-    assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [500, 510, 520], processor="two")]) == 0
+    assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [500, 510, 520], device="two")]) == 0
     found = capsys.readouterr().out
     assert "+0.0%" in found and "slower" not in found and "other machine" in found
     without = json.loads((tmp_path / "old.json").read_text())
@@ -320,7 +337,7 @@ def test_two_runs_are_compared(tmp_path, capsys):
         (["--repeats", "0"], "expected at least 1, got 0"),
         (["--data", "/no/such/folder"], "error: data: expected a folder of wavs"),
         (["--compare", "/no/such.json", "/no/such.json"], "No such file or directory: '/no/such.json'"),
-        (["--compare", "{old}", "{old}"], r"expected a bench.json of format 2, got None in .*old.json; measure again"),
+        (["--compare", "{old}", "{old}"], r"expected a bench.json of format 3, got None in .*old.json; measure again"),
         (["--compare", "{text}", "{text}"], "error: compare: .*text.json is not JSON"),
         (["--figure", "bars.nonsense"], "error: figure: expected a .png or .svg file, got 'bars.nonsense'"),
     ],

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.ahead import tensors
 from hifigan_fast import dispatch
+from hifigan_fast.backends.gpu import counters, devices, losses, weights
 
 BACKEND = dispatch.BACKENDS["triton"]
 REASON = BACKEND.cannot_run(torch.device("cpu"), torch.float32)
@@ -47,12 +48,11 @@ def launch_at_once(device, kernel, grid, *args, **meta):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    from hifigan_fast.backends.triton import operations, together
-
-    monkeypatch.setattr(operations, "launch", launch_at_once)
-    monkeypatch.setattr(operations, "multiprocessors", lambda device: 2)
+    monkeypatch.setattr(BACKEND.kernels, "launch", launch_at_once)
+    monkeypatch.setattr(devices, "multiprocessors", lambda device: 2)
     kept = torch.zeros(9, dtype=torch.int32)
-    monkeypatch.setattr(together, "counters", lambda device, count: kept)
+    for module in (losses, weights):
+        monkeypatch.setattr(module, "counters", lambda device, count: kept)
     yield monkeypatch
     assert not kept[1:].any(), "the next launch would wait for fewer"
 
@@ -75,7 +75,7 @@ def test_power_iterations(iterations, calls, at_once, poisoned):
 
 def test_feature_l1(at_once, poisoned):
     """The last program of a pair, whichever it is, finds the sums of all."""
-    at_once.setattr("hifigan_fast.backends.triton.operations.MAP_CHUNK", 1024)
+    at_once.setattr(losses, "MAP_CHUNK", 1024)
     random = torch.Generator().manual_seed(0)
     real, generated = ([torch.randn(n, generator=random) for n in (1, 1024, 3000, 5)] for _ in range(2))
     expected = torch.stack([(r - g).double().abs().mean() for r, g in zip(real, generated)])
@@ -85,10 +85,8 @@ def test_feature_l1(at_once, poisoned):
 
 def test_the_counters_of_every_stream_are_aligned():
     """Triton compiles for the alignment of a pointer: another stream shall not compile anew, perhaps in a capture."""
-    from hifigan_fast.backends.triton import together
-
-    rows, _ = together._kept(torch.device("cpu"))
-    assert len(rows) == together.STREAMS and all(row.data_ptr() % 16 == 0 for row in rows)
+    rows, _ = counters._kept(torch.device("cpu"))
+    assert len(rows) == counters.STREAMS and all(row.data_ptr() % 16 == 0 for row in rows)
 
 
 def test_programs_that_do_not_wait_are_noticed(at_once, poisoned):

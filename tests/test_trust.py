@@ -257,7 +257,8 @@ def test_info_shows_verdicts_and_checks_nothing(plant):
 def test_what_the_triton_backend_meets(monkeypatch):
     """Its kernels' sources and configurations are a part of it: after a change, or `tune`, they are checked again."""
     pytest.importorskip("triton")
-    from hifigan_fast.backends.triton import configs, operations
+    from hifigan_fast.backends.gpu import devices
+    from hifigan_fast.backends.triton import configs
 
     triton, cuda = TritonBackend(), torch.device("cuda", 7)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"device {device.index}")
@@ -269,7 +270,7 @@ def test_what_the_triton_backend_meets(monkeypatch):
     with configs.trying(configs.Config(16, 16, 16, 4, 2)):
         other = triton.contact(cuda)
     assert {what for what in found if found[what] != other[what]} == {"configurations"}
-    monkeypatch.setattr(operations, "tf32", lambda device: True)
+    monkeypatch.setattr(devices, "tf32", lambda device: True)
     words = [triton.arithmetic(cuda, dtype) for dtype in (torch.float32, torch.bfloat16)]
     assert words == ["tf32", "bfloat16"]
 

@@ -101,13 +101,19 @@ class LayerGrads:
     sets: list[int]
 
 
+def packed_room(layer, sets):
+    """Elements that the packed weights of a layer take: the next layer's begin at an aligned address in any dtype."""
+    return -(-sets * layer.weights // ALIGNED) * ALIGNED
+
+
 def weights_of(layers, sets, scaling, packed):
     """What `Backend.prepare` returned for `WeightSet`s [depth][set] -> `Weights` [depth], views of it."""
     rows = [len(own) * layer.out_channels for layer, own in zip(layers, sets)]
     parts, biases = scaling.split_with_sizes(rows, 1), scaling[0].split_with_sizes(rows)
     forms = [None] * len(rows)
     if packed.numel():
-        forms = packed.split_with_sizes([len(own) * layer.weights for layer, own in zip(layers, sets)])
+        sizes = [(len(own) * layer.weights, packed_room(layer, len(own))) for layer, own in zip(layers, sets)]
+        forms = packed.split_with_sizes([size for own, room in sizes for size in (own, room - own)])[::2]
     return [Weights(*own) for own in zip(sets, parts, biases, forms)]
 
 
@@ -201,7 +207,7 @@ class Backend(ABC):
         scaling [3, rows] holds the biases, scales and norms of all output channels, by depth and set: biases begin at
         an aligned address, however many rows there are. A norm is the Euclidean one of a channel's weights, where
         there is a magnitude; a scale is magnitude / norm, 1 / sigma or 1.
-        packed: as many elements of `dtype` as all effective weights have; none unless the backend `packs`.
+        packed: of `dtype`, by depth, as many elements as `packed_room` says; none unless the backend `packs`.
         """
 
     @abstractmethod

@@ -1,26 +1,28 @@
 """`hifigan-fast bench`."""
 
-import functools
+import itertools
 import json
 import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from .. import dispatch, extras, parity
-from . import machine, report, timing
-from .gate import gate
-from .steps import DISCRIMINATOR, FORWARD, GENERATOR, ORIGINAL, OURS, PASSES, QUICK_RIVALS, RIVALS, WAYS
-from .workloads import WORKLOADS
+from .. import extras, parity
+from . import cases, figures, machine, memory, page, report, scaling, timing
+from .gate import judge
+from .steps import STEPS, TRAINING, Way, asked_ways, progress
+from .workloads import WORKLOADS, Workload
 
-GATE_PASSES = 10  # about what the parity gate takes for an ensemble, in passes of the bar
 QUICK_GATE = 4096  # samples: a float64 reference of the usual segment takes half a minute
-REPEATS, FULL_REPEATS = 3, 5
+REPEATS, FULL_REPEATS = {"cpu": 3, "cuda": 20}, {"cpu": 5, "cuda": 50}
+QUICK_STEPS = {"cpu": ("discriminator", "generator"), "cuda": tuple(STEPS)}
 BAR = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
 FILES = {"json": "bench.json", "figure": "bench.png", "html": "report.html"}
-MORE = "--full: every backend, every step and way, more repeats"
+MORE = """--full: every backend, every step (whole trainings' too) and way, peak memory, more repeats
+--scaling: how time grows with batch, segment, periods and threads"""
 
 
 def _read_clips(folder, count):
@@ -33,28 +35,80 @@ def _read_clips(folder, count):
     return [files.read_clip(path) for path in clips[:count]]
 
 
-def _measured_backend():
-    """The name of what runs the discriminators that are measured."""
-    where = torch.device("cpu"), torch.float32
-    if dispatch.requested() == dispatch.MODULES or dispatch.no_kernels(*where):
-        return dispatch.MODULES
-    return dispatch.choose(*where).backend.name
+class Plan(NamedTuple):
+    """What is measured: a workload by its name and itself, its shape, the steps by name, the ways, how often, where."""
+
+    name: str
+    workload: Workload
+    batch: int
+    length: int
+    steps: list[str]
+    ways: dict[str, Way]
+    repeats: int
+    device: torch.device
+    full: bool
+
+    @property
+    def passes(self):
+        """Of all that is timed, on the progress bar."""
+        each = [
+            progress(step) * (1 if step in TRAINING else len(self.workload.ensembles))
+            for step, way in itertools.product(self.steps, self.ways.values())
+            if way.does(step)
+        ]
+        return (self.repeats + 1) * sum(each)
+
+    def __str__(self):
+        shape = f"batch {self.batch} × {self.length}"
+        if self.device.type == "cpu":
+            shape += f", threads: {torch.get_num_threads()}"
+        fits = f"; it trains with batch {self.workload.batch}" if self.batch < self.workload.batch else ""
+        where = machine.named(self.device)
+        return f"speed of {self.workload.what} on {where}, {shape}, interleaved repeats: {self.repeats}{fits}"
 
 
-def _asked_ways(rivals, full):
-    """The ways to measure: the original loop always, since the others are held against it."""
-    wanted = {ORIGINAL, OURS, *(rivals or (RIVALS if full else QUICK_RIVALS))}
-    return {name: way for name, way in WAYS.items() if name in wanted or (way.ours and full)}
+def _plan(workload, batch, length, steps, repeats, rivals, full, device):
+    """The `Plan`; ValueError for what cannot be measured together."""
+    from ..training.processes import pick_device
+
+    device, chosen = pick_device(device), WORKLOADS[workload]
+    kind, trained = device.type, workload == "hifigan"
+    named = list(steps or (STEPS if full else QUICK_STEPS[kind]))
+    if not trained:
+        alone = [name for name in steps or () if STEPS[name] in TRAINING]
+        if alone:
+            raise ValueError(
+                f"steps: {alone[0]} is a training of HiFi-GAN's, expected --workload hifigan, got {workload}"
+            )
+        named = [name for name in named if STEPS[name] not in TRAINING]
+    named = [STEPS[name] for name in STEPS if name in named]
+    if any(step in TRAINING for step in named):
+        extras.require("a whole training step", "train", "librosa")
+    batch = batch or (chosen.cpu_batch if kind == "cpu" else chosen.batch)
+    repeats = repeats or (FULL_REPEATS if full else REPEATS)[kind]
+    ways = asked_ways(rivals, full, kind)
+    return Plan(workload, chosen, batch, length or chosen.segment, named, ways, repeats, device, full)
 
 
-def _judge(bar, data, clips, judged, full, verbose):
-    """The parity gate above the bar -> (verdicts, whether all pass)."""
-    backends = list(dict.fromkeys([_measured_backend(), *(parity.able() if full else [])]))
-    bar.total += GATE_PASSES * len(backends) * len(parity.ENSEMBLES)
-    source = f"the clips of {data}" if data else "synthetic voice"
-    bar.write(f"parity against float64, batch 1 × {judged} of {source} (limit {parity.LIMIT}):")
-    after = functools.partial(bar.update, GATE_PASSES * len(backends))
-    return gate(bar.write, verbose, after, length=judged, clips=clips, backends=backends)
+def _cases(plan, waves):
+    """The cases of a plan: of its workload's discriminators, then of whole training steps."""
+    yield from cases.cases(plan.workload, waves, [step for step in plan.steps if step not in TRAINING], plan.ways)
+    if any(step in TRAINING for step in plan.steps):
+        from . import training
+
+        yield from training.cases(waves, plan.steps, plan.ways)
+
+
+def _measure(plan, waves, bar, result, budget):
+    """Fill in a result's rows, their memory, and how they scale within `budget` seconds a point; whatever is there when
+    Ctrl-C comes stays.
+    """
+    for row in timing.measure(_cases(plan, waves), plan.repeats, bar, result["ceilings"], plan.device):
+        result["speed"].append(row)
+    if plan.full and plan.device.type == "cpu":
+        memory.measure(result["speed"], plan.name, plan.batch, plan.length, bar)
+    if budget:
+        scaling.measure(plan, budget, bar, result["scaling"])
 
 
 def run(
@@ -63,9 +117,12 @@ def run(
     workload="hifigan",
     batch=None,
     length=None,
+    steps=None,
     repeats=None,
     rivals=None,
     full=False,
+    budget=None,
+    device=None,
     verbose=False,
     files=None,
 ):
@@ -74,69 +131,58 @@ def run(
     written.
 
     It judges the backend that it measures, on a short segment, and times both halves of a training step; if `full`,
-    every backend that can run here on the whole segment, every step by every way, more often.
+    every backend that can run here on the whole segment, every step by every way, more often, and peak memory.
+    budget: seconds that a point of the scaling curves may take; None: no curves.
     """
     extras.require("the benchmark", "bench", "matplotlib", "tqdm", *([] if data is None else ["soundfile"]))
     from tqdm import tqdm
 
-    chosen = WORKLOADS[workload]
-    batch, length = batch or chosen.cpu_batch, length or chosen.segment
-    clips = None if data is None else _read_clips(data, batch)
+    plan = _plan(workload, batch, length, steps, repeats, rivals, full, device)
+    clips = None if data is None else _read_clips(data, plan.batch)
     paths = [Path((files or {}).get(kind) or Path(out) / name) for kind, name in FILES.items()]
     if paths[1].suffix not in (".png", ".svg"):
         raise ValueError(f"figure: expected a .png or .svg file, got {str(paths[1])!r}")
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-    repeats = repeats or (FULL_REPEATS if full else REPEATS)
-    steps, ways = [FORWARD] * full + [DISCRIMINATOR, GENERATOR], _asked_ways(rivals, full)
-    each = sum(PASSES[step] for step in steps for way in ways.values() if step in way.steps)
-    passes = len(chosen.ensembles) * (repeats + 1) * each
-    rows, status = [], 0
-    with tqdm(desc="parity", total=passes, bar_format=BAR, smoothing=0.1, leave=False, disable=None) as bar:
-        verdicts, passed = _judge(bar, data, clips, length if full else min(length, QUICK_GATE), full, verbose)
+    status, judged = 0, plan.length if full else min(plan.length, QUICK_GATE)
+    with tqdm(desc="parity", total=plan.passes, bar_format=BAR, smoothing=0.1, leave=False, disable=None) as bar:
+        source = f"the clips of {data}" if data else "synthetic voice"
+        bar.write(f"parity against float64, batch 1 × {judged} of {source} (limit {parity.LIMIT}):")
+        verdicts, passed = judge(plan.ways, full, bar, plan.device, verbose, length=judged, clips=clips)
         if not passed:
             bar.write("parity FAILED: no speed is reported")
             return 1
-        shape = f"batch {batch} × {length}, threads: {torch.get_num_threads()}, interleaved repeats: {repeats}"
-        fits = f"; it trains with batch {chosen.batch}" if batch < chosen.batch else ""
-        bar.write(f"\nspeed of {chosen.what} on {machine.processor()}, {shape}{fits}:")
-        ceilings, waves = machine.ceilings(), parity.waveforms(batch, length, clips=clips)
+        bar.write(f"\n{plan}:")
+        result = report.begun(plan, verdicts, machine.ceilings(plan.device))
+        waves = [x.to(plan.device) for x in parity.waveforms(plan.batch, plan.length, clips=clips)]
         try:
-            for row in timing.measure(chosen, waves, steps, ways, repeats, bar, ceilings["gflops"]):
-                rows.append(row)
+            _measure(plan, waves, bar, result, budget)
         except KeyboardInterrupt:
             status = 128 + signal.SIGINT
-    if not rows:
+    return _finish(result, paths, status, more=not full)
+
+
+def _finish(result, paths, status, more):
+    """Print and write a result -> exit status."""
+    if not result["speed"]:
         print("\nstopped before anything was measured; nothing was written")
         return status
-    result = {
-        "format": report.FORMAT,
-        **machine.conditions(repeats),
-        "ceilings": ceilings,
-        "workload": workload,
-        "what": chosen.what,
-        "batch": batch,
-        "segment": length,
-        "parity": {e: {b: v.worst for b, v in of.items()} for e, of in verdicts.items()},
-        "speed": rows,
-        "noise": timing.ADVICE if any(row.get("noisy") for row in rows) else None,
-    }
-    print(f"\n{'stopped; measured by then:' if status else ''}\n{report.table(rows)}")
-    _write(result, *paths)
-    if not (full or status):
-        print(MORE)
-    return status
-
-
-def _write(result, json_file, figure, page):
-    """The JSON, and the figure and the page where there is something to show."""
+    result["noise"] = timing.ADVICE if any(row.get("noisy") for row in result["speed"]) else None
+    result["scaling"] = [curve for curve in result["scaling"] if curve["ways"]]
+    print(f"\n{'stopped; measured by then:' if status else ''}\n{report.table(result['speed'])}")
+    for curve in result["scaling"]:
+        print(report.growth(curve))
+    json_file, bars, html = paths
     written = [json_file]
     json_file.write_text(json.dumps(result, indent=2) + "\n")
     if any(row.get("over_original") for row in result["speed"]):
-        report.figure(result, figure)
-        page.write_text(report.page(result, shlex.join(["hifigan-fast", *sys.argv[1:]])), encoding="utf-8")
-        written += [figure, page]
+        figures.save(result, bars)
+        html.write_text(page.page(result, shlex.join(["hifigan-fast", *sys.argv[1:]])), encoding="utf-8")
+        written += [bars, html]
     print(f"\nwritten: {', '.join(map(str, written))}")
+    if more and not status:
+        print(MORE)
+    return status
 
 
 def compare(old, new):

@@ -25,11 +25,17 @@ def _commit():
     return done.stdout.strip()
 
 
-def conditions(repeats):
+def named(device):
+    """What a device calls itself."""
+    return processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def conditions(repeats, device="cpu"):
     """When, where and how often a run was made, for its JSON."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
+        "device": named(torch.device(device)),
         "processor": processor(),
         "versions": versions(),
         "threads": torch.get_num_threads(),
@@ -37,15 +43,43 @@ def conditions(repeats):
     }
 
 
-def ceilings():
-    """What this machine does at most, measured: {gflops: float32 multiply-adds in registers, None without the C++
-    extension; gbytes: copied from memory to memory, read and written}.
-    """
-    extension, _ = cpu.extension()
-    source = torch.ones(2**25, dtype=torch.float32, device="cpu")
+SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product is timed
+COPIED = {"cpu": 2**25, "cuda": 2**28}  # floats
+
+
+def _products(dtype, device):
+    """Operations a second of PyTorch's matrix product, in units of 10^9."""
+    side = SIDE[device.type]
+    a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    return 2e-9 * side**3 / min(interleaved({"product": lambda: a @ b}, 5, device=device)["product"])
+
+
+def _copied(device):
+    """10^9 bytes a second, read and written."""
+    source = torch.ones(COPIED[device.type], dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    seconds = interleaved({"copy": lambda: target.copy_(source)}, 3)["copy"]
-    return {
-        "gflops": extension.peak(torch.get_num_threads()) / 1e9 if extension else None,
-        "gbytes": 2 * source.numel() * source.itemsize / min(seconds) / 1e9,
-    }
+    seconds = interleaved({"copy": lambda: target.copy_(source)}, 3, device=device)["copy"]
+    return 2e-9 * source.numel() * source.itemsize / min(seconds)
+
+
+def ceilings(device):
+    """What this device does at most, measured: {gflops: {arithmetic: 10^9 operations a second}, gbytes: 10^9 bytes a
+    second, copied from memory to memory, read and written}.
+
+    Of a CPU float32 is its multiply-adds in registers, or its matrix product without the C++ extension; all others are
+    matrix products.
+    """
+    if device.type == "cpu":
+        extension, _ = cpu.extension()
+        peak = extension.peak(torch.get_num_threads()) / 1e9 if extension else _products(torch.float32, device)
+        gflops = {"float32": peak, "bfloat16": max(peak, _products(torch.bfloat16, device))}
+    else:
+        gflops = {"bfloat16": _products(torch.bfloat16, device)}
+        before = torch.backends.cuda.matmul.allow_tf32
+        try:
+            for name in ("tf32", "float32"):
+                torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+                gflops[name] = _products(torch.float32, device)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
+    return {"gflops": gflops, "gbytes": _copied(device)}

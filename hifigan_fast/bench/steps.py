@@ -1,6 +1,7 @@
 """What is timed: the discriminators' parts of a training step, and the ways to do them, PyTorch's and ours."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,10 +10,20 @@ import torch
 from .. import losses as fast_losses
 from .. import reference, step_losses
 from ..discriminators import frozen
+from .graphs import captured
 
 FORWARD, DISCRIMINATOR, GENERATOR = "forward", "discriminator step", "generator step"
-# Passes over every convolution, forward or to its input's or its weight's gradient.
-PASSES = {FORWARD: 1, DISCRIMINATOR: 3, GENERATOR: 2}
+# Passes over every convolution, both sides, that a step cannot do without: forward, to the input's or the weight's
+# gradient. The generator's needs the gradient of one side only.
+PASSES = {FORWARD: 1, DISCRIMINATOR: 3, GENERATOR: 1.5}
+TRAINING = {f"training step {config.upper()}": config for config in ("v1", "v2", "v3")}
+STEPS = {"forward": FORWARD, "discriminator": DISCRIMINATOR, "generator": GENERATOR}  # by their names in a command
+STEPS |= {config: step for step, config in TRAINING.items()}
+
+
+def progress(step):
+    """What a step counts on a progress bar: passes over the discriminators."""
+    return PASSES.get(step, PASSES[DISCRIMINATOR] + PASSES[GENERATOR])
 
 
 class FastLosses:
@@ -112,40 +123,98 @@ class Way(NamedTuple):
 
     ours: on this package's discriminators, with its losses; otherwise plain PyTorch's.
     steps: {step: the function that does it}.
-    dtype: "float32", or "bfloat16" under autocast; only ways of one dtype compute the same.
+    dtype: "float32", or "bfloat16" under autocast.
     prepare: what is done with the modules, once.
+    tf32, benchmark: cuDNN's flags of these names; graph: captured once as a CUDA graph, and replayed. All three are as
+    here on a CPU.
+    trains: whether whole training steps are done so, too.
     """
 
     ours: bool = False
     steps: dict[str, Callable] = FROZEN_STEPS
     dtype: str = "float32"
     prepare: Callable | None = None
+    tf32: bool = True
+    benchmark: bool = True  # as the original's train.py has it
+    graph: bool = False
+    trains: bool = True
+
+    @property
+    def needs_cuda(self):
+        """Whether it differs from its likes on a CUDA device only."""
+        return self.graph or not (self.tf32 and self.benchmark)
+
+    def arithmetic(self, kind):
+        """What a device of this kind ("cpu", "cuda") multiplies in; only ways of one arithmetic compute the same."""
+        return "tf32" if self.dtype == "float32" and self.tf32 and kind == "cuda" else self.dtype
+
+    def does(self, step):
+        """Whether it is a way to do this step."""
+        return self.trains if step in TRAINING else step in self.steps
 
     def call(self, step, modules, y, y_hat):
-        """A callable that does `step` once."""
-        run, losses = self.steps[step], FastLosses if self.ours else reference
-        rounded = self.dtype == "bfloat16"
+        """A callable that does `step` once, on the waveforms' device."""
+        losses = FastLosses if self.ours else reference
+        return self.under_flags(functools.partial(self.steps[step], modules, y, y_hat, losses), y.device, modules)
+
+    def under_flags(self, run, device, modules):
+        """`run` under this way's autocast and flags; captured at its first call, where it is a graph."""
+        kind = device.type
 
         def once():
-            with torch.autocast("cpu", torch.bfloat16) if rounded else contextlib.nullcontext():
-                run(modules, y, y_hat, losses)
+            with torch.autocast(kind, torch.bfloat16) if self.dtype == "bfloat16" else contextlib.nullcontext():
+                run()
 
-        return once
+        if kind != "cuda":
+            return once
+        step = captured(once, modules) if self.graph else once
+
+        def flagged():
+            with torch.backends.cudnn.flags(enabled=True, benchmark=self.benchmark, allow_tf32=self.tf32):
+                step()
+
+        return flagged
 
 
-ORIGINAL, OURS = "original", "hifigan_fast"
+ORIGINAL, OURS, STEP_LOSSES = "original", "hifigan_fast", "hifigan_fast step losses"
+BY_ONE_LOSS = {DISCRIMINATOR: discriminator_step_by_one_loss, GENERATOR: frozen_generator_step_by_one_loss}
 WAYS = {
     ORIGINAL: Way(steps=ORIGINAL_STEPS),  # which does not freeze the discriminators in the generator's half
     "frozen": Way(steps={GENERATOR: frozen_generator_step}),
-    "channels_last": Way(prepare=channels_last),
-    "compile": Way(prepare=compiled),
+    "channels_last": Way(prepare=channels_last, trains=False),
+    "compile": Way(prepare=compiled, trains=False),
     "bf16": Way(dtype="bfloat16"),
+    "no_tf32": Way(tf32=False),
+    "no_benchmark": Way(benchmark=False),
+    "graph": Way(graph=True),
+    "bf16_graph": Way(dtype="bfloat16", graph=True),
     OURS: Way(ours=True),
-    f"{OURS} step losses": Way(
-        ours=True,
-        steps={DISCRIMINATOR: discriminator_step_by_one_loss, GENERATOR: frozen_generator_step_by_one_loss},
-    ),
+    STEP_LOSSES: Way(ours=True, steps=BY_ONE_LOSS, trains=False),
     f"{OURS} bf16": Way(ours=True, dtype="bfloat16"),
+    f"{OURS} no_tf32": Way(ours=True, tf32=False),
+    f"{OURS} graph": Way(ours=True, steps=BY_ONE_LOSS, graph=True),
+    f"{OURS} bf16_graph": Way(ours=True, steps=BY_ONE_LOSS, dtype="bfloat16", graph=True),
 }
 RIVALS = tuple(name for name, way in WAYS.items() if not way.ours)
-QUICK_RIVALS = (ORIGINAL, "frozen")
+QUICK_RIVALS = {"cpu": (ORIGINAL, "frozen"), "cuda": tuple(name for name in RIVALS if name != "compile")}
+
+
+def asked_ways(rivals, full, kind):
+    """{name: way} to measure on a device of this kind: the original loop and ours always, PyTorch's ways `rivals`
+    (None: the quick ones, or if `full` all), and ours that compute as one of them does; all of ours if `full`.
+
+    Raises ValueError for a rival that needs another device.
+    """
+    here = {name: way for name, way in WAYS.items() if kind == "cuda" or not way.needs_cuda}
+    for name in rivals or ():
+        if name not in here:
+            said = ", ".join(name for name in RIVALS if name in here)
+            raise ValueError(f"rivals: expected of {said} on this device, got {name}, which needs a CUDA device")
+    wanted = {ORIGINAL, OURS, *(rivals or (RIVALS if full else QUICK_RIVALS[kind]))}
+    alike = {(WAYS[name].arithmetic(kind), WAYS[name].graph) for name in wanted}
+
+    def is_asked(name, way):
+        likewise = (way.arithmetic(kind), way.graph) in alike and name != STEP_LOSSES
+        return name in wanted or (way.ours and (full or likewise))
+
+    return {name: way for name, way in here.items() if is_asked(name, way)}

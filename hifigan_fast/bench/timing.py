@@ -5,35 +5,37 @@ import statistics
 import time
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from .steps import ORIGINAL, PASSES, WAYS
-from .workloads import modules_of
+from .memory import allocated_mib
+from .steps import ORIGINAL, WAYS, progress
 
 NOISY = 0.15  # a spread above it is marked
 ADVICE = f"! spread above {NOISY:.0%}: something else used the processor; end it, and measure again with more --repeats"
 
 
-def interleaved(calls, repeats, after=lambda: None):
+def interleaved(calls, repeats, after=lambda: None, device=None):
     """Run callables in turn, so that all meet the same machine -> {name: seconds}.
 
     The first call of each is in front of its seconds, one more than `repeats`. `after` is called after each call.
+    device: a CUDA device that is waited for.
     """
+    wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
     times = {name: [] for name in calls}
     for _ in range(repeats + 1):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
+            wait()
             times[name].append(time.perf_counter() - start)
             after()
     return times
 
 
-def _guarded(calls):
+def guarded(calls):
     """The same callables, and {name: an error's first line}: whatever a way raises is its result, and ends it."""
     errors = {}
 
-    def guarded(name, call):
+    def watched(name, call):
         def run():
             if name not in errors:
                 try:
@@ -43,7 +45,7 @@ def _guarded(calls):
 
         return run
 
-    return {name: guarded(name, call) for name, call in calls.items()}, errors
+    return {name: watched(name, call) for name, call in calls.items()}, errors
 
 
 def spread(values):
@@ -57,19 +59,19 @@ def _ratio(slower, faster):
     return {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)], "spread": spread(ratios)}
 
 
-def rows_of(times, errors):
-    """One step's rows, one a way: {way, dtype, ms, ms_range, first_s, over_original, best_rival, over_best, spread,
-    noisy}, or {way, dtype, error}.
+def rows_of(times, errors, kind="cpu"):
+    """One step's rows on a device of this kind, one a way: {way, dtype, ms, ms_range, first_s, over_original,
+    best_rival, over_best, spread, noisy}, or {way, dtype, error}.
 
-    over_original: how many times faster than the original loop: {median, range, spread} of pairwise ratios. over_best:
-    the same over `best_rival`, the fastest of PyTorch's ways in the same dtype; only of ours. spread: the widest of
-    these ratios' and of the times'.
+    dtype: the arithmetic. over_original: how many times faster than the original loop: {median, range, spread} of
+    pairwise ratios. over_best: the same over `best_rival`, the fastest of PyTorch's ways in this arithmetic; only of
+    ours. spread: the widest of these ratios' and of the times'.
     """
     taken = {name: seconds[1:] for name, seconds in times.items() if name not in errors}
     rows = []
     for name, seconds in times.items():
         way = WAYS[name]
-        row = {"way": name, "dtype": way.dtype}
+        row = {"way": name, "dtype": way.arithmetic(kind)}
         if name in errors:
             rows.append(row | {"error": errors[name]})
             continue
@@ -80,7 +82,7 @@ def rows_of(times, errors):
         if ORIGINAL in taken:
             row["over_original"] = _ratio(taken[ORIGINAL], mine)
             spreads += [row["over_original"]["spread"], spread(taken[ORIGINAL])]
-        rivals = [r for r in taken if not WAYS[r].ours and WAYS[r].dtype == way.dtype]
+        rivals = [r for r in taken if not WAYS[r].ours and WAYS[r].arithmetic(kind) == row["dtype"]]
         if way.ours and rivals:
             best = min(rivals, key=lambda rival: statistics.median(taken[rival]))
             row |= {"best_rival": best, "over_best": _ratio(taken[best], mine)}
@@ -100,32 +102,28 @@ def line(row):
     return f"  {row['ensemble']}, {row['step']}, {row['way']}: {', '.join(said)}{loses}{' !' * row['noisy']}"
 
 
-def forward_flops(modules, y, y_hat):
-    """Multiplications and additions of plain PyTorch's convolutions, both sides."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        for module in modules:
-            module(y, y_hat)
-    return counter.get_total_flops()
-
-
-def measure(workload, waves, steps, ways, repeats, bar, peak):
-    """Time `steps` by `ways` on every ensemble of a workload, and yield the rows of `rows_of`, with {ensemble, step,
-    gflops: of the direct count of operations a second, of_peak: of it, None where the peak is not known}. Ours are
-    printed above the progress bar.
+def measure(cases, repeats, bar, ceilings, device):
+    """Time cases, and yield the rows of `rows_of` with {ensemble, step, gflops: of the direct count of operations a
+    second, floor_ms: what the `machine.ceilings` allow, of_floor: of the time, both None where none is known, peak_mib:
+    None on a CPU}. Ours are printed above the progress bar.
     """
-    modules = modules_of(workload, ways)
-    for ensemble in workload.ensembles:
-        flops = forward_flops(modules[ORIGINAL][ensemble], *waves)
-        for step in steps:
-            bar.set_description(f"{ensemble}, {step}")
-            calls = {n: way.call(step, modules[n][ensemble], *waves) for n, way in ways.items() if step in way.steps}
-            calls, errors = _guarded(calls)
-            times = interleaved(calls, repeats, functools.partial(bar.update, PASSES[step]))
-            for row in rows_of(times, errors):
-                row = {"ensemble": ensemble, "step": step, **row}
-                if "ms" in row:
-                    row["gflops"] = 1e-6 * PASSES[step] * flops / row["ms"]
-                    row["of_peak"] = row["gflops"] / peak if peak else None
-                    if WAYS[row["way"]].ours:
-                        bar.write(line(row))
-                yield row
+    for case in cases:
+        bar.set_description(f"{case.ensemble}, {case.step}")
+        for row in _measured(case, repeats, bar, ceilings, device):
+            if WAYS[row["way"]].ours and "ms" in row:
+                bar.write(line(row))
+            yield row
+
+
+def _measured(case, repeats, bar, ceilings, device):
+    calls, errors = guarded(case.calls)
+    times = interleaved(calls, repeats, functools.partial(bar.update, progress(case.step)), device)
+    rows = [{"ensemble": case.ensemble, "step": case.step, **row} for row in rows_of(times, errors, device.type)]
+    for row in rows:
+        if "ms" in row:
+            row["gflops"] = 1e-6 * case.work.flops / row["ms"]
+            peak, itemsize = ceilings["gflops"].get(row["dtype"]), 2 if row["dtype"] == "bfloat16" else 4
+            row["floor_ms"] = case.work.floor_ms(peak, ceilings["gbytes"], itemsize) if peak else None
+            row["of_floor"] = row["floor_ms"] / row["ms"] if peak else None
+            row["peak_mib"] = allocated_mib(calls[row["way"]]) if device.type == "cuda" else None
+    return rows

@@ -24,12 +24,12 @@ VITS_SCALE = (
 )
 
 
-def build(names, plain):
+def build(names, plain, device="cpu"):
     """Discriminator ensembles of "mpd" and "msd": plain PyTorch's or the drop-in's, always of equal parameters."""
     module = reference if plain else fast
     builders = {"mpd": module.MultiPeriodDiscriminator, "msd": module.MultiScaleDiscriminator}
     torch.manual_seed(0)
-    return [builders[name]() for name in names]
+    return [builders[name]().to(device) for name in names]
 
 
 class OneSet(nn.Module):
@@ -49,19 +49,19 @@ class OneSet(nn.Module):
         return [r[0] for r in real], [g[0] for g in generated], [r[1] for r in real], [g[1] for g in generated]
 
 
-def _hifigan(plain):
-    built = dict(zip(ENSEMBLES["both"], build(ENSEMBLES["both"], plain)))
+def _hifigan(plain, device):
+    built = dict(zip(ENSEMBLES["both"], build(ENSEMBLES["both"], plain, device)))
     return {name: [built[part] for part in parts] for name, parts in ENSEMBLES.items()}
 
 
-def _bigvgan(plain):
-    return {"mpd": build(["mpd"], plain)}
+def _bigvgan(plain, device):
+    return {"mpd": build(["mpd"], plain, device)}
 
 
 def _one_set(periods, name):
-    def built(plain):
+    def built(plain, device):
         torch.manual_seed(0)
-        module = OneSet(periods)
+        module = OneSet(periods).to(device)
         if not plain:
             accelerate(module)
         return {name: [module]}
@@ -73,7 +73,7 @@ class Workload(NamedTuple):
     """One project's discriminators, and the batch and segment (samples) that it trains with.
 
     cpu_batch: the batch that fits a CPU.
-    build: (plain) -> {ensemble: modules}, of each of `ensembles`.
+    build: (plain, device) -> {ensemble: modules}, of each of `ensembles`.
     """
 
     what: str
@@ -81,7 +81,7 @@ class Workload(NamedTuple):
     batch: int
     cpu_batch: int
     segment: int
-    build: Callable[[bool], dict[str, list[nn.Module]]]
+    build: Callable[[bool, torch.device], dict[str, list[nn.Module]]]
 
 
 WORKLOADS = {
@@ -92,13 +92,13 @@ WORKLOADS = {
 }
 
 
-def modules_of(workload, ways):
+def modules_of(workload, ways, device):
     """{way: {ensemble: modules}}; ways that prepare nothing share theirs."""
     shared, found = {}, {}
     for name, way in ways.items():
         key = way.ours, way.prepare
         if key not in shared:
-            built = workload.build(not way.ours)
+            built = workload.build(not way.ours, device)
             if way.prepare:
                 own = {id(m): way.prepare([m])[0] for of in built.values() for m in of}
                 built = {ensemble: [own[id(m)] for m in of] for ensemble, of in built.items()}

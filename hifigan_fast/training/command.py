@@ -39,13 +39,23 @@ def add_arguments(parser):
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = "Train a HiFi-GAN vocoder; interrupted runs resume."
     parser.epilog = EPILOG
-    add = parser.add_argument
+    _add_data(parser.add_argument_group("what is trained"))
+    _add_schedule(parser.add_argument_group("how long, and what is kept"))
+    _add_machine(parser.add_argument_group("how it runs"))
+
+
+def _add_data(group):
+    add = group.add_argument
     add(
         "--data",
         metavar="DIR",
         help="folder of mono wavs, or with training.txt and validation.txt; default: synthetic voice",
     )
-    add("--out", metavar="DIR", required=True, help="folder for checkpoints, metrics and TensorBoard logs")
+    add(
+        "--fine-tune",
+        metavar="MELS_DIR",
+        help="train on the mels of this folder, <name>.npy a wav, not on computed ones",
+    )
     add(
         "--config",
         metavar="NAME",
@@ -57,6 +67,21 @@ def add_arguments(parser):
         type=positive,
         help="segments a step over all processes; default: the configuration's",
     )
+    add("--seed", metavar="N", type=int, help="of parameters, order and crops; default: the configuration's")
+    begin = group.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--init",
+        nargs=2,
+        metavar=("G", "DO"),
+        default=(),
+        help="begin with this pair of another run, at step 0; unused where --out has a checkpoint",
+    )
+    begin.add_argument("--init-generator", metavar="G", help="begin with this generator alone, as --init")
+
+
+def _add_schedule(group):
+    add = group.add_argument
+    add("--out", metavar="DIR", required=True, help="folder for checkpoints, metrics and TensorBoard logs")
     add(
         "--steps",
         metavar="N",
@@ -81,15 +106,6 @@ def add_arguments(parser):
         help="steps between validations; default %(default)s",
     )
     add("--log-interval", metavar="N", type=int, default=10, help="steps between loss reports; default %(default)s")
-    begin = parser.add_mutually_exclusive_group()
-    begin.add_argument(
-        "--init",
-        nargs=2,
-        metavar=("G", "DO"),
-        default=(),
-        help="begin with this pair of another run, at step 0; unused where --out has a checkpoint",
-    )
-    begin.add_argument("--init-generator", metavar="G", help="begin with this generator alone, as --init")
     add(
         "--skip-non-finite",
         metavar="N",
@@ -98,19 +114,17 @@ def add_arguments(parser):
         help="undo and pass over up to N steps that are not finite, not stop at the first; reads each step's losses at "
         "once, and keeps a copy of all networks and moments",
     )
+
+
+def _add_machine(group):
+    add = group.add_argument
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast in the networks; default fp32")
+    add("--discriminators", choices=["fast", "reference"], default="fast", help="which implementation; default fast")
     add(
         "--cuda-graph",
         action=argparse.BooleanOptionalAction,
         help="replay steps as a CUDA graph; default: in one process on a GPU, as far as a step can be captured",
-    )
-    add("--discriminators", choices=["fast", "reference"], default="fast", help="which implementation; default fast")
-    add("--seed", metavar="N", type=int, help="of parameters, order and crops; default: the configuration's")
-    add(
-        "--fine-tune",
-        metavar="MELS_DIR",
-        help="train on the mels of this folder, <name>.npy a wav, not on computed ones",
     )
     add("--workers", metavar="N", type=int, help="processes that read wavs; default: the configuration's num_workers")
 

@@ -48,6 +48,8 @@ class Trainer:
         cuda_graph: replay steps as a CUDA graph (`graph.GraphedStep`): on a CUDA device, in one process; None: there.
     """
 
+    frozen = staticmethod(hifigan_fast.frozen)  # what the discriminators are in the generator's half
+
     def __init__(
         self,
         config: Config,
@@ -128,7 +130,7 @@ class Trainer:
     def _generator_half(self, y, y_hat, mel_error):
         self.optim_g.zero_grad()
         # The bare modules, not their distributed wrappers: no discriminator gradient exists here to be averaged.
-        with hifigan_fast.frozen(self.mpd, self.msd):
+        with self.frozen(self.mpd, self.msd):
             with self._autocast():
                 found = self.kind.generator_step_loss([self.mpd, self.msd], y, y_hat)
             loss = found.adversarial + found.features + MEL_WEIGHT * mel_error

@@ -174,6 +174,17 @@ def _extract(i, lanes):
     return lambda m: np.copyto(d, (a << left) >> right, where=m)
 
 
+def _insert(i, lanes):
+    """bfi with a constant place and length: the lowest bits of a into b."""
+    at, length = (int(lanes.view(o, "u32")) for o in i.operands[3:])
+    d, a, b = (lanes.view(o, i.kind) for o in i.operands[:3])
+    size = 8 * d.itemsize
+    if not 0 < length <= size - at:
+        raise Unsupported(i.text)
+    mask = d.dtype.type((1 << length) - 1 << at)
+    return lambda m: np.copyto(d, (a << d.dtype.type(at)) & mask | b & ~mask, where=m)
+
+
 def _permute(i, lanes):
     """prmt, its default mode, with a constant selector that copies no signs."""
     d, a, b = (lanes.view(o, "b32") for o in i.operands[:3])
@@ -219,9 +230,10 @@ def _to_integer(values, dtype):
 def _converted(to, kind, values, mods):
     """Values of `kind` as the bits or numbers of `to`."""
     values = widen(values) if kind == "bf16" else values
-    if to == "tf32":  # to the nearest, ties away from zero
+    if to == "tf32":  # to the nearest, ties away from zero or to even
         bits = values.view(np.uint32)
-        return np.where(np.isfinite(values), bits + np.uint32(0x1000) & np.uint32(0xFFFFE000), bits)
+        half = np.uint32(0x1000) if "rna" in mods else np.uint32(0xFFF) + (bits >> np.uint32(13) & np.uint32(1))
+        return np.where(np.isfinite(values), bits + half & np.uint32(0xFFFFE000), bits)
     if to in FLOATS:
         if {"rz", "rm", "rp"} & set(mods):
             raise Unsupported("cvt: " + ".".join(mods))
@@ -236,7 +248,7 @@ def _converted(to, kind, values, mods):
 def _convert(i, lanes):
     to, kind = i.mods[-2:]
     d, *sources = i.operands
-    if "sat" in i.mods or to not in TYPES or kind not in TYPES or (to == "tf32" and "rna" not in i.mods):
+    if "sat" in i.mods or to not in TYPES or kind not in TYPES or (to == "tf32" and not {"rn", "rna"} & set(i.mods)):
         raise Unsupported(i.text)
     sources = [np.asarray(lanes.view(o, kind)) for o in sources]
     if to in ("bf16x2", "f16x2"):  # the first source is the upper half
@@ -274,7 +286,10 @@ BUILDERS = {
     "setp": _compare,
     "selp": _select,
     "bfe": _extract,
+    "bfi": _insert,
     "prmt": _permute,
+    "rcp": _elementwise(np.reciprocal),
+    "cvta": _move,  # addresses in shared memory are those within it
     "mov": _move,
     "cvt": _convert,
 }

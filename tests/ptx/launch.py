@@ -1,4 +1,4 @@
-"""Triton kernels compiled for a GPU that is not there, and run here on CPU tensors."""
+"""Kernels compiled for a GPU that is not there, Triton's and CUDA's, and run here on CPU tensors."""
 
 import contextlib
 import functools
@@ -8,6 +8,9 @@ from unittest import mock
 import torch
 from triton import knobs
 
+from hifigan_fast.backends.cuda import kernels as cuda
+from hifigan_fast.backends.gpu.devices import Absent, standing_for
+from hifigan_fast.backends.gpu.kernels import instead_of_launching
 from hifigan_fast.backends.triton import ahead
 
 from .faults import Faults, Unsupported
@@ -30,6 +33,17 @@ def _flat(kind, value):
 
 
 @dataclass
+class Made:
+    """A compiled kernel with what it is launched with: arguments (name, value) one by one, and as the PTX has them."""
+
+    text: str
+    arguments: list
+    values: list
+    threads: int
+    shared: int
+
+
+@dataclass
 class Session:
     """What launches did wrong, and their code.
 
@@ -48,25 +62,48 @@ class Session:
 
         One whose programs meet between stages is run a stage at a time: the meeting is not executed.
         """
-        made = ahead.compile_only(kernel, grid, args, meta)
-        if made.metadata.global_scratch_size or made.metadata.num_ctas != 1:
-            raise Unsupported("scratch memory, clusters")
-        text = self.edit(made.asm["ptx"]) if self.edit else made.asm["ptx"]
-        arguments, stages = dict(zip(kernel.arg_names, args)) | meta, [{}]
+        stages = [{}]
         if meta.get("launch_cooperative_grid"):
             stages = [{"first_stage": n, "stages": n + 1} for n in range(meta["first_stage"], meta["stages"])]
         for stage in stages:
-            self._run(_parsed(text), grid, made, arguments | stage)
+            made = self.make(kernel, grid, args, meta | stage)
+            text = self.edit(made.text) if self.edit else made.text
+            parsed, tensors = _parsed(text), [(name, v) for name, v in made.arguments if isinstance(v, torch.Tensor)]
+            values = [*made.values, *[0] * (len(parsed.params) - len(made.values))]  # scratch memory: none
+            memory, params = Global(tensors), pack_params(parsed, values)
+            Machine(parsed, grid, params, memory, made.threads, made.shared, self.faults).run()
         self.texts.append(text)
         self.kernels.add(f"{kernel.__module__}.{kernel.__name__}")
 
-    def _run(self, parsed, grid, made, arguments):
+    def make(self, kernel, grid, args, meta):
+        """-> `Made`, by Triton."""
+        made = ahead.compile_only(kernel, grid, args, meta)
+        if made.metadata.global_scratch_size or made.metadata.num_ctas != 1:
+            raise Unsupported("scratch memory, clusters")
+        arguments = dict(zip(kernel.arg_names, args)) | meta
         found = [(name, v) for name, kind in made.src.signature.items() for v in _flat(kind, arguments[name])]
         values = [v.data_ptr() if isinstance(v, torch.Tensor) else v for _, v in found]
-        values += [0] * (len(parsed.params) - len(values))  # scratch memory: none
-        memory = Global([(name, v) for name, v in found if isinstance(v, torch.Tensor)])
-        threads, shared = 32 * made.metadata.num_warps, made.metadata.shared
-        Machine(parsed, grid, pack_params(parsed, values), memory, threads, shared, self.faults).run()
+        return Made(made.asm["ptx"], found, values, 32 * made.metadata.num_warps, made.metadata.shared)
+
+
+class CudaSession(Session):
+    """The same of kernels in CUDA C++."""
+
+    def __init__(self, capability, edit=None):
+        super().__init__(edit)
+        self.capability = capability
+
+    def make(self, kernel, grid, args, meta):
+        args, constants = cuda.arguments(kernel, args, meta)
+        text = cuda.compiled(kernel, args, constants, self.capability, "ptx").decode()
+        named = zip(kernel.parameters, args, strict=True)
+        found = [(name, own) for name, v in named for own in (v if isinstance(v, tuple) else (v,))]
+        values = [_no_address_is_0(value) for value in cuda.values(args)]
+        return Made(text, found, values, constants["THREADS"], constants.get("SHARED", 0))
+
+
+def _no_address_is_0(value):
+    return tuple(map(_no_address_is_0, value)) if isinstance(value, tuple) else 0 if value is None else value
 
 
 def _not_assembled(*compilation):
@@ -79,7 +116,16 @@ def _not_assembled(*compilation):
 @contextlib.contextmanager
 def executing(target, edit=None, tf32=False):
     """Within the block the `Session` that it yields runs kernels, compiled for compute capability `target` (90)."""
-    session, device = Session(edit), ahead.Absent(f"sm_{target}", tf32, MULTIPROCESSORS)
+    session, device = Session(edit), Absent(f"sm_{target}", tf32, MULTIPROCESSORS)
     hook = mock.patch.object(knobs.runtime, "add_stages_inspection_hook", _not_assembled)
-    with hook, ahead.pretending(device), ahead.instead_of_launching(session.launch):
+    with hook, ahead.pretending(device), instead_of_launching(session.launch):
+        yield session
+
+
+@contextlib.contextmanager
+def executing_cuda(target, edit=None, tf32=False):
+    """As `executing`, of kernels in CUDA C++; compute capability 75 (7.5) or later."""
+    device = Absent(f"sm_{target}", tf32, MULTIPROCESSORS)
+    session = CudaSession(device.capability, edit)
+    with standing_for(device), instead_of_launching(session.launch):
         yield session

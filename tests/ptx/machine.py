@@ -13,7 +13,7 @@ from .shared_memory import Copies, Shared
 LANES_AT_ONCE = 8192
 # Modifiers that instructions take notice of, or that change nothing here; of matrix products `warp` and `wgmma` know.
 MODIFIER = re.compile(
-    "rn|rna|rzi|full|lo|hi|wide|to|sync|aligned|uni|warp|idx|bfly|up|down|num|nan|NaN|async|proxy|[vx][124]|m8n8|trans|"
+    "rn|rna|rzi|nc|full|lo|hi|wide|to|sync|aligned|uni|warp|idx|bfly|up|down|num|nan|NaN|async|proxy|[vx][124]|m8n8|trans|"
     "global|shared|shared__cta|param|gpu|acquire|release|acq_rel|relaxed|ca|cg|commit_group|wait_group|wait_all|"
     + "|".join([*TYPES, *alu.WAYS, *(f"{name}u?" for name in alu.COMPARISONS), *warp.REDUCTIONS])
 )
@@ -50,8 +50,8 @@ class Machine:
 
     def _symbols(self):
         offsets, at = {}, 0
-        for name, size in self.kernel.params:
-            at = -(-at // size) * size
+        for name, size, alignment in self.kernel.params:
+            at = -(-at // alignment) * alignment
             offsets[name], at = at, at + size
         return offsets | {name: address for name, (address, _) in self.kernel.symbols.items()}
 
@@ -168,10 +168,14 @@ class Machine:
 
 
 def pack_params(kernel, values):
-    """Bytes of the parameter space: integers and floats, each by its size."""
+    """Bytes of the parameter space: integers and floats, each by its size, and tuples of addresses."""
     data = bytearray()
-    for (_, size), value in zip(kernel.params, values, strict=True):
-        data += bytes(-len(data) % size)
-        whole = (int(value) % (1 << 8 * size)).to_bytes(size, "little")
-        data += np.float32(value).tobytes() if isinstance(value, float) else whole
+    for (_, size, alignment), value in zip(kernel.params, values, strict=True):
+        data += bytes(-len(data) % alignment)
+        if isinstance(value, tuple):
+            data += np.array(value, np.uint64).tobytes()
+        elif isinstance(value, float):
+            data += np.float32(value).tobytes()
+        else:
+            data += (int(value) % (1 << 8 * size)).to_bytes(size, "little")
     return bytes(data)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from .faults import Unsupported
 
-REGISTER = re.compile(r"%(p|rs|rd|r)(\d+)$")
+REGISTER = re.compile(r"%(p|rs|rd|r|fd|f)(\d+)$")
 SPECIAL = re.compile(r"%(tid|ntid|ctaid|nctaid|laneid|warpid)(?:\.([xyz]))?$")
 NUMBER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|\d+)U?$")
 FLOAT = re.compile(r"0([fFdD])([0-9a-fA-F]+)$")
@@ -16,7 +16,7 @@ SIZES |= {"f16": 2, "u8": 1, "b8": 1, "s8": 1}
 
 @dataclass(frozen=True)
 class Reg:
-    kind: str  # "p", "rs", "r", "rd"
+    kind: str  # "p", "rs", "r", "rd", "f", "fd"
     number: int
 
 
@@ -79,7 +79,7 @@ class Kernel:
     """An entry of a PTX module.
 
     Attributes:
-        params: [(name, bytes)] in order.
+        params: [(name, bytes, alignment)] in order.
         registers: {kind: how many}.
         labels: {label: number of the instruction it stands before}; tables: {name: labels}, of brx.idx.
         blocks: basic blocks in order; `block_at`: {first instruction: block's number}.
@@ -130,19 +130,22 @@ def _split(text):
     return [part for part in re.split(r",\s*(?![^{\[]*[}\]])", text) if part.strip()]
 
 
-def _source(comment):
-    found = re.search(r"([\w.]+\.py:\d+)", comment)
-    return found[1] if found else "?"
+def _source(code, comment, files):
+    """A `.loc` as "file:line", of Python by what Triton says behind it; None if nothing is known."""
+    if found := re.search(r"([\w.]+\.py:\d+)", comment):
+        return found[1]
+    number, line = code.split()[1:3]
+    return f"{files[number]}:{line}" if files.get(number, "").endswith((".cu", ".cuh")) else None
 
 
-def _statements(text):
+def _statements(text, files):
     """(line number, statement, source line) of a body; labels as "name:"."""
     source, waiting = "?", ""
     for number, line in enumerate(text.split("\n"), 1):
         code, _, comment = line.partition("//")
         code = code.strip()
         if code.startswith(".loc"):
-            source = _source(comment) if ".py" in comment else source
+            source = _source(code, comment, files) or source
             continue
         if waiting or code.startswith(".branchtargets"):  # over several lines
             waiting += " " + code
@@ -174,14 +177,19 @@ def _instruction(number, line, text, source):
 
 
 def _params(header):
-    found = re.findall(r"\.param\s+\.(\w+)((?:\s+\.ptr)?[^,\n)]*?)\s+(\w+)(?:\[(\d+)\])?\s*[,\n]", header + "\n")
-    return [(name, SIZES[kind] if not count else int(count) * SIZES[kind]) for kind, _, name, count in found]
+    found = re.findall(
+        r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)((?:\s+\.ptr)?[^,\n)]*?)\s+(\w+)(?:\[(\d+)\])?\s*[,\n]", header + "\n"
+    )
+    sized = [(name, SIZES[kind] * int(count or 1), int(align or 0)) for align, kind, _, name, count in found]
+    return [(name, size, align or size) for name, size, align in sized]
 
 
 def _symbols(text):
     """{shared symbol: (address, bytes)} of the module; of one without a size the launch knows it."""
     at, found = 0, {}
-    for align, kind, name, count in re.findall(r"\.shared\s+\.align\s+(\d+)\s+\.(\w+)\s+(\w+)\[(\d*)\]", text):
+    declared = re.findall(r"\.shared\s+\.align\s+(\d+)\s+\.(\w+)\s+(\w+)(?:\[(\d*)\])?;", text)
+    declared = [(*rest, count or ("" if f"{rest[2]}[" in text else "1")) for *rest, count in declared]
+    for align, kind, name, count in sorted(declared, key=lambda own: not own[3]):  # the launch's behind the module's
         at = -(-at // int(align)) * int(align)
         found[name] = at, int(count or 0) * SIZES[kind]
         at += found[name][1]
@@ -212,7 +220,8 @@ def parse(text):
     threads = re.search(r"\.reqntid\s+(\d+)", header)
     kernel = Kernel(start[1], _params(header), {}, [], {}, {}, _symbols(text), int(threads[1]) if threads else 0)
     used, pending = _used_labels(body), None
-    for line, statement, source in _statements(body):
+    files = {number: name.rpartition("/")[2] for number, name in re.findall(r'\.file\s+(\d+)\s+"([^"]+)"', text)}
+    for line, statement, source in _statements(body, files):
         if statement.endswith(":"):
             pending = statement[:-1]
             if pending in used and pending.startswith("$L"):

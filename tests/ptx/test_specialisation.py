@@ -8,7 +8,11 @@ from triton.runtime import driver
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch
-from hifigan_fast.backends.triton import ahead, operations, pooling
+from hifigan_fast.backends.gpu.devices import Absent
+from hifigan_fast.backends.gpu.kernels import instead, instead_of_launching
+from hifigan_fast.backends.triton import ahead, pooling
+
+BACKEND = dispatch.BACKENDS["triton"]
 
 SHAPES = [(15, 8192), (3, 5001), (7, 16384), (1, 8191), (2, 1023), (1, 407), (5, 4999)]
 _random = random.Random(0)
@@ -25,7 +29,7 @@ def asked():
         _, specialisation, options = binder(*args, **meta)
         found.add((kernel.__name__, str(specialisation), str(options)))
 
-    with ahead.pretending(ahead.Absent("sm_80")), ahead.instead_of_launching(ask), dispatch.use_backend("triton"):
+    with ahead.pretending(Absent("sm_80")), instead_of_launching(ask), dispatch.use_backend("triton"):
         yield found
 
 
@@ -63,13 +67,13 @@ def test_tensors_that_begin_anywhere_compile_nothing(asked):
     sizes = 8, 4096, 77
     for at in range(9):
         memory = [torch.zeros(at + n, dtype=torch.float16, device="cpu")[at:] for n in sizes]
-        operations.squared_means(memory, (1, 1, 0), torch.float32)
+        BACKEND.squared_means(memory, (1, 1, 0), torch.float32)
         scalar = torch.zeros(at + 1, dtype=torch.float32, device="cpu")[at]
-        operations.squared_means_backward(memory, (1, 1, 0), scalar, None, [True, at < 5, True])
-        operations.feature_l1(memory, memory[::-1])
-        operations.feature_l1_backward(memory, memory[::-1], scalar.expand(3), [at > 3] * 3, [True] * 3)
+        BACKEND.squared_means_backward(memory, (1, 1, 0), scalar, None, [True, at < 5, True])
+        BACKEND.feature_l1(memory, memory[::-1])
+        BACKEND.feature_l1_backward(memory, memory[::-1], scalar.expand(3), [at > 3] * 3, [True] * 3)
         waves = [torch.zeros(at + 2048, dtype=torch.float32, device="cpu")[at:].view(2, 1, 1024) for _ in range(2)]
-        operations.pooled(waves, [1024, 513, 257])
+        BACKEND.pooled(waves, [1024, 513, 257])
     names = sorted(name for name, _, _ in asked)
     assert names == ["gradients", "gradients", "means", "pooled", "squared_means"]
 
@@ -77,5 +81,5 @@ def test_tensors_that_begin_anywhere_compile_nothing(asked):
 def test_pooling_compiles_once_for_all_lengths(asked):
     sides, tiles = (torch.empty(64),), torch.empty(1, 5, dtype=torch.int64)
     for lengths in ((8192, 4097), (8191, 4096), (1, 1)):
-        ahead.instead()(pooling.pooled, (1,), (sides, torch.empty(64), tiles, *lengths), {"BLOCK": 1024})
+        instead()(pooling.pooled, (1,), (sides, torch.empty(64), tiles, *lengths), {"BLOCK": 1024})
     assert len(asked) == 1

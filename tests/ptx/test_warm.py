@@ -14,8 +14,9 @@ from triton import knobs
 from triton.runtime.jit import JITFunction
 
 import hifigan_fast as hf
-from hifigan_fast import warm
-from hifigan_fast.backends.triton import adversarial, ahead, convolution, launch, stem, weights
+from hifigan_fast import dispatch, warm
+from hifigan_fast.backends.gpu.devices import Absent
+from hifigan_fast.backends.triton import adversarial, ahead, convolution, stem, weights
 from hifigan_fast.bench.steps import FastLosses, discriminator_step
 from hifigan_fast.cli import main
 
@@ -120,7 +121,7 @@ class Recording(ahead.Driver):
 def device(monkeypatch):
     made = []
     monkeypatch.setattr(ahead, "Driver", lambda target: made.append(Recording(target)) or made[0])
-    with ahead.pretending(ahead.Absent("sm_80")), hf.use_backend("triton"):
+    with ahead.pretending(Absent("sm_80")), hf.use_backend("triton"):
         yield made[0]
 
 
@@ -150,7 +151,7 @@ def test_an_error_of_the_compiler_is_raised_where_the_kernel_is_launched(device)
     x = torch.zeros(1, dtype=torch.float32, device="cpu")
     for _ in range(2):
         with pytest.raises(triton.CompilationError):
-            ahead.whole(lambda: launch.launch(x.device, wrong, (1,), x, SIZE=2))
+            ahead.whole(lambda: dispatch.BACKENDS["triton"].kernels.launch(x.device, wrong, (1,), x, SIZE=2))
 
 
 def test_what_takes_long_is_said(capsys, monkeypatch):

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hifigan_fast import parity
-from hifigan_fast.backends.triton import operations
+from hifigan_fast import dispatch, parity
 from hifigan_fast.geometry import Layer, Run
 
 from .launch import executing
@@ -51,7 +50,7 @@ def executed(name, arithmetic, target, edit=None):
         if arithmetic == "tf32" and name != "head":  # as an input gradient leaves it
             grad = (grad.view(torch.int32) + 0x1000 & -0x2000).view(torch.float32)
         role = name if name in ("stem", "head") else "conv"
-        sums = operations.weight_grad(role, layer, tuple(runs), x, grad, None)
+        sums = dispatch.BACKENDS["triton"].weight_grad(role, layer, tuple(runs), x, grad, None)
     judged = []
     for weights, pair in enumerate(sides):
         begin, end = sums.of_set[weights]

@@ -143,7 +143,7 @@ def operand_of(kind):
     return lambda r: HALVES[kind](r.view(np.uint16))
 
 
-SHAPES = {"m16n8k16": 16, "m16n8k8": 8}
+SHAPES = {"m16n8k16": 16, "m16n8k8": 8, "m16n8k4": 4}
 
 
 def _multiply(i, machine):

@@ -10,7 +10,7 @@ import re
 
 import torch
 
-from ..contract import Backend
+from ..gpu import GpuBackend, devices
 from . import ahead
 from .ahead import interpreting
 
@@ -33,26 +33,23 @@ def _missing():
 
 
 @functools.lru_cache(maxsize=1)
-def _operations():
-    """The module that launches the kernels: importing it imports Triton, which takes its time."""
-    from . import operations
+def _kernels():
+    """Importing them imports Triton, which takes its time."""
+    from .kernels import TritonKernels
 
-    return operations
+    return TritonKernels()
 
 
-class TritonBackend(Backend):
+class TritonBackend(GpuBackend):
     name = "triton"
-    fuses_small_work = True
-    packs = True
-    flat_grads = True
-    scaling_dtype = torch.float32
+    kernels = property(lambda self: _kernels())
 
     def cannot_run(self, device, dtype):
         if _missing():
             return _missing()
         if dtype not in DTYPES:
             return f"the Triton kernels are for {', '.join(str(d)[6:] for d in DTYPES)}, tensors are {str(dtype)[6:]}"
-        if device.type == "cpu" and ahead.absent():
+        if device.type == "cpu" and devices.absent():
             return None
         if device.type == "cpu" and interpreting():
             return "Triton's interpreter has no bfloat16" if dtype == torch.bfloat16 else None
@@ -72,7 +69,7 @@ class TritonBackend(Backend):
         return {**configs.contact(device), "configurations": configs.digest()} if device.type == "cuda" else None
 
     def arithmetic(self, device, dtype):
-        exact = dtype != torch.float32 or not _operations().tf32(device)
+        exact = dtype != torch.float32 or not devices.tf32(device)
         return super().arithmetic(device, dtype) if exact else "tf32"
 
     def advice(self, device):
@@ -85,48 +82,3 @@ class TritonBackend(Backend):
 
     def whole(self, run):
         return run() if interpreting() else ahead.whole(run)
-
-    def empty(self, count, dtype, device):
-        return _operations().empty((count,), dtype, device)
-
-    def again(self, programs, key, inputs, run):
-        return _operations().again(programs, key, inputs, run)
-
-    def power_iterations(self, matrices, eps, iterations, calls):
-        tensors = [t for own in matrices for t in own]
-        if not all(t.is_contiguous() for t in tensors) or len({t.dtype for t in tensors}) > 1:
-            return super().power_iterations(matrices, eps, iterations, calls)
-        return _operations().power_iterations(matrices, eps, iterations, calls)
-
-    def prepare(self, layers, sets, dtype):
-        return _operations().prepare(layers, sets, dtype)
-
-    def forward(self, role, layer, runs, x, weights, out):
-        _operations().forward(role, layer, runs, x, weights, out)
-
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
-        _operations().input_grad(role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
-
-    def stem_input_grad(self, layer, runs, grad_out, weights, grad_waves):
-        _operations().stem_input_grad(layer, runs, grad_out, weights, grad_waves)
-
-    def weight_grad(self, role, layer, runs, x, grad_out, weights):
-        return _operations().weight_grad(role, layer, runs, x, grad_out, weights)
-
-    def parameter_grads(self, jobs):
-        return _operations().parameter_grads(jobs)
-
-    def pooled(self, sides, lengths):
-        return _operations().pooled(sides, lengths)
-
-    def squared_means(self, scores, targets, dtype):
-        return _operations().squared_means(scores, targets, dtype)
-
-    def squared_means_backward(self, scores, targets, grad_total, grad_means, wanted):
-        return _operations().squared_means_backward(scores, targets, grad_total, grad_means, wanted)
-
-    def feature_l1(self, real, generated):
-        return _operations().feature_l1(real, generated)
-
-    def feature_l1_backward(self, real, generated, grads, want_real, want_generated):
-        return _operations().feature_l1_backward(real, generated, grads, want_real, want_generated)

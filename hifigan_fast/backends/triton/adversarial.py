@@ -3,11 +3,12 @@
 import triton
 import triton.language as tl
 
+from ..gpu import fields
+from .constants import constants
 from .pointers import pick
 
-# Fields of a part: its elements, their target, how many elements lie before them; of its gradient the first, or -1.
-COUNT, TARGET, LEAD, GRAD = (tl.constexpr(field) for field in range(4))
-FIELDS = tl.constexpr(4)
+COUNT, TARGET, LEAD, GRAD = constants(fields.Part)
+FIELDS = tl.constexpr(len(fields.Part))
 
 
 @triton.jit

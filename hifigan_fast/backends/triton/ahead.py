@@ -10,40 +10,15 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 
+from ..gpu.devices import standing_for
+from ..gpu.kernels import instead, instead_of_launching
+
 PATIENCE = 2.0  # seconds until it is said what takes so long
 
-_absent = contextvars.ContextVar("hifigan_fast_triton_absent", default=None)
-_instead = contextvars.ContextVar("hifigan_fast_triton_instead", default=None)
 _whole = contextvars.ContextVar("hifigan_fast_triton_whole", default=False)
-
-
-@dataclass(frozen=True)
-class Absent:
-    """A device that is not there: CPU tensors stand for its own.
-
-    Attributes:
-        name: "sm_90" of an NVIDIA device of compute capability 9.0, "gfx942" of an AMD one.
-        tf32: whether float32 is multiplied in TF32.
-    """
-
-    name: str
-    tf32: bool = False
-    multiprocessors: int = 132
-
-    @property
-    def capability(self):
-        return self.name if self.name.startswith("gfx") else divmod(int(self.name[3:]), 10)
-
-    @property
-    def target(self):
-        from triton.backends.compiler import GPUTarget
-
-        amd = self.name.startswith("gfx")
-        return GPUTarget("hip", self.name, 64) if amd else GPUTarget("cuda", int(self.name[3:]), 32)
 
 
 def interpreting():
@@ -51,15 +26,12 @@ def interpreting():
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def asked_for_tf32():
-    """Whether PyTorch is set so that cuDNN's convolutions multiply float32 in TF32."""
-    conv = getattr(torch.backends.cudnn, "conv", None)  # since torch 2.9, where allow_tf32 may raise
-    return conv.fp32_precision == "tf32" if hasattr(conv, "fp32_precision") else torch.backends.cudnn.allow_tf32
+def _target(device):
+    """An `Absent` device as Triton's compiler takes it."""
+    from triton.backends.compiler import GPUTarget
 
-
-def absent():
-    """The `Absent` device that CPU tensors stand for; None where they are the CPU's."""
-    return _absent.get()
+    amd = device.name.startswith("gfx")
+    return GPUTarget("hip", device.name, 64) if amd else GPUTarget("cuda", int(device.name[3:]), 32)
 
 
 class Driver:
@@ -91,12 +63,11 @@ def pretending(device):
         raise ValueError("TRITON_INTERPRET: got 1, expected it unset: kernels are compiled, not interpreted")
     from triton.runtime import driver
 
-    driver.set_active(Driver(device.target))
-    token = _absent.set(device)
+    driver.set_active(Driver(_target(device)))
     try:
-        yield
+        with standing_for(device):
+            yield
     finally:
-        _absent.reset(token)
         with contextlib.suppress(RuntimeError):  # no device at all
             driver.reset_active()
 
@@ -104,21 +75,6 @@ def pretending(device):
 def compile_only(kernel, grid, args, meta):
     """The kernel that a launch would run, or will have been when an `AsyncCompileMode` ends."""
     return kernel.warmup(*args, grid=grid, **meta)
-
-
-def instead():
-    """What is done in the place of a launch, a function of (kernel, grid, args, meta); None where it is launched."""
-    return _instead.get()
-
-
-@contextlib.contextmanager
-def instead_of_launching(what=compile_only):
-    """Within the block (of this thread) `what` is done in the place of every launch: results are not written."""
-    token = _instead.set(what)
-    try:
-        yield
-    finally:
-        _instead.reset(token)
 
 
 class _Compilers(ThreadPoolExecutor):
@@ -160,7 +116,7 @@ def side_by_side():
         over = threading.Event()
         threading.Thread(target=compilers.tell, args=[over], daemon=True).start()
         try:
-            with AsyncCompileMode(compilers, ignore_errors=True), instead_of_launching():
+            with AsyncCompileMode(compilers, ignore_errors=True), instead_of_launching(compile_only):
                 yield compilers.asked
         finally:
             over.set()

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from ... import cache
-from ...version import __version__
+from .. import gpu
 
 TABLE = Path(__file__).with_name("configs.json")
 MEASURED = "tuned.json"
@@ -101,25 +101,8 @@ def contact(device):
     """What these kernels are and what they meet on a CUDA device, {what: name or version}."""
     import triton
 
-    sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        sources.update(path.read_bytes())
-    return {
-        "device": torch.cuda.get_device_name(device),
-        "hifigan_fast": __version__,
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "driver": _driver(),
-        "kernels": sources.hexdigest()[:12],
-    }
-
-
-def _driver():
-    """The kernel's driver and the library's, as far as they say it."""
-    files = (Path(path) for path in ("/sys/module/nvidia/version", "/sys/module/amdgpu/version"))
-    found = [path.read_text(encoding="utf-8").strip() for path in files if path.exists()]
-    library = getattr(torch._C, "_cuda_getDriverVersion", None)
-    return " / ".join([*found, *([str(library())] if library else [])]) or "unknown"
+    kernels = gpu.devices.digest(Path(__file__).parent.glob("*.py"))
+    return gpu.devices.contact(device, triton=triton.__version__) | {"kernels": kernels}
 
 
 def place(device):

@@ -8,16 +8,24 @@ weights lie as [set][out channel][tap][channel of the group]. `PRECISION` is `tl
 import triton
 import triton.language as tl
 
+from ..gpu import fields
+from .constants import constants
 from .pointers import pick
 from .rounding import rounded
 
-# Fields of a row of `runs`, as in geometry.Run.
-WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFSET, GRAD_OUT_OFFSET = (
-    tl.constexpr(field) for field in range(9)
+WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFSET, GRAD_OUT_OFFSET = constants(
+    fields.Run
 )
-FIELDS = tl.constexpr(9)
-# Matrix units want 64 rows: fewer out channels are a weight gradient's columns, where it has as many positions.
-TURNED_FROM = tl.constexpr(128)
+FIELDS = tl.constexpr(len(fields.Run))
+
+
+@triton.constexpr_function
+def turns(columns, precision):
+    """Whether a weight gradient has out channels as columns where they are fewer than the 64 rows that units want.
+
+    Not in TF32: Triton would give a thread a position of all rows, to round it, and each thread all rows' addresses.
+    """
+    return columns >= 128 and precision != "tf32"
 
 
 @triton.jit
@@ -71,10 +79,7 @@ def _load_input(
         first, near = _beside(begin, sequence, row, tl.load(run + OUT_ROWS).to(tl.int32), in_rows, STRIDE)
         at = (near[:, None] + tap[None, :]) * IN + channel[None, :]
         x += (offset + first - PADDING) * IN
-    value = tl.load(x + at, live & inside & (place >= 0), other=0.0)
-    if STEM:
-        value = rounded(value, PRECISION)
-    return value
+    return rounded(tl.load(x + at, live & inside & (place >= 0), other=0.0), PRECISION)
 
 
 @triton.jit
@@ -335,7 +340,7 @@ def weight_grad(
     o, k = first_channel + tl.arange(0, BM), k0 + tl.arange(0, BN)
     channel = group * OG + o
     tap, part = _split(k0, IG, BN)
-    TURNED: tl.constexpr = BM < 64 and BN >= TURNED_FROM
+    TURNED: tl.constexpr = BM < 64 and turns(BN, PRECISION)
     sums = tl.zeros([BN, BM] if TURNED else [BM, BN], tl.float32)
     first_tile, end = tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)
     for tile in range(first_tile, end):

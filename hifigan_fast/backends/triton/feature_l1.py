@@ -3,13 +3,14 @@
 import triton
 import triton.language as tl
 
+from ..gpu import fields
 from . import together
+from .constants import constants
 from .pointers import pick
 
-CHUNK_FIELDS = tl.constexpr(3)  # of a chunk: its pair, its first element and its end
-# Fields of a pair: its first chunk, the end, its elements, and how many elements lie before each map's first.
-FIRST, END, COUNT, LEAD_REAL, LEAD_GENERATED = (tl.constexpr(field) for field in range(5))
-PAIR_FIELDS = tl.constexpr(5)
+CHUNK_FIELDS = tl.constexpr(len(fields.Chunk))
+FIRST, END, COUNT, LEAD_REAL, LEAD_GENERATED = constants(fields.Pair)
+PAIR_FIELDS = tl.constexpr(len(fields.Pair))
 
 
 @triton.jit

@@ -5,50 +5,29 @@ compiled kernels are kept by what they were compiled for, and launched with addr
 """
 
 import contextlib
-import threading
+import ctypes
+import functools
 
+import numpy as np
 import torch
 from triton import knobs
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from ..contract import ALIGNED
+from ..gpu import driver as driver_api
+from ..gpu.driver import Function
 from . import ahead
 
 if not ahead.interpreting():
     ahead.watch()
 
 _compiled = {}
-_own = threading.local()
 
 
-def recording():
-    """What hears of this thread's launches (`program.Recording`), or None."""
-    return getattr(_own, "recording", None)
-
-
-@contextlib.contextmanager
-def heard_by(listener):
-    """Within the block `listener` hears of this thread's launches."""
-    _own.recording = listener
-    try:
-        yield
-    finally:
-        _own.recording = None
-
-
-def launch(device, kernel, grid, *args, **meta):
-    """Run `kernel` on `device`, on its current stream; nothing where the grid is empty."""
-    if 0 in grid:
-        return
-    if ahead.instead() is not None:
-        with on_device(device):
-            ahead.instead()(kernel, grid, args, meta)
-        return
-    interprets = not isinstance(kernel, JITFunction)
-    compiled = (_interpreted if interprets else _launch)(device, kernel, grid, args, meta)
-    if recording():
-        recording().add(kernel, compiled, grid, args, meta)
+def run(device, kernel, grid, args, meta):
+    """As `gpu.kernels.Kernels.run`."""
+    return (_launch if isinstance(kernel, JITFunction) else _interpret)(device, kernel, grid, args, meta)
 
 
 def _launch(device, kernel, grid, args, meta):
@@ -64,14 +43,34 @@ def _launch(device, kernel, grid, args, meta):
         return found
 
 
-def _interpreted(_, kernel, grid, args, meta):
+def _interpret(_, kernel, grid, args, meta):
     if not meta.get("launch_cooperative_grid"):
         kernel[grid](*args, **meta)
-        return
+        return functools.partial(_interpret_again, kernel, list(map(_dtypes, args)), meta)
     # Its programs meet between stages, and the interpreter runs one after another: a launch a stage.
     meta = {name: value for name, value in meta.items() if name != "launch_cooperative_grid"}
     for stage in range(meta.pop("first_stage"), meta.pop("stages")):
         kernel[grid](*args, first_stage=stage, stages=stage + 1, **meta)
+    return None  # of no pass
+
+
+def _dtypes(argument):
+    """Of a pointer, or of each of a tuple; None of anything else."""
+    return tuple(map(_dtypes, argument)) if isinstance(argument, tuple) else getattr(argument, "dtype", None)
+
+
+def _interpret_again(kernel, dtypes, meta, grid, _, values):
+    kernel[grid](*map(_tensors, values, dtypes), **meta)
+
+
+def _tensors(value, dtype):
+    """Addresses as Triton's interpreter takes them."""
+    if isinstance(value, tuple):
+        return tuple(map(_tensors, value, dtype))
+    if dtype is None:
+        return value
+    memory = (ctypes.c_char * dtype.itemsize).from_address(value)
+    return torch.from_numpy(np.frombuffer(memory, str(dtype).removeprefix("torch.")))
 
 
 @contextlib.contextmanager
@@ -121,9 +120,33 @@ class Compiled:
     def __init__(self, kernel, compiled, given, meta):
         self._run, self._handles = compiled.run, (compiled.function, compiled.packed_metadata, None, None, None)
         self._rest = [meta.get(name) for name in kernel.arg_names[given:]]
+        self._kinds, self._metadata = tuple(compiled.src.signature.values()), compiled.metadata
 
     def __call__(self, grid, stream, values):
         self._run(*grid, *(1, 1, 1)[len(grid) :], stream, *self._handles, *values, *self._rest)
+
+    def driven(self, values):
+        """As `gpu.program.Launch` says: what Triton's own launcher gives to the driver."""
+        m = self._metadata
+        plain = m.num_ctas == 1 and not m.launch_cooperative_grid and not m.launch_pdl
+        if m.target.backend != "cuda" or not plain or m.global_scratch_size or m.profile_scratch_size:
+            return None
+        parameters = _parameters(self._kinds, (*values, *self._rest))
+        if any(kind not in driver_api.FORMATS for kind, _ in parameters):
+            return None
+        scratch = [("pointer", 0)] * 2
+        return Function(self._handles[0], 32 * m.num_warps, m.shared), [*parameters, *scratch]
+
+
+def _parameters(kinds, values):
+    """(kind of `driver_api.FORMATS`, value) of each parameter of a kernel: what it was compiled for is none."""
+    found = []
+    for kind, value in zip(kinds, values, strict=True):
+        if isinstance(kind, tuple):
+            found += _parameters(kind, value)
+        elif kind != "constexpr":
+            found.append(("pointer" if kind[0] == "*" else "integer" if kind[0] in "iu" else kind, value))
+    return found
 
 
 def watched():

@@ -1,24 +1,11 @@
-"""Tensors as kernels take them: aligned memory, and one of several, chosen by a number that only the device knows.
+"""One of several pointers, chosen by a number that only the device knows.
 
-Triton compiles a kernel anew for every combination of pointers of which some are aligned and others not. So all are: of
-a tensor that begins elsewhere, kernels get the aligned address before it, and how far it lies behind goes by a table.
+Triton compiles a kernel anew for every combination of pointers of which some are aligned and others not. So all are
+(`gpu.pointers`).
 """
 
 import triton
 import triton.language as tl
-
-from ..contract import ALIGNED
-
-
-def from_aligned(tensor):
-    """Memory that begins at an aligned address, and how many of its elements lie before the dense `tensor`'s first."""
-    lead = tensor.data_ptr() % ALIGNED // tensor.itemsize
-    if not lead:
-        return tensor, 0
-    begin = tensor.storage_offset() - lead
-    if begin < 0:  # memory that PyTorch did not allocate
-        return tensor.clone(), 0
-    return tensor.as_strided((lead + tensor.numel(),), (1,), begin), lead
 
 
 @triton.jit

@@ -8,12 +8,13 @@ Wᵀ u and W v, one job's after another's; a job is a row of `jobs` (tables.py).
 import triton
 import triton.language as tl
 
+from ..gpu import fields
 from . import together
+from .constants import constants
 from .pointers import pick
 
-# Fields of a job: rows and columns of the matrix, and where its vectors begin among all jobs'.
-OUTS, SIZE, FIRST_OUT, FIRST_COLUMN = (tl.constexpr(field) for field in range(4))
-FIELDS = tl.constexpr(4)
+OUTS, SIZE, FIRST_OUT, FIRST_COLUMN = constants(fields.Spectral)
+FIELDS = tl.constexpr(len(fields.Spectral))
 
 
 @triton.jit

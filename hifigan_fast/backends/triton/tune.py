@@ -15,8 +15,10 @@ import torch
 from ... import cache
 from ...geometry import Ensemble, Layer, Stack
 from ..contract import WeightSet, weights_of
+from ..gpu import devices
+from ..gpu.convolutions import Sums
 from ..reference import ReferenceBackend
-from . import configs, operations
+from . import configs
 
 PERIODS = (2, 3, 5, 7, 11)
 BATCH, LENGTH = 16, 8192
@@ -110,7 +112,7 @@ class Case:
 
 def _flat(result):
     """Results of either backend in one form."""
-    if isinstance(result, operations.Sums):
+    if isinstance(result, Sums):
         return [result.partial[slice(*own)].sum(0).transpose(1, 2) for _, own in sorted(result.of_set.items())]
     if isinstance(result, tuple):
         return [grad for grad, _ in result[0]]
@@ -214,7 +216,7 @@ def run(out=None, quick=False, device=None, timed=_time, say=print):
     from . import TritonBackend
 
     device, backend = device or torch.device("cuda"), TritonBackend()
-    generation = configs.generation_of(operations.capability(device))
+    generation = configs.generation_of(devices.capability(device))
     known, cases = configs.measurements(device), _cases(generation, quick)
     if quick:
         cases.sort(key=lambda case: ", ".join(case) in known)

@@ -7,19 +7,18 @@ job's numbers are a row of `jobs` (tables.py).
 import triton
 import triton.language as tl
 
+from ..gpu import fields
+from .constants import constants
 from .pointers import pick
 from .rounding import rounded
 
-PLAIN, WEIGHT, SPECTRAL = (tl.constexpr(kind) for kind in range(3))
-# Fields of a job of `pack`: one layer under one set.
-KIND, OUT, CHANNELS, TAPS, PACKED, FIRST = (tl.constexpr(field) for field in range(6))
-PACK_FIELDS = tl.constexpr(6)
-# Fields of a job of `finish`: one layer of one stack; its sets follow, each as SET_FIELDS says.
-DEPTH, GRAD, FIRST_GRAD, SETS = (tl.constexpr(field) for field in range(4, 8))
-INNER, BEGIN, END, SLOT = (tl.constexpr(field) for field in range(4))
-SET_FIELDS = tl.constexpr(4)
-MOST_SETS = tl.constexpr(2)  # of a layer of one stack: a real and a generated one
-FINISH_FIELDS = tl.constexpr(7 + 2 * 4)
+PLAIN, WEIGHT, SPECTRAL = constants(fields.Norm)
+KIND, OUT, CHANNELS, TAPS, PACKED, FIRST = constants(fields.Pack)
+PACK_FIELDS = tl.constexpr(len(fields.Pack))
+_, _, _, _, DEPTH, GRAD, FIRST_GRAD, SETS = constants(fields.Finish)
+INNER, BEGIN, END, SLOT = constants(fields.Set)
+SET_FIELDS, MOST_SETS = tl.constexpr(len(fields.Set)), tl.constexpr(fields.MOST_SETS)
+FINISH_FIELDS = tl.constexpr(fields.FINISH_FIELDS)
 
 
 @triton.jit

@@ -5,20 +5,18 @@ kinds alone. So the first call of a pass is recorded: each launch, its pointers 
 buffers that it allocates. A later call takes addresses, fills them in, and launches.
 """
 
-import ctypes
 import functools
 import itertools
 import math
 import operator
 
-import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..contract import ALIGNED
 from ..kept import capturing
-from . import ahead
-from .launch import heard_by, on_device, recording, watched
+from .driver import Launches, Place
+from .kernels import heard_by, instead, recording
 
 MOST = 32  # programs of an ensemble's shapes
 LINE = 512  # bytes: buffers begin at a multiple, as those of PyTorch's allocators do
@@ -39,23 +37,24 @@ def not_again():
         recording().complete = False
 
 
-def again(programs, key, inputs, run):
+def again(kernels, programs, key, inputs, run):
     """`run()`, lists of the buffers that it allocates; by the program of an earlier run, where there is one.
 
     Args:
         programs: a dict to keep them in, for one ensemble.
+        kernels: that it launches.
         key: what else than the kinds of its inputs a pass goes by.
         inputs: all tensors that its launches read or write, but for those that it allocates; or None.
     """
-    if ahead.instead() is not None:
+    if instead() is not None:
         return run()
     addresses = [0 if t is None else t.data_ptr() for t in inputs]
     misaligned = functools.reduce(operator.or_, addresses) % ALIGNED and [a % ALIGNED for a in addresses]
     key = (*key, *[None if t is None else t.dtype for t in inputs], tuple(misaligned) if misaligned else None)
     program = programs.get(key)
-    if program and not watched():
+    if program and not kernels.watched():
         return program(addresses)
-    heard = Recording(inputs, addresses)
+    heard = Recording(kernels, inputs, addresses)
     if program is not None or heard.overlaps():  # there is none, or not now
         return run()
     with heard_by(heard):
@@ -69,8 +68,8 @@ def again(programs, key, inputs, run):
 class Recording:
     """The pass in progress."""
 
-    def __init__(self, inputs, addresses):
-        self.inputs = len(inputs)
+    def __init__(self, kernels, inputs, addresses):
+        self.kernels, self.inputs = kernels, len(inputs)
         self.slots = [(a, a + (0 if t is None else t.nbytes), None) for t, a in zip(inputs, addresses)]
         self.begins = {first: slot for slot, (first, end, _) in enumerate(self.slots) if first < end}
         self.buffers, self.launches, self.complete = [], [], True  # buffers: (shape, dtype, device), after the inputs
@@ -87,117 +86,111 @@ class Recording:
         self.buffers.append((tuple(tensor.shape), tensor.dtype, tensor.device))
 
     def place(self, tensor):
-        """(slot, bytes from its beginning); None where no slot that is still there has all of it."""
+        """Its `Place`; None where no slot that is still there has all of it."""
         address = tensor.data_ptr()
         likely = self.begins.get(address)
         for slot in range(len(self.slots)) if likely is None else (likely,):
             first, end, memory = self.slots[slot]
             inside = first <= address < end and address + tensor.nbytes <= end
             if inside and (memory is None or not memory.expired()):
-                return slot, address - first
+                return Place(slot, address - first)
         return None
 
-    def add(self, kernel, compiled, grid, args, meta):
-        launch = Launch(kernel, compiled, grid, meta)
-        launch.values = f"lambda b: ({''.join(self._value(launch, a) + ', ' for a in args)})"
+    def add(self, run, grid, args):
+        launch = Launch(run, grid)
+        launch.arguments = tuple([self._argument(launch, a) for a in args])
         self.launches.append(launch)
 
-    def _value(self, launch, argument):
-        """An argument as Python: an address by the slots' (`b`), or a constant."""
+    def _argument(self, launch, argument):
+        """An argument as it is kept: a pointer as its place in a slot, or as the number that it will stay."""
         if isinstance(argument, tuple):
-            return f"({''.join(self._value(launch, a) + ', ' for a in argument)})"
-        launch.kinds.append(getattr(argument, "dtype", None))
+            return tuple([self._argument(launch, own) for own in argument])
         if not isinstance(argument, torch.Tensor):
-            return repr(argument)
+            return argument
         found = self.place(argument)
         if found is None:
             self.complete &= argument.dtype == torch.int64  # a table
             launch.tables.append(argument)
-            return repr(argument.data_ptr())
-        launch.slots.add(found[0])
-        return f"b[{found[0]}] + {found[1]}"
+            return argument.data_ptr()
+        launch.slots.add(found.slot)
+        return found
 
     def program(self, results):
         """The `Program`; None where it would not be the same again."""
         places = [[self.place(t) for t in own] for own in results]
-        whole = all(p is not None and p[0] >= self.inputs and p[1] == 0 for own in places for p in own)
+        whole = all(p is not None and p.slot >= self.inputs and p.offset == 0 for own in places for p in own)
         if not (self.complete and self.launches and self.buffers and whole):
             return None
-        return Program(self, [[slot for slot, _ in own] for own in places])
+        return Program(self, [[place.slot for place in own] for own in places])
 
 
 class Launch:
     """One launch of a program.
 
     Attributes:
+        run: as of `Kernels.run`.
+        arguments: of it, addresses as `Place`s.
         slots: that it reads or writes; tables: kept as long as it.
-        kinds: dtypes of its pointers, in order, None of other arguments.
-        fresh: buffers that are allocated before it, (slot, what `torch.empty` takes).
     """
 
-    def __init__(self, kernel, compiled, grid, meta):
-        self.kernel, self.compiled, self.grid, self.meta = kernel, compiled, grid, meta
-        self.slots, self.tables, self.kinds, self.fresh = set(), [], [], []
+    def __init__(self, run, grid):
+        self.run, self.grid, self.arguments = run, grid, ()
+        self.slots, self.tables = set(), []
 
-    def interpret(self, values):
-        kinds = iter(self.kinds)
-        self.kernel[self.grid](*[_pointers(value, kinds) for value in values], **self.meta)
-
-
-def _pointers(value, kinds):
-    """As Triton's interpreter takes an argument: tensors."""
-    if isinstance(value, tuple):
-        return tuple(_pointers(own, kinds) for own in value)
-    dtype = next(kinds)
-    if dtype is None:
-        return value
-    memory = (ctypes.c_char * dtype.itemsize).from_address(value)
-    return torch.from_numpy(np.frombuffer(memory, str(dtype).removeprefix("torch.")))
+    @property
+    def driven(self):
+        """What `driver.Launches` takes of it; None where the driver is not to be asked by itself."""
+        found = getattr(self.run, "driven", lambda arguments: None)(self.arguments)
+        return found and (found[0], self.grid, found[1])
 
 
 class Program:
     """Launches by slots: first the inputs', then those of the buffers that it allocates.
 
-    What it returns is allocated where it is first needed. All else lies in one buffer, in places that later ones take
-    again.
+    What it returns is allocated one by one. All else lies in one buffer, in places that later ones take again.
 
     results: the slots of what it returns.
     """
 
     def __init__(self, recording, results):
-        self.launches, self.results, first = recording.launches, results, recording.inputs
-        self.buffers, self.device = len(recording.buffers), recording.buffers[0][2]
+        self.kernels, first = recording.kernels, recording.inputs
+        self.launches, self.results = recording.launches, results
+        self.buffers, self.device = recording.buffers, recording.buffers[0][2]
         returned, spans = {slot for own in results for slot in own}, {}
         for number, launch in enumerate(self.launches):
-            launch.values = eval(launch.values)  # numbers and slots, as `Recording` wrote them
             for slot in sorted(slot for slot in launch.slots if slot >= first):
-                if slot not in spans and slot in returned:
-                    launch.fresh.append((slot, recording.buffers[slot - first]))
                 spans[slot] = spans.get(slot, (number,))[0], number
-        sizes = {
-            slot: math.prod(shape) * dtype.itemsize for slot, (shape, dtype, _) in enumerate(recording.buffers, first)
-        }
+        self.fresh = [(slot, self.buffers[slot - first]) for slot in spans if slot in returned]
+        sizes = {slot: math.prod(shape) * dtype.itemsize for slot, (shape, dtype, _) in enumerate(self.buffers, first)}
         self.places, self.bytes = laid_out({s: (*span, sizes[s]) for s, span in spans.items() if s not in returned})
+        driven = [launch.driven for launch in self.launches]
+        self.driven = Launches(driven) if all(driven) else None
 
     def __call__(self, addresses):
         if capturing():
             _held.add(self)
         memory = torch.empty(self.bytes, dtype=torch.uint8, device=self.device)
         begin, tensors = memory.data_ptr(), {}
-        addresses += [0] * self.buffers
+        addresses += [0] * len(self.buffers)
         for slot, place in self.places:
             addresses[slot] = begin + place
-        with on_device(self.device) as (_, stream):
-            for launch in self.launches:
-                for slot, (shape, dtype, device) in launch.fresh:
-                    tensors[slot] = tensor = torch.empty(shape, dtype=dtype, device=device)
-                    addresses[slot] = tensor.data_ptr()
-                values = launch.values(addresses)
-                if launch.compiled is None:
-                    launch.interpret(values)
-                else:
-                    launch.compiled(launch.grid, stream, values)
+        for slot, (shape, dtype, device) in self.fresh:
+            tensors[slot] = tensor = torch.empty(shape, dtype=dtype, device=device)
+            addresses[slot] = tensor.data_ptr()
+        with self.kernels.on_device(self.device) as (index, stream):
+            if self.driven:
+                self.driven(index, stream, addresses)
+            else:
+                for launch in self.launches:
+                    launch.run(launch.grid, stream, _filled(launch.arguments, addresses))
         return [[tensors[slot] for slot in own] for own in self.results]
+
+
+def _filled(arguments, addresses):
+    """Arguments with addresses in the place of `Place`s."""
+    if isinstance(arguments, Place):
+        return addresses[arguments.slot] + arguments.offset
+    return tuple([_filled(own, addresses) for own in arguments]) if isinstance(arguments, tuple) else arguments
 
 
 def laid_out(spans):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from ...geometry import run_table
+from ..contract import packed_room
 from ..kept import capturing, kept
-from . import feature_l1 as l1
-from . import weights as kernels
+from .fields import FINISH_FIELDS, MOST_SETS, Chunk, Finish, Norm, Pack, Pair, Set, Spectral
 
 
 def _on(device, table):
@@ -113,7 +113,7 @@ class Jobs:
 
     @classmethod
     def of(cls, rows, fields, block, device):
-        programs = [(job, out) for job, row in enumerate(rows) for out in range(0, row[kernels.OUT.value], block)]
+        programs = [(job, out) for job, row in enumerate(rows) for out in range(0, row[Finish.OUT], block)]
         return cls(_table(programs, 2, device), _table(rows, fields, device))
 
 
@@ -126,10 +126,11 @@ def pack_jobs(layers, kinds, block, device):
     """Jobs of `pack` by depth and set, `kinds` [depth][set]; how many elements and rows all have."""
     rows, elements, vectors = [], 0, 0
     for layer, own in zip(layers, kinds):
-        for kind in own:
-            rows.append((*_numbers(kind, layer), elements, vectors))
-            elements, vectors = elements + layer.weights, vectors + layer.out_channels
-    return Jobs.of(rows, kernels.PACK_FIELDS.value, block, device), elements, vectors
+        for number, kind in enumerate(own):
+            rows.append((*_numbers(kind, layer), elements + number * layer.weights, vectors))
+            vectors += layer.out_channels
+        elements += packed_room(layer, len(own))
+    return Jobs.of(rows, len(Pack), block, device), elements, vectors
 
 
 @kept
@@ -144,15 +145,15 @@ def finish_jobs(jobs, block, device):
         sets = [
             number
             for i, own in enumerate(splits)
-            for number in (vectors[-1] * kernels.MOST_SETS.value + i * layer.out_channels, *own, slots[-1] + i)
+            for number in (vectors[-1] * MOST_SETS + i * layer.out_channels, *own, slots[-1] + i)
         ]
-        sets += [0] * (kernels.MOST_SETS.value * kernels.SET_FIELDS.value - len(sets))
+        sets += [0] * (MOST_SETS * len(Set) - len(sets))
         rows.append((*_numbers(kind, layer), depth, elements[-1], vectors[-1], *sets))
         elements.append(elements[-1] + layer.weights)
         vectors.append(vectors[-1] + layer.out_channels)
         slots.append(slots[-1] + len(splits))
-    fields = kernels.FINISH_FIELDS.value
-    spectral = [row for row in rows if row[0] == kernels.SPECTRAL.value]
+    fields = FINISH_FIELDS
+    spectral = [row for row in rows if row[0] == Norm.SPECTRAL]
     return (
         Jobs.of(rows, fields, block, device),
         Jobs.of(spectral, fields, block, device),
@@ -172,12 +173,12 @@ def spectral_jobs(shapes, rows, columns, device):
         [(job, first) for job, shape in enumerate(shapes) for first in range(0, shape[axis], block)]
         for axis, block in ((0, rows), (1, columns))
     )
-    return _table(jobs, 4, device), *(_table(own, 2, device) for own in programs), outs, sizes
+    return _table(jobs, len(Spectral), device), *(_table(own, 2, device) for own in programs), outs, sizes
 
 
 @kept
 def pool_tiles(leads, samples, lengths, block, device):
-    """[tile] as in pooling.py, and how many samples of all levels there are.
+    """[tile] as in the kernel `pooled`, and how many samples of all levels there are.
 
     `leads`: of each side, how many elements lie before its first.
     """
@@ -206,4 +207,4 @@ def map_chunks(counts, leads, size, device):
         # A pair without elements has a chunk too: its mean is not a number, as PyTorch's.
         chunks += [(pair, first, min(first + size, count)) for first in range(0, max(count, 1), size)]
         pairs.append((begin, len(chunks), count, *own))
-    return _table(chunks, l1.CHUNK_FIELDS.value, device), _table(pairs, l1.PAIR_FIELDS.value, device)
+    return _table(chunks, len(Chunk), device), _table(pairs, len(Pair), device)

@@ -1,0 +1,34 @@
+// What the three directions are compiled for, and the tables that they read. Behind `specialised.cuh`, with Element the
+// maps': of a layer IN, OUT, GROUPS, TAPS, STRIDE, PADDING; of blocks.Blocks its fields; SHARED bytes that a launch gives.
+#pragma once
+
+struct Tile {
+  long long run, begin, end;  // output rows
+};
+
+struct PhaseTile {
+  long long run, phase, begin, end;  // rows of the phase
+};
+
+struct Span {
+  long long begin, end;  // tiles of one set of weights
+};
+
+constexpr int GROUP_IN = IN / GROUPS, GROUP_OUT = OUT / GROUPS, SIZE = CHUNK<Element>;
+constexpr int CHUNKS = CHANNELS / SIZE;  // of a window's row
+constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ALONG;
+
+extern __shared__ __align__(128) unsigned char shared[];
+
+DEVICE int warp_down() { return threadIdx.x / 32 % WARPS_DOWN; }
+DEVICE int warp_along() { return threadIdx.x / 32 / WARPS_DOWN; }
+
+// Of the second axis of the grid: a block of a group's channels.
+struct Columns {
+  int group, first;
+
+  static DEVICE Columns of(int channels, int block) {
+    const int blocks = ceil_div(channels, block), number = blockIdx.y;
+    return {number / blocks, number % blocks * block};
+  }
+};

@@ -1,0 +1,200 @@
+// What PTX has and C++ has not: copies that nobody waits for, 8 × 8 matrices of a warp, products of the matrix units.
+#pragma once
+
+#include "elements.cuh"
+
+#define DEVICE __device__ __forceinline__
+
+using Chunk = uint4;  // 16 bytes
+
+// The address of something in shared memory, as instructions take it.
+DEVICE unsigned shared_address(const void* place) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(place));
+}
+
+DEVICE Chunk fetch_chunk(const void* from) {
+  Chunk found;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(found.x), "=r"(found.y), "=r"(found.z), "=r"(found.w)
+               : "l"(from)
+               : "memory");
+  return found;
+}
+
+DEVICE void give_chunk(void* to, const Chunk& chunk) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(chunk.x), "r"(chunk.y), "r"(chunk.z),
+               "r"(chunk.w)
+               : "memory");
+}
+
+// BYTES from global to shared memory, or as many zeros. Nobody waits for it but `wait_for_copies`.
+template <int BYTES>
+DEVICE void copy(unsigned to, const void* from, bool inside) {
+#if __CUDA_ARCH__ >= 800
+  if constexpr (BYTES >= 4) {
+    const int size = inside ? BYTES : 0;
+    if constexpr (BYTES == 16) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(size) : "memory");
+    } else {
+      asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(BYTES), "r"(size)
+                   : "memory");
+    }
+    return;
+  }
+#endif
+  if constexpr (BYTES == 16) {
+    Chunk value = {0, 0, 0, 0};
+    if (inside) value = fetch_chunk(from);
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(value.x), "r"(value.y), "r"(value.z),
+                 "r"(value.w)
+                 : "memory");
+  } else if constexpr (BYTES == 8) {
+    uint2 value = {0, 0};
+    if (inside) value = *static_cast<const uint2*>(from);
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(value.x), "r"(value.y) : "memory");
+  } else if constexpr (BYTES == 4) {
+    const unsigned value = inside ? *static_cast<const unsigned*>(from) : 0;
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+  } else {
+    const unsigned short value = inside ? *static_cast<const unsigned short*>(from) : 0;
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"(to), "h"(value) : "memory");
+  }
+}
+
+// What this thread has copied since the last call is one group.
+DEVICE void end_group() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until at most the LEFT latest groups of this thread are on their way.
+template <int LEFT>
+DEVICE void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+#endif
+}
+
+DEVICE Chunk load_chunk(unsigned from) {
+  Chunk found;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(found.x), "=r"(found.y), "=r"(found.z), "=r"(found.w)
+               : "r"(from)
+               : "memory");
+  return found;
+}
+
+DEVICE unsigned load_word(unsigned from) {
+  unsigned found;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(found) : "r"(from) : "memory");
+  return found;
+}
+
+DEVICE void store_word(unsigned to, unsigned word) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
+}
+
+// COUNT matrices of 8 rows of 16 bytes; lane 8 · n + r has the address of row r of matrix n. TURNED: of 16-bit elements
+// columns are taken for rows.
+template <int COUNT, bool TURNED = false>
+DEVICE void load_matrices(unsigned (&to)[COUNT], unsigned from) {
+  static_assert(COUNT == 1 || COUNT == 2 || COUNT == 4);
+  if constexpr (COUNT == 4 && TURNED) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
+  } else if constexpr (COUNT == 4) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
+  } else if constexpr (COUNT == 2 && TURNED) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(to[0]), "=r"(to[1])
+                 : "r"(from)
+                 : "memory");
+  } else if constexpr (COUNT == 2) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(to[0]), "=r"(to[1])
+                 : "r"(from)
+                 : "memory");
+  } else if constexpr (TURNED) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(to[0]) : "r"(from) : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(to[0]) : "r"(from) : "memory");
+  }
+}
+
+// The nth word of a chunk.
+DEVICE unsigned word_of(const Chunk& chunk, int n) { return n == 0 ? chunk.x : n == 1 ? chunk.y : n == 2 ? chunk.z : chunk.w; }
+
+// How maps' elements are multiplied: float32 in TF32 by the matrix units, or by fused multiply-adds.
+template <class T, bool TF32>
+struct Kind {
+  using Stored = T;
+  static constexpr bool IN_TF32 = TF32 && sizeof(T) == 4;
+};
+
+// Two neighbours; `low` comes first.
+template <class T>
+DEVICE unsigned pair(float low, float high) {
+  return narrow<T>(low).bits | static_cast<unsigned>(narrow<T>(high).bits) << 16;
+}
+#if __CUDA_ARCH__ >= 800
+template <>
+DEVICE unsigned pair<Float16>(float low, float high) {
+  unsigned found;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
+  return found;
+}
+template <>
+DEVICE unsigned pair<Bfloat16>(float low, float high) {
+  unsigned found;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
+  return found;
+}
+#endif
+
+// d += a b of a warp, float in TF32: 16 rows, 8 columns, two chunks deep.
+template <class T>
+DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
+
+// The same, one chunk deep: of the first two registers of a, and one of b.
+template <class T>
+DEVICE void multiply_chunk(float (&d)[4], unsigned a0, unsigned a1, unsigned b0);
+
+#define MULTIPLY(T, shape, type)                                                                               \
+  template <>                                                                                                     \
+  DEVICE void multiply<T>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {                     \
+    asm("mma.sync.aligned." shape ".row.col.f32." type "." type                                          \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                           \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                 \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                             \
+  }
+#define MULTIPLY_CHUNK(T, shape, type)                                                                         \
+  template <>                                                                                                     \
+  DEVICE void multiply_chunk<T>(float (&d)[4], unsigned a0, unsigned a1, unsigned b0) {                        \
+    asm("mma.sync.aligned." shape ".row.col.f32." type "." type                                          \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                                       \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                 \
+                 : "r"(a0), "r"(a1), "r"(b0));                                                                    \
+  }
+
+MULTIPLY_CHUNK(Float16, "m16n8k8", "f16")
+#if __CUDA_ARCH__ >= 800
+MULTIPLY(Float16, "m16n8k16", "f16")
+MULTIPLY(Bfloat16, "m16n8k16", "bf16")
+MULTIPLY(float, "m16n8k8", "tf32")
+MULTIPLY_CHUNK(Bfloat16, "m16n8k8", "bf16")
+MULTIPLY_CHUNK(float, "m16n8k4", "tf32")
+#else
+template <>
+DEVICE void multiply<Float16>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  multiply_chunk<Float16>(d, a[0], a[1], b[0]);
+  multiply_chunk<Float16>(d, a[2], a[3], b[1]);
+}
+#endif
+#undef MULTIPLY
+#undef MULTIPLY_CHUNK

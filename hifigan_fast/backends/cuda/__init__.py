@@ -1,0 +1,70 @@
+"""The contract by CUDA C++ kernels: float32, bfloat16 and float16 on an NVIDIA GPU, one launch a depth for an ensemble.
+
+NVRTC compiles them for the geometry at hand: no toolkit to install. They run where Triton does not, too: on compute
+capability 7.5.
+"""
+
+import torch
+
+from ..gpu import GpuBackend, devices
+from . import compiler, driver, windows
+from .kernels import CudaKernels
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LEAST_CAPABILITY = (7, 5)
+BFLOAT16_FROM = (8, 0)
+
+
+def _dotted(capability):
+    return ".".join(map(str, capability))
+
+
+class CudaBackend(GpuBackend):
+    name = "cuda"
+
+    def __init__(self):
+        self.kernels = CudaKernels()
+
+    def cannot_run(self, device, dtype):
+        if dtype not in DTYPES:
+            return f"the CUDA kernels are for {', '.join(str(d)[6:] for d in DTYPES)}, tensors are {str(dtype)[6:]}"
+        capability = devices.capability(device) if device.type in ("cpu", "cuda") else None
+        if not isinstance(capability, tuple):
+            found = "an AMD GPU" if device.type == "cuda" else device.type
+            return f"tensors are on {found}, the CUDA kernels run on an NVIDIA GPU"
+        if capability < LEAST_CAPABILITY:
+            return (
+                f"the device has compute capability {_dotted(capability)}, "
+                f"the CUDA kernels need {_dotted(LEAST_CAPABILITY)}"
+            )
+        if dtype == torch.bfloat16 and capability < BFLOAT16_FROM:
+            return f"the device has compute capability {_dotted(capability)}, bfloat16 needs {_dotted(BFLOAT16_FROM)}"
+        return compiler.missing() or (driver.missing() if device.type == "cuda" else None)
+
+    def contact(self, device):
+        if device.type != "cuda":
+            return None
+        return devices.contact(device, nvrtc=_dotted(compiler.version())) | {"kernels": compiler.digest()}
+
+    def arithmetic(self, device, dtype):
+        exact = dtype != torch.float32 or not devices.tf32(device)
+        return super().arithmetic(device, dtype) if exact else "tf32"
+
+    def forward(self, role, layer, runs, x, weights, out):
+        found = role == "conv" and windows.launched("forward", layer, out)
+        if not found:
+            return super().forward(role, layer, runs, x, weights, out)
+        windows.forward(self.kernels, found, layer, runs, x, weights, out)
+
+    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+        found = role == "conv" and windows.launched("input_grad", layer, grad_in)
+        own = layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in
+        if not found:
+            return super().input_grad(role, *own)
+        windows.input_grad(self.kernels, found, *own)
+
+    def weight_grad(self, role, layer, runs, x, grad_out, weights):
+        found = role == "conv" and windows.launched("weight_grad", layer, grad_out)
+        if not found:
+            return super().weight_grad(role, layer, runs, x, grad_out, weights)
+        return windows.weight_grad(self.kernels, found, layer, runs, x, grad_out)

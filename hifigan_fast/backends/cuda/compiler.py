@@ -1,0 +1,133 @@
+"""NVRTC: a kernel's source, specialised, becomes code for a device; once, it is kept in the user's cache folder."""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+
+from ... import cache
+from ..gpu import devices
+from .kernel import numbering
+
+# Of PTX, which is read by people and tests, with lines of the sources.
+OPTIONS = {"cubin": ("--std=c++17", "--device-as-default-execution-space")}
+OPTIONS["ptx"] = (*OPTIONS["cubin"], "--generate-line-info")
+TARGETS = (75, 80, 86, 89, 90, 100, 120)  # compute capabilities that the kernels are compiled for in tests
+KEPT = "cuda"  # of the cache folder
+
+
+class CompilationError(RuntimeError):
+    """What NVRTC says of a source that it refuses."""
+
+
+@functools.lru_cache(maxsize=1)
+def missing():
+    """Why nothing can be compiled, in words; None if it can."""
+    if not importlib.util.find_spec("cuda") or not importlib.util.find_spec("cuda.bindings"):
+        return "cuda-bindings is not installed (pip install 'hifigan-fast[cuda]')"
+    try:
+        version()
+    except (ImportError, RuntimeError, OSError) as error:  # the library is looked for when it is first called
+        return f"NVRTC is not installed (pip install 'hifigan-fast[cuda]'): {error}".splitlines()[0]
+    return None
+
+
+def _checked(result):
+    """What a call returned beside its status; RuntimeError for a status that is none of success."""
+    status, *values = result
+    if status.value:
+        raise RuntimeError(f"NVRTC: {status.name}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+@functools.lru_cache(maxsize=1)
+def version():
+    """NVRTC's, (13, 5) say."""
+    from cuda.bindings import nvrtc
+
+    return _checked(nvrtc.nvrtcVersion())
+
+
+@functools.lru_cache(maxsize=1)
+def folder():
+    """Where the sources are: of an installed package in it, of a clone in csrc."""
+    installed = Path(__file__).with_name("sources")
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[3] / "csrc" / "cuda"
+
+
+@functools.lru_cache(maxsize=1)
+def headers():
+    """{name: text} of all that a source may include but its specialisation."""
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder().glob("*.cuh"))} | {
+        "fields.cuh": numbering()
+    }
+
+
+@functools.cache
+def source(name):
+    return (folder() / f"{name}.cu").read_text(encoding="utf-8")
+
+
+def digest():
+    """All sources, of kernels and of their launches, in a word."""
+    return devices.digest([*folder().glob("*.cu*"), *Path(__file__).parent.glob("*.py")])
+
+
+def compiled(name, specialised, target, form):
+    """The code of the kernel `name`, bytes, from the cache folder where it is there.
+
+    Args:
+        specialised: the text of `specialised.cuh`.
+        target: compute capability, 90 of 9.0.
+        form: "ptx" or "cubin".
+    """
+    included = headers() | {"specialised.cuh": specialised}
+    what = (name, source(name), *included.items(), *version(), target, form, *OPTIONS[form])
+    file = f"{name}-sm_{target}-{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.{form}"
+    try:
+        return (cache.folder() / KEPT / file).read_bytes()
+    except OSError:
+        code = compile_(name, included, target, form)
+    _keep(file, code)
+    return code
+
+
+def _keep(name, code):
+    """In its place at once, for all processes; nothing where the folder cannot be written."""
+    try:
+        place = cache.folder() / KEPT
+        place.mkdir(parents=True, exist_ok=True)
+        number, path = tempfile.mkstemp(dir=place, prefix=name)
+        with open(number, "wb") as file:
+            file.write(code)
+        os.replace(path, place / name)
+    except OSError:
+        return
+
+
+def compile_(name, included, target, form):
+    """As `compiled`, by NVRTC, which leaves Python meanwhile."""
+    from cuda.bindings import nvrtc
+
+    names, texts = ([text.encode() for text in own] for own in (included, included.values()))
+    program = _checked(nvrtc.nvrtcCreateProgram(source(name).encode(), f"{name}.cu".encode(), len(names), texts, names))
+    try:
+        architecture = f"--gpu-architecture={'compute' if form == 'ptx' else 'sm'}_{target}"
+        options = [option.encode() for option in (architecture, *OPTIONS[form])]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        if status.value:
+            log = bytes(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
+            _checked(nvrtc.nvrtcGetProgramLog(program, log))
+            raise CompilationError(f"{name}.cu for sm_{target}: {log.decode(errors='replace').rstrip(chr(0))}")
+        sized, got = (
+            (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
+            if form == "ptx"
+            else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+        )
+        code = bytes(_checked(sized(program)))
+        _checked(got(program, code))
+        return code.rstrip(b"\0") if form == "ptx" else code
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)

@@ -1,0 +1,85 @@
+"""CUDA's driver: code loaded on the current device, and launched. As little as can be, since tests have none."""
+
+import ctypes
+import functools
+import struct
+
+from .kernel import kind
+
+FORMATS = {int: "q", float: "f"}
+STATIC_SHARED = 48 * 1024  # bytes: for more a kernel must ask
+
+
+def _checked(result):
+    status, *values = result
+    if status.value:
+        raise RuntimeError(f"CUDA's driver: {status.name}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+@functools.lru_cache(maxsize=1)
+def missing():
+    """Why nothing can be launched, in words; None if it can."""
+    try:
+        from cuda.bindings import driver
+
+        _checked(driver.cuInit(0))
+    except (ImportError, RuntimeError) as error:
+        return f"CUDA's driver does not answer: {error}".splitlines()[0]
+    return None
+
+
+class Layout:
+    """Parameters in one buffer, naturally aligned: an address, each of a tuple, a 64-bit integer, or a float."""
+
+    def __init__(self, args):
+        formats = [f"{k[0]}P" if isinstance(k, tuple) else FORMATS.get(k, "P") for k in map(kind, args)]
+        self._struct = struct.Struct("@" + "".join(formats))
+        # Where each begins: behind those before it, and aligned for itself.
+        self._places = [struct.calcsize("@" + "".join(formats[:n]) + f"0{f[-1]}") for n, f in enumerate(formats)]
+
+    def __call__(self, values):
+        """(the buffer, pointers to its parameters)"""
+        data = ctypes.create_string_buffer(self._struct.pack(*flat(values)), self._struct.size)
+        begin = ctypes.addressof(data)
+        return data, (ctypes.c_void_p * len(self._places))(*[begin + place for place in self._places])
+
+
+def flat(values):
+    """Addresses and numbers one behind the other; 0 where there is no tensor."""
+    for value in values:
+        if type(value) is tuple:
+            yield from [own or 0 for own in value]
+        else:
+            yield 0 if value is None else value
+
+
+class Loaded:
+    """A kernel on the current device, as it is launched.
+
+    Args:
+        code: of `compiler.compiled`, a cubin; layout: of its arguments.
+        constants: THREADS of a block, SHARED bytes that a launch adds to it, launch_cooperative_grid.
+    """
+
+    def __init__(self, code, name, layout, constants):
+        from cuda.bindings import driver
+
+        self._layout = layout
+        self._threads, self._shared = constants["THREADS"], constants.get("SHARED", 0)
+        self._library = _checked(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
+        kernel = _checked(driver.cuLibraryGetKernel(self._library, name.encode()))
+        self._function = _checked(driver.cuKernelGetFunction(kernel))
+        if self._shared > STATIC_SHARED:
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _checked(driver.cuFuncSetAttribute(self._function, attribute, self._shared))
+        if constants.get("launch_cooperative_grid"):  # all programs at once
+            self._launch, self._rest = driver.cuLaunchCooperativeKernel, ()
+        else:
+            self._launch, self._rest = driver.cuLaunchKernel, (0,)
+
+    def __call__(self, grid, stream, values):
+        data, pointers = self._layout(values)  # the driver copies both
+        blocks = (*grid, *(1, 1, 1)[len(grid) :], self._threads, 1, 1)
+        _checked(self._launch(self._function, *blocks, self._shared, stream, ctypes.addressof(pointers), *self._rest))
+        del data

@@ -1,0 +1,87 @@
+"""Which rows the window kernels' tiles have: fewer where the sequences of many rows would not fit into a window."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+
+from ..gpu.tables import _table
+from ..kept import kept
+from . import blocks
+
+
+def fitting(rows, step, taps, own):
+    """How many consecutive rows of sequences of `rows` fit into a window of `own`, a `Blocks`, wherever they begin."""
+    gap = blocks.gap(step, taps)
+    for count in range(own.rows, 1, -1):
+        behind = -(-(count - 1) // rows)  # sequences that begin behind the first row
+        if (count - 1) * step + behind * gap + taps <= own.slots:
+            return count
+    return 1
+
+
+@dataclass(frozen=True)
+class Walked:
+    """Tiles set by set, and the consecutive ones that one program walks through.
+
+    Attributes:
+        tiles: [tile] of (run, first output row, end); of an input gradient (run, phase, first row of the phase, end).
+        spans: [program] of (first tile, end).
+    """
+
+    tiles: torch.Tensor
+    spans: torch.Tensor
+
+
+def _cut(runs, weights, rows_of, step, taps, own):
+    """(run, first row, end) of all tiles of a set of weights; `rows_of` a run: rows a sequence."""
+    for index, run in enumerate(runs):
+        each = rows_of(run)
+        if run.weights == weights and each > 0:
+            rows, count = run.sequences * each, fitting(each, step, taps, own)
+            yield from ((index, begin, min(begin + count, rows)) for begin in range(0, rows, count))
+
+
+def _sets(runs):
+    return sorted({run.weights for run in runs})
+
+
+def _spans(begin, end, programs):
+    step = max(1, -(-(end - begin) // programs))
+    return [(first, min(first + step, end)) for first in range(begin, end, step)]
+
+
+@kept
+def walked(runs, layer, own, programs, device):
+    """A forward pass's `Walked`. Where weights stay (`own`, a `Blocks`, has one stage), about `programs` a set."""
+    found, spans = [], []
+    for weights in _sets(runs):
+        first = len(found)
+        found += _cut(runs, weights, lambda run: run.out_rows, layer.stride, layer.taps, own)
+        spans += _spans(first, len(found), programs if own.stages == 1 else len(found))
+    return Walked(_table(found, 3, device), _table(spans, 2, device))
+
+
+@kept
+def walked_phases(runs, layer, own, programs, device):
+    """The same of an input gradient, of whose weights each phase has its own."""
+    found, spans, stride = [], [], layer.stride
+    for weights, phase in itertools.product(_sets(runs), range(stride)):
+        first, begin = (phase - layer.padding) % stride, len(found)
+        cut = _cut(runs, weights, lambda run: -(-(run.in_rows - first) // stride), 1, -(-layer.taps // stride), own)
+        found += [(index, phase, *rows) for index, *rows in cut]
+        spans += _spans(begin, len(found), max(1, programs // stride) if own.stages == 1 else len(found))
+    return Walked(_table(found, 4, device), _table(spans, 2, device))
+
+
+@kept
+def split(runs, layer, own, wanted, device):
+    """Of a weight gradient: (`Walked` with about `wanted` programs a set, {weight set: (first program, end)})."""
+    found, spans, of_set = [], [], {}
+    for weights in _sets(runs):
+        first, first_span = len(found), len(spans)
+        found += _cut(runs, weights, lambda run: run.out_rows, layer.stride, own.taps, own)
+        spans += _spans(first, len(found), wanted)
+        if len(spans) > first_span:
+            of_set[weights] = first_span, len(spans)
+    return Walked(_table(found, 3, device), _table(spans, 2, device)), of_set

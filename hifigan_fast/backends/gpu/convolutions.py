@@ -1,0 +1,140 @@
+"""One layer's three directions as launches: grids, tables and buffers."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..contract import ALIGNED
+from . import tables
+from .devices import precision
+from .kernels import cdiv
+from .program import empty, not_again
+
+STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a time
+PROGRAMS = 1056  # of a weight gradient, where rows allow: eight for each multiprocessor of a large device
+
+
+def geometry(layer):
+    """A layer as constants of a kernel."""
+    return {
+        "IN": layer.in_channels,
+        "OUT": layer.out_channels,
+        "GROUPS": layer.groups,
+        "TAPS": layer.taps,
+        "STRIDE": layer.stride,
+        "PADDING": layer.padding,
+    }
+
+
+def forward(kernels, role, layer, runs, x, weights, out):
+    kernel, config = kernels.config("forward", role, layer, out)
+    if config.library:
+        not_again()
+        return kernels.library.forward(layer, runs, x, weights, out)
+    tiles = tables.tiles(runs, config.BM, out.device)
+    kernels.launch(
+        out.device,
+        kernel,
+        (len(tiles), layer.groups * cdiv(layer.out_channels // layer.groups, config.BN)),
+        x,
+        weights.packed,
+        weights.bias,
+        out,
+        tables.runs_on(runs, out.device),
+        tiles,
+        layer.slope,
+        STEM=role == "stem",
+        HEAD=role == "head",
+        PRECISION=precision(out),
+        **geometry(layer),
+        **config.arguments(),
+    )
+
+
+def input_grad(kernels, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+    kernel, config = kernels.config("input_grad", role, layer, grad_in)
+    if config.library:
+        not_again()
+        return kernels.library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
+    tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
+    kernels.launch(
+        grad_in.device,
+        kernel,
+        (len(tiles), layer.groups * cdiv(layer.in_channels // layer.groups, config.BN)),
+        grad_out,
+        weights.packed,
+        saved,
+        tuple(g if g is None or g.data_ptr() % ALIGNED == 0 else g.clone() for g in map_grads),
+        matching,
+        grad_in,
+        tables.runs_on(runs, grad_in.device),
+        tiles,
+        slope,
+        RUNS=len(runs),
+        HEAD=role == "head",
+        PRECISION=precision(grad_in),
+        **geometry(layer),
+        **config.arguments(),
+    )
+
+
+def stem_input_grad(kernels, layer, runs, grad_out, weights, grad_waves):
+    ordered, tiles = tables.wave_tiles(runs, STEM_BLOCK, grad_waves.device)
+    constants = geometry(layer)
+    kernels.launch(
+        grad_waves.device,
+        kernels.stem_input_grad,
+        (len(tiles),),
+        grad_out,
+        weights.packed,
+        grad_waves,
+        ordered,
+        tiles,
+        **{key: constants[key] for key in ("OUT", "TAPS", "STRIDE", "PADDING")},
+        BM=STEM_BLOCK,
+        BO=STEM_CHANNELS,
+    )
+
+
+@dataclass
+class Sums:
+    """One layer's sums of splits: gradients of effective weights and of biases, not yet those of the parameters."""
+
+    partial: torch.Tensor  # [split, out, taps, in / groups]
+    bias: torch.Tensor  # [split, out]
+    of_set: dict  # {weight set: (first split, end)}
+
+
+def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
+    kernel, config = kernels.config("weight_grad", role, layer, grad_out)
+    if config.library:
+        not_again()
+        sums, bias, own = kernels.library.weight_grad(layer, runs, x, grad_out, weights)
+        return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
+    out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    blocks = layer.groups * cdiv(out_group, config.BM), cdiv(layer.taps * in_group, config.BN)
+    sets = len({run.weights for run in runs})
+    # More splits of the rows fill the device, and all their sums are written: a fourth of what is read, at most.
+    by_programs = cdiv(PROGRAMS, blocks[0] * blocks[1] * sets)
+    by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * layer.weights)
+    splits = tables.splits(runs, config.BK, max(1, min(by_programs, by_memory)), grad_out.device)
+    rows = len(splits.table), layer.out_channels
+    sums, bias = (empty(shape, torch.float32, grad_out.device) for shape in ((*rows, layer.taps, in_group), rows))
+    kernels.launch(
+        grad_out.device,
+        kernel,
+        (len(splits.table), *blocks),
+        x,
+        grad_out,
+        sums,
+        bias,
+        tables.runs_on(runs, grad_out.device),
+        splits.tiles,
+        splits.table,
+        STEM=role == "stem",
+        HEAD=role == "head",
+        PRECISION=precision(grad_out),
+        **geometry(layer),
+        **config.arguments(),
+    )
+    return Sums(sums, bias, splits.of_set)

@@ -1,0 +1,50 @@
+"""The Triton kernels, the sizes that they are launched with, and their launches."""
+
+from dataclasses import replace
+
+import triton
+
+from ..gpu import devices
+from ..gpu.kernels import Kernels
+from . import adversarial, configs, convolution, feature_l1, launch, library, pooling, spectral, stem, weights
+
+ROWS = {"ROWS": 4, "AT_ONCE": 32, "TAPS_AT_ONCE": 8}  # of weights a program; channels and taps of each at a time
+ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
+# Of W v rows a tile and columns at a time, of Wᵀ u rows at a time and columns a tile.
+SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
+SPECTRAL_INTERPRETED = {"ROWS": 128, "BLOCK": 1024, "HEIGHT": 256, "COLUMNS": 1024}
+SPECTRAL_REGISTERS = {"maxnreg": 128}  # of a thread: all programs must run at once
+
+
+class TritonKernels(Kernels):
+    pack, finish, finish_spectral, iterate = weights.pack, weights.finish, weights.finish_spectral, spectral.iterate
+    forward, input_grad, weight_grad = convolution.forward, convolution.input_grad, convolution.weight_grad
+    stem_input_grad, pooled = stem.stem_input_grad, pooling.pooled
+    squared_means, squared_means_gradients = adversarial.squared_means, adversarial.gradients
+    l1_means, l1_gradients = feature_l1.means, feature_l1.gradients
+    library = library
+    run, on_device, watched = map(staticmethod, (launch.run, launch.on_device, launch.watched))
+
+    def config(self, direction, role, layer, like):
+        generation = configs.generation_of(devices.capability(like.device))
+        found = configs.config(generation, direction, devices.arithmetic(like), configs.layer_class(role, layer))
+        # No block is wider than its group, but for rows of a product that cannot be turned.
+        channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
+        widest = max(16, triton.next_power_of_2(channels))
+        if direction != "weight_grad":
+            found = replace(found, BN=min(found.BN, widest))
+        elif convolution.turns(found.BN, devices.precision(like)):
+            found = replace(found, BM=min(found.BM, widest))
+        return getattr(self, direction), found
+
+    def of_rows(self, device):
+        return ROWS_INTERPRETED if devices.capability(device) is None else ROWS
+
+    def of_matrices(self, device):
+        capability = devices.capability(device)
+        if capability is None:
+            return SPECTRAL_INTERPRETED
+        return SPECTRAL | SPECTRAL_REGISTERS if isinstance(capability, tuple) else SPECTRAL  # registers: NVIDIA's
+
+    def state(self, device):
+        return self.launch, configs.config, configs.state(), devices.tf32(device), device

@@ -1,0 +1,110 @@
+"""A run's figures by matplotlib: bars of the speed-ups, curves of how time grows."""
+
+import io
+import textwrap
+
+from . import report
+from .steps import ORIGINAL, WAYS
+
+SHADES = {True: "Oranges", False: "Blues"}  # ours and PyTorch's
+SHADES_OF_ONE = [0.8, 0.65, 0.5, 0.4, 0.32, 0.26, 0.22, 0.18, 0.15]
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _bars(result, heading):
+    """The speed-ups over the original loop as bars with their ranges, noisy ones hatched: a figure of matplotlib.
+
+    heading: whether it says what was measured, as a figure alone must.
+    """
+    plt = _pyplot()
+    rows = [row for row in result["speed"] if row.get("over_original") and row["way"] != ORIGINAL]
+    groups = list(dict.fromkeys((row["ensemble"], row["step"]) for row in rows))
+    ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
+    shades = {ours: iter(plt.get_cmap(name)(SHADES_OF_ONE)) for ours, name in SHADES.items()}
+    width = 0.84 / max(1, len(ways))
+    fig, axes = plt.subplots(figsize=(6, 1.5 + 0.3 * len(groups) + 0.16 * len(rows)), layout="constrained")
+    for index, way in enumerate(ways):
+        own = [(groups.index((row["ensemble"], row["step"])), row) for row in rows if row["way"] == way]
+        ratios = [row["over_original"] for _, row in own]
+        bars = axes.barh(
+            [place + width * (index - (len(ways) - 1) / 2) for place, _ in own],
+            [ratio["median"] for ratio in ratios],
+            0.92 * width,
+            xerr=list(zip(*((r["median"] - r["range"][0], r["range"][1] - r["median"]) for r in ratios))),
+            ecolor="gray",
+            capsize=2,
+            label=way,
+            color=next(shades[WAYS[way].ours]),
+            hatch=["///" if row["noisy"] else "" for _, row in own],
+            edgecolor="white",
+        )
+        labels = [f"{row['over_original']['median']:.1f}{' !' * row['noisy']}" for _, row in own]
+        axes.bar_label(bars, labels, fontsize=8, padding=2)
+    axes.axvline(1, color="gray", linewidth=0.8)
+    axes.set_yticks(range(len(groups)), [f"{ensemble},\n{step}" for ensemble, step in groups], fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.08)
+    axes.set_xlabel("times faster than the original loop", loc="left")
+    if heading:
+        noise = f"\n{textwrap.fill(result['noise'], 80)}" if result["noise"] else ""
+        axes.set_title(report.title(result) + noise, fontsize=9, loc="left")
+    fig.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def _curves(curve):
+    """Time along one axis, ours and the original loop's, in logarithms."""
+    plt = _pyplot()
+    from matplotlib import ticker
+
+    fig, axes = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
+    for way, of in curve["ways"].items():
+        colour = plt.get_cmap(SHADES[WAYS[way].ours])(0.8)
+        grows = "" if of["exponent"] is None else f", exponent {of['exponent']:.2f}"
+        axes.loglog(of["at"], of["ms"], "o-", color=colour, label=f"{way}{grows}")
+        axes.fill_between(of["at"], *zip(*of["ms_range"]), color=colour, alpha=0.2, linewidth=0)
+        axes.set_xticks(of["at"], [str(value) for value in of["at"]], fontsize=9)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
+    axes.minorticks_off()
+    axes.set_xlabel(f"{curve['over']} ({curve['ensemble']})")
+    axes.set_ylabel("ms, both halves of a step")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def save(result, path):
+    """The bars, written to `path`: a PNG or an SVG, by its suffix."""
+    fig = _bars(result, heading=True)
+    fig.savefig(path, dpi=150)
+    _pyplot().close(fig)
+
+
+def _svg(fig):
+    """A figure as an SVG element whose text takes the page's font and colour."""
+    plt, written = _pyplot(), io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hifigan_fast"}):
+        fig.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(fig)
+    svg = written.getvalue()
+    return svg[svg.index("<svg") :].replace("#000000", "currentColor")
+
+
+def bars_svg(result):
+    """The bars as an SVG element."""
+    return _svg(_bars(result, heading=False))
+
+
+def curve_svg(curve):
+    """A curve of `scaling` as an SVG element."""
+    return _svg(_curves(curve))

@@ -1,0 +1,105 @@
+"""What a step holds at most, above the networks that it is done with.
+
+On a CPU it is the process's resident memory by Linux's account, each way in a process of its own, since allocators keep
+what they had; on a CUDA device PyTorch's account.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from .. import parity
+from .steps import TRAINING, WAYS
+from .workloads import WORKLOADS, modules_of
+
+CALLS = 2  # of a step: what the first keeps for the next counts
+ROOM = 0.8  # of the machine's memory
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resident_mib(what="VmRSS"):
+    """MiB that this process holds now, or by "VmHWM" has held at most, by Linux's account."""
+    return int(re.search(rf"{what}:\s+(\d+)", STATUS.read_text())[1]) / 1024
+
+
+def begin_peak():
+    """Let "VmHWM" begin anew; OSError where the system has no such thing."""
+    CLEAR.write_text("5")
+
+
+def room_for(times):
+    """Whether this machine holds `times` what the process held at most since `begin_peak`; True where nothing tells."""
+    try:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return times * resident_mib("VmHWM") < ROOM * whole
+    except (AttributeError, OSError, ValueError):
+        return True
+
+
+def in_fresh_process(function, *args):
+    """What `function(*args)` returns in a process of its own; RuntimeError where that ends before it does."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def _peak(call, before):
+    """MiB above `before` while `call` runs, on a CPU."""
+    begin_peak()
+    for _ in range(CALLS):
+        call()
+    return resident_mib("VmHWM") - before
+
+
+def halves(workload, way, steps, batch, length, threads):
+    """{step: MiB} of a workload's last ensemble by the way of this name, on the CPU."""
+    torch.set_num_threads(threads)
+    chosen, how, waves = WORKLOADS[workload], WAYS[way], parity.waveforms(batch, length)
+    modules = modules_of(chosen, {way: how}, torch.device("cpu"))[way][chosen.ensembles[-1]]
+    before = resident_mib()
+    return {step: _peak(how.call(step, modules, *waves), before) for step in steps}
+
+
+def training(_, way, steps, batch, length, threads):
+    """{step: MiB} of one whole training step on the CPU, gradients and the optimizers' states with it."""
+    from . import training
+
+    torch.set_num_threads(threads)
+    (step,), y = steps, parity.waveforms(batch, length)[0].squeeze(1)
+    run = training.call(training.config_of(step, y), WAYS[way], y)
+    return {step: _peak(run, resident_mib())}
+
+
+def allocated_mib(call):
+    """MiB that a call allocates at most above what is allocated before it, by PyTorch's account of the CUDA device."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def measure(rows, workload, batch, length, bar):
+    """Give the rows of a workload's last ensemble that were timed on this CPU their `peak_mib`; None where the system
+    does not tell, or the process ended.
+    """
+    last = WORKLOADS[workload].ensembles[-1]
+    timed = [row for row in rows if row["ensemble"] == last and "ms" in row]
+    jobs = {}
+    for row in timed:
+        whole = row["step"] in TRAINING
+        jobs.setdefault((row["way"], row["step"] if whole else None), []).append(row["step"])
+    for (way, whole), steps in jobs.items():
+        bar.set_description(f"memory, {way}")
+        how = workload, way, steps, batch, length, torch.get_num_threads()
+        try:
+            found = in_fresh_process(training if whole else halves, *how)
+        except (OSError, RuntimeError):  # no such account here, or no memory for it
+            found = {}
+        for row in timed:
+            if row["way"] == way and row["step"] in steps:
+                row["peak_mib"] = found.get(row["step"])
+        bar.update(0)

@@ -1,0 +1,66 @@
+"""Whole training steps, a generator around the discriminators, by this package's own loop."""
+
+import contextlib
+import functools
+
+import torch
+
+from .. import reference
+from ..training.config import load_config
+from ..training.generator import Generator
+from ..training.graph import WARM_UP
+from ..training.step import Trainer
+from .cases import Case, forward_work, work_of
+from .steps import DISCRIMINATOR, GENERATOR, ORIGINAL_STEPS, PASSES, TRAINING
+
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
+GENERATOR_PASSES = 3  # over the generator's convolutions: forward, to the input's and to the weight's gradient
+
+
+class OriginalTrainer(Trainer):
+    """The original's loop, which does not freeze the discriminators in the generator's half."""
+
+    @staticmethod
+    def frozen(*modules):
+        return contextlib.nullcontext()
+
+
+def config_of(step, y):
+    """The configuration of a step of `TRAINING` on waveforms of y's shape; ValueError for one that it cannot take."""
+    return load_config(TRAINING[step], batch_size=len(y), segment_size=y.shape[-1])
+
+
+def call(config, way, y):
+    """A callable that does a training step on the waveforms y [B, T] and waits for it; config: a `Config`."""
+    kind = OriginalTrainer if way.steps is ORIGINAL_STEPS else Trainer
+    how = "fast" if way.ours else "reference", PRECISIONS[way.dtype]
+    trainer = kind(config, y.device, *how, cuda_graph=way.graph)
+
+    def step():
+        trainer.train_step(y).read()  # which waits for the device
+
+    run = way._replace(graph=False, dtype="float32").under_flags(step, y.device, [])
+    for _ in range(WARM_UP if trainer.cuda_graph else 0):
+        run()
+    return run
+
+
+def _work(config, y, y_hat):
+    """The `Work` of a training step: the discriminators' two halves, and the generator's passes."""
+    modules = [reference.MultiPeriodDiscriminator(), reference.MultiScaleDiscriminator()]
+    halves = forward_work([module.to(y.device) for module in modules], y, y_hat)
+    generator = Generator(config).to(y.device)
+    frames = config.segment_size // config.hop_size
+    mel = torch.zeros(len(y), config.num_mels, frames, dtype=y.dtype, device=y.device)
+    made = work_of([generator], functools.partial(generator, mel))
+    return halves.times(PASSES[DISCRIMINATOR] + PASSES[GENERATOR]).plus(made.times(GENERATOR_PASSES))
+
+
+def cases(waves, steps, ways):
+    """Yield the cases of whole training steps: of `steps` those of `TRAINING`."""
+    y, y_hat = waves
+    for step in (step for step in steps if step in TRAINING):
+        config = config_of(step, y)
+        calls = {name: call(config, way, y.squeeze(1)) for name, way in ways.items() if way.does(step)}
+        yield Case("both", step, _work(config, y, y_hat), calls)
+        calls.clear()  # their networks are gone before the next are made
