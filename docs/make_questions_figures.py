@@ -108,7 +108,7 @@ def spectral_section(short):
             rows.append(
                 (NORMS[run.spectral], probe["step"], *cells, bound, *map("{:.1e}".format, probe["gradients"]["msd.0"]))
             )
-    headers = ["spectral-normed", "step", "σ of the matrices", "gains", "their product", "|∇D| real", "generated"]
+    headers = ["spectral-normed", "step", "σ of the matrices", "gains", "their product", "gradient, real", "generated"]
     table = tabulate(rows, headers, "github", disable_numparse=True)
     return f"{results.missing(short, SHORT)}, {runs.SHORT.steps} steps each. MSD's first scale:\n\n{table}\n"
 
