@@ -135,8 +135,8 @@ def draw_folds(axes, found):
             axes.bar(np.arange(len(names)) + offset, values, 0.36, bottom, color=color, hatch=pattern, label=label)
             bottom += values
     axes.set(title="Partials in a column: energy (left), number (hatched)", xlabel="period", ylabel="share")
-    axes.set_xticks(range(len(names)), names)
-    axes.legend(fontsize="x-small", loc="lower left")
+    axes.set_xticks(range(len(names)), names, fontsize="x-small")
+    axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
 
 
 def draw_sets(axes, found):
