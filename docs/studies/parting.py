@@ -51,6 +51,7 @@ RIVALS = CONTROLS | OURS
 
 def measure(run: Run, plan: Plan, data: Data, folder: Path = results.RESULTS) -> None:
     """Train plain PyTorch and all rivals from one seed, and write how far each is from plain PyTorch to `folder`."""
+    result = {"plan": dataclasses.asdict(plan), "data": data.digest, "conditions": results.conditions()}
     plain = list(_steps(run, plan, data, Rival("plain", "")))
     start = next(_steps(run, dataclasses.replace(plan, steps=0), data, Rival("plain", "")))
     travelled = [_distances(parameters, start[0]) for parameters, _ in plain]
@@ -64,7 +65,6 @@ def measure(run: Run, plan: Plan, data: Data, folder: Path = results.RESULTS) ->
             )
         ]
         rivals[name] = {key: [float(f"{row[key]:.3g}") for row in rows] for key in rows[0]}
-    result = {"plan": dataclasses.asdict(plan), "data": data.digest, "conditions": results.conditions()}
     results.write(folder / plan.name / f"{run.name}.json", result | {"rivals": rivals})
 
 
