@@ -98,12 +98,15 @@ def _largest(matrix):
 
 
 def _effective(conv: nn.Module) -> torch.Tensor:
-    """The weight that a forward pass takes, [out, in, taps], by the norms' hooks; no step of spectral norm."""
-    was = conv.training
-    conv.eval()
+    """The weight that the next forward pass takes, [out, in, taps], by the norms' own hooks.
+
+    In training, where spectral norm iterates first: its first vectors are random. The vectors stay as they are.
+    """
+    before = {name: buffer.clone() for name, buffer in conv.named_buffers()}
     for hook in conv._forward_pre_hooks.values():
         hook(conv, ())
-    conv.train(was)
+    for name, buffer in conv.named_buffers():
+        buffer.copy_(before[name])
     weight = conv.weight.detach()
     return weight.reshape(*weight.shape[:2], -1)
 

@@ -159,8 +159,11 @@ def test_the_gain_is_the_norm_of_the_convolution_as_a_matrix(make, norm, monkeyp
     conv = norm(make(4, 6, column(5), column(3), padding=padding, **options))
     inputs = torch.eye(80).view(80, 4, 20, *([1] if make is torch.nn.Conv2d else []))
     with torch.no_grad():
-        matrix = conv.eval()(inputs).flatten(1)
+        vectors = [buffer.clone() for buffer in conv.buffers()]
         weight = probes._effective(conv)
+        assert all(map(torch.equal, conv.buffers(), vectors)), "the probe iterated"
+        matrix = conv(inputs).flatten(1)  # in training: spectral norm iterates before
+        assert torch.equal(weight.flatten(1), conv.weight.flatten(1))
         assert probes._gain(conv, weight) == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-3)
         assert probes._largest(weight.flatten(1)) == pytest.approx(
             float(torch.linalg.matrix_norm(conv.weight.flatten(1), 2)), rel=1e-4
