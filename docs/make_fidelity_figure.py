@@ -132,16 +132,14 @@ def draw_training(axes, found):
 def main():
     args = pages.arguments(__doc__)
     try:
+        figure, axes = pages.canvas(3)
         measure(args)
         parted = results.of_plan(parting.PARTING, parting.RUNS)
         trained = results.of_plan(runs.WHOLE, runs.FIDELITY)
-        PAGE.write_text(
-            pages.with_section(PAGE.read_text(encoding="utf-8"), section(parted, trained)), encoding="utf-8"
-        )
+        pages.write(PAGE, section(parted, trained))
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
-    figure, axes = pages.canvas(3)
     for own, part in zip(axes, PARTS):
         draw_parting(own, parted, part)
     draw_training(axes[2], trained)

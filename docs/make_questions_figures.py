@@ -186,10 +186,10 @@ def draw_gradients(axes, short):
     axes.legend(fontsize="x-small")
 
 
-def draw(folds, short, whole):
-    """Both figures, of what there is."""
+def draw(drawn, folds, short, whole):
+    """Both figures on two canvases, of what there is."""
+    (figure, axes), (other, others) = drawn
     if folds:
-        figure, axes = pages.canvas(3)
         draw_folds(axes[0], folds)
         draw_sets(axes[1], folds)
         draw_trained(
@@ -197,28 +197,26 @@ def draw(folds, short, whole):
         )
         pages.save(figure, "questions-periods.png")
     if len(short) == len(SHORT):
-        figure, axes = pages.canvas(3)
-        draw_gains(axes[0], short)
-        draw_gradients(axes[1], short)
-        draw_trained(axes[2], whole, runs.OF_SPECTRAL, lambda r: r.spectral, NORMS.get, "disc_loss")
-        pages.save(figure, "questions-spectral.png")
+        draw_gains(others[0], short)
+        draw_gradients(others[1], short)
+        draw_trained(others[2], whole, runs.OF_SPECTRAL, lambda r: r.spectral, NORMS.get, "disc_loss")
+        pages.save(other, "questions-spectral.png")
 
 
 def main():
     args = pages.arguments(__doc__)
     try:
+        drawn = [pages.canvas(3) for _ in range(2)]
         ended_by = measure(args)
         if ended_by:
             return 128 + ended_by
         folds, short = results.read(FOLDS), results.of_plan(runs.SHORT, SHORT)
         whole = results.of_plan(runs.WHOLE, runs.RUNS)
-        PAGE.write_text(
-            pages.with_section(PAGE.read_text(encoding="utf-8"), section(folds, short, whole)), encoding="utf-8"
-        )
+        pages.write(PAGE, section(folds, short, whole))
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
-    draw(folds, short, whole)
+    draw(drawn, folds, short, whole)
     print(f"{PAGE.name} and its figures: trainings: {results.missing(whole, [*runs.OF_PERIODS, *runs.OF_SPECTRAL])}")
     return 0
 

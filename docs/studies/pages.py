@@ -4,10 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from hifigan_fast.extras import require
 
 DOCS = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- made of docs/studies/results: begin -->\n", "<!-- end -->\n"
@@ -22,9 +19,18 @@ def with_section(text: str, section: str) -> str:
     return f"{before}{BEGIN}{section}{END}{after}"
 
 
+def write(page: Path, section: str) -> None:
+    """Put `section` into a page."""
+    page.write_text(with_section(page.read_text(encoding="utf-8"), section), encoding="utf-8")
+
+
 def canvas(columns: int) -> tuple[Any, Any]:
     """A figure and its axes side by side, on white: readable on dark pages, too."""
-    return plt.subplots(1, columns, figsize=(5 * columns, 4), layout="constrained")
+    require("drawing", "studies", "matplotlib")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * columns, 4), layout="constrained")
+    return figure, figure.subplots(1, columns)
 
 
 def absent(axes: Any, title: str, text: str) -> None:
@@ -36,7 +42,6 @@ def absent(axes: Any, title: str, text: str) -> None:
 def save(figure: Any, name: str) -> None:
     """Write a figure beside the pages."""
     figure.savefig(DOCS / name, dpi=100)
-    plt.close(figure)
 
 
 def arguments(description: str) -> argparse.Namespace:

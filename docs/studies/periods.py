@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 def voiced(path: Path) -> tuple[list[Frame], int]:
     """The voiced frames of a clip, by librosa's pyin, and its sampling rate."""
-    require("the studies", "train", "librosa", "soundfile")
+    require("finding the pitch", "train", "librosa", "soundfile")
     import librosa
     import soundfile
 

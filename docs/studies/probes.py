@@ -50,7 +50,7 @@ def _mel_error(trainer, real, generated):
 
 def _stft(pairs):
     """Auraloss's multi-resolution STFT distance: spectral convergence and log magnitudes at three windows."""
-    require("the studies", "studies", "auraloss")
+    require("the STFT distance", "studies", "auraloss")
     from auraloss.freq import MultiResolutionSTFTLoss
 
     distance = MultiResolutionSTFTLoss()
@@ -59,7 +59,7 @@ def _stft(pairs):
 
 def _pesq(pairs, rate):
     """Wide-band PESQ (ITU-T P.862.2), 1 to 4.64; None where it finds no utterance."""
-    require("the studies", "studies", "pesq")
+    require("PESQ", "studies", "pesq")
     from librosa import resample
     from pesq import PesqError, pesq
 

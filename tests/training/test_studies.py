@@ -13,7 +13,7 @@ import train_studies
 from studies import bands, clips, pages, parting, periods, probes, results, runs
 from torch.nn.utils import spectral_norm, weight_norm
 
-from hifigan_fast import DiscriminatorP
+from hifigan_fast import DiscriminatorP, extras
 from hifigan_fast.training import loop, step
 from hifigan_fast.voice import write_clips
 
@@ -333,3 +333,11 @@ def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch,
     monkeypatch.setattr("sys.argv", ["train_studies.py", "--data", str(ROOT / "nowhere"), "plain-1"])
     assert train_studies.main() == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_figure_without_matplotlib_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    for script in (make_fidelity_figure, make_questions_figures):
+        monkeypatch.setattr("sys.argv", [script.__name__])
+        assert script.main() == 1
+        assert capsys.readouterr().err.startswith("drawing needs matplotlib: pip install 'hifigan-fast[studies]'")
