@@ -52,7 +52,7 @@ bench-layers: $(VENV)/.bench  ## layers, other shapes, memory
 	$(BIN)/python -m benchmarks.layers --out bench-out/layers.json
 	$(BIN)/python -m benchmarks.shapes --out bench-out/shapes.json
 
-readme-figures: $(VENV)/.bench  ## README's table and docs/bench.png, of the newest run in benchmarks/results
+readme-figures: $(VENV)/.bench  ## README's table and docs/bench.svg, of the newest run in benchmarks/results
 	$(BIN)/python -m benchmarks.readme
 
 # A worker a core; each takes up to 3 GB.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 # MSVC has no vector extensions, the Clang of Visual Studio has; CMake finds it there without a set-up shell.
@@ -70,10 +71,20 @@ class CMakeBuild(build_ext):
             fail("the compiler reports the errors above")
 
 
+class WithKernels(build_py):
+    """The CUDA kernels' sources are compiled where they run: they become data of the package."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:  # a clone's are found where they are
+            to = Path(self.build_lib) / "hifigan_fast" / "backends" / "cuda" / "sources"
+            shutil.copytree(ROOT / "csrc" / "cuda", to, dirs_exist_ok=True)
+
+
 wanted = os.environ.get("HIFIGAN_FAST_BUILD", "1")
 if wanted not in ("0", "1"):
     raise SystemExit(f"HIFIGAN_FAST_BUILD: expected 0 or 1, got {wanted!r}")
 setup(
     ext_modules=[Extension("hifigan_fast._cpu", sources=[])] if wanted == "1" else [],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "build_py": WithKernels},
 )

@@ -1,6 +1,6 @@
-"""The Triton backend's launches compiled for a device that is not there: what each takes of it.
+"""A GPU backend's launches compiled for a device that is not there: what each takes of it.
 
-python -m benchmarks.ahead --target sm_90 --dtype bfloat16
+python -m benchmarks.ahead --target sm_90 --dtype bfloat16 --backend cuda
 
 Must run without TRITON_INTERPRET, and needs no GPU: CPU tensors stand for the device's.
 """
@@ -18,7 +18,9 @@ from tabulate import tabulate
 
 from hifigan_fast import dispatch
 from hifigan_fast.autograd import run_ensemble, run_step
-from hifigan_fast.backends.gpu.devices import Absent
+from hifigan_fast.backends.cuda import compiler
+from hifigan_fast.backends.cuda import kernels as cuda
+from hifigan_fast.backends.gpu.devices import Absent, absent, standing_for
 from hifigan_fast.backends.gpu.kernels import instead_of_launching
 from hifigan_fast.backends.triton import ahead, configs
 from hifigan_fast.geometry import Ensemble, Layer, Stack
@@ -29,6 +31,7 @@ from hifigan_fast.passes import Call
 from . import report
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+CUDA_TARGETS = tuple(f"sm_{number}" for number in compiler.TARGETS)
 DTYPES = ("float32", "tf32", "bfloat16", "float16")  # of the maps; tf32: float32 maps, multiplied so
 # Instructions of matrix units by the assembly that shows them: NVIDIA's PTX, AMD's.
 MATRIX_INSTRUCTIONS = ("tcgen05.mma", "wgmma.mma_async", "mma.sync", "v_mfma")
@@ -84,13 +87,13 @@ def _nvidia_resources(cubin):
         file.write(cubin)
         file.flush()
         text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    return tuple(int(re.search(rf"{what}:(\d+)", text.stdout)[1]) for what in ("REG", "STACK"))
+    return tuple(int(re.search(rf"{what}:(\d+)", text.stdout)[1]) for what in ("REG", "STACK", "SHARED"))
 
 
 def _resources(assembly):
     """(registers, bytes spilled) of a compiled kernel."""
     if "cubin" in assembly:
-        return _nvidia_resources(assembly["cubin"])
+        return _nvidia_resources(assembly["cubin"])[:2]
     found = [re.search(rf"\.{what}:\s+(\d+)", assembly["amdgcn"]) for what in ("vgpr_count", "vgpr_spill_count")]
     return int(found[0][1]), 4 * int(found[1][1])
 
@@ -99,7 +102,7 @@ def _class_of(meta):
     """The layer class that a convolution's compile-time arguments belong to; "-" for the other kernels."""
     if "GROUPS" not in meta:
         return "-"
-    role = "stem" if meta.get("STEM") else "head" if meta["HEAD"] else "conv"
+    role = "stem" if meta.get("STEM") else "head" if meta.get("HEAD") else "conv"
     return configs.layer_class(role, Layer(*(meta[k] for k in ("IN", "OUT", "TAPS", "STRIDE", "PADDING", "GROUPS"))))
 
 
@@ -116,9 +119,10 @@ RESULT = {"forward": 3, "input_grad": 0, "weight_grad": 1}  # which argument has
 
 
 def _flops(kernel, args, meta):
-    if kernel not in RESULT or "GROUPS" not in meta:
+    result = next((at for name, at in RESULT.items() if kernel.endswith(name)), None)
+    if result is None or "GROUPS" not in meta:
         return 0
-    return 2 * args[RESULT[kernel]].numel() * meta["TAPS"] * (meta["IN"] // meta["GROUPS"])
+    return 2 * args[result].numel() * meta["TAPS"] * (meta["IN"] // meta["GROUPS"])
 
 
 def dtype_of(name):
@@ -126,33 +130,47 @@ def dtype_of(name):
     return torch.float32 if name == "tf32" else getattr(torch, name)
 
 
+def _triton(kernel, grid, args, meta):
+    """(assembly, warps, bytes of shared memory, registers, bytes spilled) of a launch."""
+    made = ahead.compile_only(kernel, grid, args, meta)
+    text = made.asm.get("ptx") or made.asm["amdgcn"]
+    return text, made.metadata.num_warps, made.metadata.shared, *_resources(made.asm)
+
+
+def _cuda(kernel, grid, args, meta):
+    args, constants = cuda.arguments(kernel, args, meta)
+    ptx, cubin = (cuda.compiled(kernel, args, constants, absent().capability, form) for form in ("ptx", "cubin"))
+    registers, spills, shared = _nvidia_resources(cubin)
+    return ptx.decode(), constants["THREADS"] // 32, shared + constants.get("SHARED", 0), registers, spills
+
+
 @contextlib.contextmanager
-def compiling(name, tf32=False):
-    """Within the block, "triton" compiles for the device `name` and runs nothing: results are not written.
+def compiling(name, tf32=False, backend="triton"):
+    """Within the block, `backend` compiles for the device `name` and runs nothing: results are not written.
 
     Yields the list that the `Launch`es are appended to. Not to be nested, nor to be used where kernels shall run.
     """
-    launches = []
+    launches, device = [], Absent(name, tf32)
+    compiled, pretending = {"triton": (_triton, ahead.pretending), "cuda": (_cuda, standing_for)}[backend]
 
     def compile_only(kernel, grid, args, meta):
-        made = ahead.compile_only(kernel, grid, args, meta)
-        text = made.asm.get("ptx") or made.asm["amdgcn"]
+        text, warps, shared, registers, spills = compiled(kernel, grid, args, meta)
         matrix = next((i for i in MATRIX_INSTRUCTIONS if i in text), None)
-        place = (kernel.__name__, grid, _class_of(meta), made.metadata.num_warps, made.metadata.shared)
         singles = len(re.findall(SINGLE, text))
         work = _flops(kernel.__name__, args, meta), sum(t.numel() * t.itemsize for t in tensors(args))
-        launches.append(Launch(*place, *_resources(made.asm), matrix, singles, *work))
+        place = kernel.__name__, grid, _class_of(meta), warps, shared, registers, spills
+        launches.append(Launch(*place, matrix, singles, *work))
 
-    with ahead.pretending(Absent(name, tf32)), instead_of_launching(compile_only):
+    with pretending(device), instead_of_launching(compile_only), dispatch.use_backend(backend):
         yield launches
 
 
-def every_configuration(name, arithmetic):
+def every_configuration(name, arithmetic, backend="triton"):
     """Steps of an ensemble that has a layer of each class, compiled -> `Launch`es.
 
     With its losses and without, for an input gradient adds what it is given, or makes it.
     """
-    backend, parameters, states, dtype = dispatch.BACKENDS["triton"], [], [], dtype_of(arithmetic)
+    own_backend, parameters, states, dtype = dispatch.BACKENDS[backend], [], [], dtype_of(arithmetic)
     stacks = (Stack(LAYERS),) * 2
     own = torch.float16 if dtype == torch.float16 else torch.float32
 
@@ -168,11 +186,11 @@ def every_configuration(name, arithmetic):
         states.append([Spectral(u, v, ones()) for u, v in vectors])
     ensemble = Ensemble(stacks, (0, 0), (8192,), 2, 2, ((0, 0), (1, 1)))
     waves = [[torch.zeros(2, 1, 8192, dtype=own, device="cpu").requires_grad_()] for _ in range(2)]
-    with compiling(name, arithmetic == "tf32") as launches, dispatch.use_backend("triton"):
-        call = Call(backend, ensemble, dtype, states)
+    with compiling(name, arithmetic == "tf32", backend) as launches:
+        call = Call(own_backend, ensemble, dtype, states)
         for iterations, calls in ((0, 2), (1, 2), (1, 1), (2, 2)):
             matrices = [(p.raw.detach().flatten(1), state.u, state.v) for p, state in zip(parameters[0], states[0])]
-            backend.power_iterations(matrices, 1e-12, iterations, calls)
+            own_backend.power_iterations(matrices, 1e-12, iterations, calls)
         maps = run_ensemble(call, waves, parameters)
         loss = feature_loss(*maps) + sum(own[-1].float().sum() for side in maps for own in side)
         loss.backward()
@@ -184,7 +202,10 @@ def every_configuration(name, arithmetic):
 def command(args):
     if args.dtype == "tf32" and args.target.startswith("gfx"):
         raise ValueError(f"--dtype: got tf32, which {args.target} does not have")
-    launches = every_configuration(args.target, args.dtype)
+    targets = CUDA_TARGETS if args.backend == "cuda" else TARGETS
+    if args.target not in targets:
+        raise ValueError(f"--target: got {args.target}, {args.backend} has {', '.join(targets)}")
+    launches = every_configuration(args.target, args.dtype, args.backend)
     rows = [asdict(launch) for launch in launches]
     if args.out:
         report.write(args.out, {"target": args.target, "dtype": args.dtype, "launches": rows})
@@ -193,8 +214,9 @@ def command(args):
 
 
 def main(argv=None):
-    parser = report.parser("ahead", "Compile the Triton backend's kernels for a device that is not there.", repeats=1)
-    parser.add_argument("--target", choices=TARGETS, default="sm_90")
+    parser = report.parser("ahead", "Compile a GPU backend's kernels for a device that is not there.", repeats=1)
+    parser.add_argument("--target", choices=sorted({*TARGETS, *CUDA_TARGETS}), default="sm_90")
+    parser.add_argument("--backend", choices=("triton", "cuda"), default="triton")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     return report.run(command, parser.parse_args(argv))
 

@@ -2,24 +2,18 @@
 
 pytest benchmarks                                        everything
 pytest benchmarks --benchmark-autosave                   keep the figures; then, on another commit,
-pytest benchmarks --benchmark-compare                    and compare
+pytest benchmarks --benchmark-compare                    and compare with the last that were kept
 pytest benchmarks -k "S5 and forward"                    one layer
+pytest benchmarks -k "vits and generator"                one step
 
 Without pytest, for tables: python -m benchmarks.layers or shapes.
 """
 
 import pytest
 
-from hifigan_fast import parity
-
 from . import report
 
 BATCH = 4
-
-
-@pytest.fixture(scope="session")
-def waveforms():
-    return parity.waveforms(BATCH, report.SEGMENT)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
-"""README's table of speeds, and docs/bench.png, made of the newest run in benchmarks/results.
+"""README's table and figure of measured speed, made of the newest runs in benchmarks/results.
 
-python -m benchmarks.readme    (make readme-figures)
+python -m benchmarks.readme         (make readme-figures)
+python -m benchmarks.readme FILE    the table of another run of `hifigan-fast bench`, printed
 """
 
-import json
+import statistics
+import sys
 from pathlib import Path
 
 from tabulate import tabulate
@@ -12,55 +14,106 @@ from hifigan_fast.bench import figures, report
 from hifigan_fast.bench.steps import ORIGINAL, OURS
 
 ROOT = Path(__file__).resolve().parent.parent
+FIGURE = ROOT / "docs" / "bench.svg"
 BEGIN, END = "<!-- benchmarks.readme: begin -->\n", "<!-- end -->\n"
+HEADERS = (
+    "discriminators",
+    "what",
+    "original, ms",
+    "hifigan_fast, ms",
+    "× the original",
+    "× the best rival",
+    "memory, × the rival's",
+)
 
 
 def newest():
-    """The file of the newest run of `hifigan-fast bench` that is kept."""
-    kept = (path for path in (ROOT / "benchmarks" / "results").glob("*.json"))
-    runs = {path: json.loads(path.read_text()) for path in kept}
-    return max((p for p, run in runs.items() if run.get("format") == report.FORMAT), key=lambda p: runs[p]["date"])
+    """The kept runs of `hifigan-fast bench` that belong together, the newest first: its commit, machine and shape."""
+    found = {}
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        try:
+            found[path] = report.load(path)
+        except ValueError:
+            continue  # another command's
+    runs = sorted(found.items(), key=lambda item: item[1]["date"], reverse=True)
+    alike = (*report.ALIKE, "commit")
+    return {path: run for path, run in runs if all(run[key] == runs[0][1][key] for key in alike)}
 
 
-def section(path):
-    """The table of a run, as README has it."""
-    result = report.load(path)
-    rows = {(row["ensemble"], row["step"], row["way"]): row for row in result["speed"]}
-    lines = []
-    for (ensemble, step, way), row in rows.items():
-        if way != OURS:
-            continue
-        low, high = row["over_original"]["range"]
-        original, best = rows[ensemble, step, ORIGINAL], row["over_best"]
-        lines.append(
-            (ensemble.upper() if ensemble != "both" else ensemble, step, f"{original['ms']:.0f}", f"{row['ms']:.0f}")
-            + (f"{row['over_original']['median']:.2f} ({low:.2f}–{high:.2f}){' !' * row['noisy']}",)
-            + (f"{best['median']:.2f} ({row['best_rival']})",)
-        )
-    headers = (
-        "discriminators",
-        "what",
-        "original, ms",
-        "hifigan_fast, ms",
-        "× the original",
-        "× the best rival",
+def _rows(run):
+    return {(row["ensemble"], row["step"], row["way"]): row for row in run["speed"] if "ms" in row}
+
+
+def _ratio(rows, key):
+    """(median, lowest, highest) of a ratio: of runs' medians, or of one run's repeats; None where there is none."""
+    ratios = [row[key] for row in rows if row[key]]
+    if len(ratios) == 1:
+        return ratios[0]["median"], *ratios[0]["range"]
+    medians = [ratio["median"] for ratio in ratios]
+    return (statistics.median(medians), min(medians), max(medians)) if medians else None
+
+
+def _line(where, runs):
+    """A line of the table: ours at (ensemble, step) beside the original loop, in all runs that have both."""
+    runs = [rows for rows in runs if (*where, OURS) in rows]
+    originals, ours = ([rows[(*where, way)] for rows in runs] for way in (ORIGINAL, OURS))
+    rivals = [rows[(*where, row["best_rival"])] for rows, row in zip(runs, ours)]
+    ms = [f"{statistics.median(row['ms'] for row in of):.0f}" for of in (originals, ours)]
+    original, best = _ratio(ours, "over_original"), _ratio(ours, "over_best")
+    held = [o["peak_mib"] / r["peak_mib"] for r, o in zip(rivals, ours) if r.get("peak_mib") and o.get("peak_mib")]
+    name = where[0] if where[0] == "both" else where[0].upper()
+    return (
+        *(name, where[1], *ms),
+        f"{original[0]:.2f} ({original[1]:.2f}–{original[2]:.2f}){' !' * any(row['noisy'] for row in ours)}",
+        f"{best[0]:.2f} ({ours[0]['best_rival']})",
+        f"{statistics.median(held):.2f}" if held else "",
     )
-    where = f"{result['processor']}, {result['threads']} threads, torch {result['versions']['torch']}, float32"
-    caption = f"{where}, batch {result['batch']} × {result['segment']}; medians (and ranges) of {result['repeats']}"
-    table = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
-    return f"{caption} interleaved\nrepeats ([all figures]({path.relative_to(ROOT)})):\n\n{table}\n"
+
+
+def _losses(runs):
+    """Where ours, in any way, is slower than the best of PyTorch's in its arithmetic, in a line."""
+    found = []
+    for where in (where for where, row in runs[0].items() if row["over_best"]):
+        median, low, high = _ratio([rows[where] for rows in runs if where in rows], "over_best")
+        if median < 1:
+            found.append(f"{where[0]}, {where[1]}, {where[2]}: {median:.2f} × ({low:.2f}–{high:.2f})")
+    return (
+        f"Slower than the best rival: {'; '.join(found)}." if found else "None of ours was slower than the best rival."
+    )
+
+
+def section(runs):
+    """The table of runs {path: result}, as README has it."""
+    (path, first), rows = next(iter(runs.items())), [_rows(run) for run in runs.values()]
+    lines = [_line((ensemble, step), rows) for ensemble, step, way in rows[0] if way == OURS]
+    columns = len(HEADERS) if any(line[-1] for line in lines) else len(HEADERS) - 1
+    threads = f", {first['threads']} threads" if first["device"] == first["processor"] else ""
+    where = f"{first['device']}{threads}, torch {first['versions']['torch']}, float32"
+    if len(runs) > 1:
+        of = f"medians of {len(runs)} runs (and their range), each of {first['repeats']} interleaved repeats"
+    else:
+        of = f"medians (and ranges) of {first['repeats']} interleaved repeats"
+    kept = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    caption = (
+        f"{where}, batch {first['batch']} × {first['segment']}, {first['date'][:10]};\n{of} ([all figures]({kept}))"
+    )
+    table = tabulate([line[:columns] for line in lines], HEADERS[:columns], "github", disable_numparse=True)
+    return f"{caption}:\n\n{table}\n\n{_losses(rows)}\n"
 
 
 def made(text):
-    """README's text with the table of the newest run in its place."""
+    """README's text with the table of the newest runs in its place."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}{section(newest())}{END}{rest.split(END, 1)[1]}"
 
 
 def main():
+    if sys.argv[1:]:
+        print(section({Path(path): report.load(path) for path in sys.argv[1:]}))
+        return
     readme = ROOT / "README.md"
-    readme.write_text(made(readme.read_text()))
-    figures.save(report.load(newest()), ROOT / "docs" / "bench.png")
+    readme.write_text(made(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    figures.save(next(iter(newest().values())), FIGURE)
 
 
 if __name__ == "__main__":

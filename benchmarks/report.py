@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import multiprocessing
-import re
 import sys
 from pathlib import Path
 
@@ -48,26 +46,6 @@ def conditions(args):
     if "batch" in args:
         made |= {"batch": args.batch, "segment": SEGMENT}
     return made
-
-
-def peak_mebibytes():
-    """The most that this process has held, by Linux's account (getrusage's begins with the parent's)."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-
-def _put(queue, function, args):
-    queue.put(function(*args))
-
-
-def in_fresh_process(function, *args):
-    """What `function(*args)` returns in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    result = context.Queue()
-    process = context.Process(target=_put, args=(result, function, args))
-    process.start()
-    value = result.get()
-    process.join()
-    return value
 
 
 def save(path, result):

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 import hifigan_fast
 from hifigan_fast import parity
+from hifigan_fast.bench.memory import in_fresh_process, resident_mib
 from hifigan_fast.dispatch import SAVED
 
 from . import report
@@ -32,7 +33,7 @@ def halves(what, batch, repeats):
             found = hifigan_fast.generator_step_loss(ensembles, y, y_hat)
             (found.adversarial + found.features).backward()
 
-    before, rows = report.peak_mebibytes(), []
+    before, rows = resident_mib("VmHWM"), []
     for half in (generator, discriminator):  # the second needs more
         seconds = []
         with hifigan_fast.save(what):
@@ -41,14 +42,14 @@ def halves(what, batch, repeats):
                 half()
                 seconds.append(time.perf_counter() - start)
         rows.append({"half": half.__name__, "ms": 1e3 * statistics.median(seconds)})
-        rows[-1]["mib"] = report.peak_mebibytes() - before
+        rows[-1]["mib"] = resident_mib("VmHWM") - before
     return rows
 
 
 def command(args):
     rows = []
     for what in SAVED:
-        rows += [{"save": what, **row} for row in report.in_fresh_process(halves, what, args.batch, args.repeats)]
+        rows += [{"save": what, **row} for row in in_fresh_process(halves, what, args.batch, args.repeats)]
     print(tabulate(rows, headers="keys", floatfmt=".0f"))
     if args.out:
         report.write(args.out, {**report.conditions(args), "saving": rows})

@@ -10,6 +10,7 @@ import sys
 from tabulate import tabulate
 
 from hifigan_fast import parity, reference
+from hifigan_fast.bench.memory import in_fresh_process, resident_mib
 from hifigan_fast.bench.steps import FastLosses, discriminator_step
 from hifigan_fast.bench.timing import interleaved
 from hifigan_fast.bench.workloads import ENSEMBLES, build
@@ -36,10 +37,10 @@ def peak_memory(plain):
     """MiB that two discriminator steps of batch 8 × 8192 add to what a fresh process with its modules held at most."""
     y, y_hat = parity.waveforms(8, 8192)
     modules = build(ENSEMBLES["both"], plain=plain)
-    before = report.peak_mebibytes()
+    before = resident_mib("VmHWM")
     for _ in range(2):
         discriminator_step(modules, y, y_hat, reference if plain else FastLosses)
-    return report.peak_mebibytes() - before
+    return resident_mib("VmHWM") - before
 
 
 def command(args):
@@ -48,7 +49,7 @@ def command(args):
         taken = interleaved(calls, args.repeats)
         fast, plain = (1e3 * statistics.median(taken[name][1:]) for name in ("fast", "plain"))
         rows.append({"what": name, "unit": "ms", "plain": plain, "fast": fast, "ratio": plain / fast})
-    plain, fast = (report.in_fresh_process(peak_memory, which) for which in (True, False))
+    plain, fast = (in_fresh_process(peak_memory, which) for which in (True, False))
     memory = "peak memory, batch 8 × 8192"
     rows.append({"what": memory, "unit": "MiB", "plain": plain, "fast": fast, "ratio": plain / fast})
     headers = ("what", "", "plain PyTorch", "hifigan_fast", "ratio")

@@ -14,7 +14,6 @@ from collections import defaultdict
 import torch
 from tabulate import tabulate
 
-from hifigan_fast import dispatch
 from hifigan_fast.bench import steps
 from hifigan_fast.bench.datasheets import DEVICES
 from hifigan_fast.bench.workloads import ENSEMBLES, build
@@ -37,7 +36,7 @@ def launches_of(device, arithmetic, ensemble, step, batch, segment):
     own = torch.float16 if dtype == torch.float16 else torch.float32
     y, y_hat = (torch.zeros(batch, 1, segment, dtype=own, device="cpu") for _ in range(2))
     half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()
-    with ahead.compiling(device.target, arithmetic == "tf32") as launches, dispatch.use_backend("triton"), half:
+    with ahead.compiling(device.target, arithmetic == "tf32") as launches, half:
         STEPS[step](modules, y, y_hat, steps.FastLosses)
     return launches
 

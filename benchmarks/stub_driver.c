@@ -1,4 +1,6 @@
 /* A libcuda.so.1 that knows one device, keeps nothing and counts launches: what lies above it is what a launch costs. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include "cuda.h"
 
 long launches, functions;
@@ -48,3 +50,29 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction f, void **p, void 
   if (heard) heard(c, f, p);
   return CUDA_SUCCESS;
 }
+/* As cuda-bindings asks. */
+CUresult cuGetProcAddress_v2(const char *name, void **found, int version, cuuint64_t flags,
+                             CUdriverProcAddressQueryResult *result) {
+  Dl_info own;
+  dladdr((void *)cuGetProcAddress_v2, &own);
+  *found = dlsym(dlopen(own.dli_fname, RTLD_LAZY | RTLD_NOLOAD), name);
+  return *found ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+CUresult cuLibraryLoadData(CUlibrary *l, const void *code, CUjit_option *o, void **ov, unsigned n,
+                           CUlibraryOption *lo, void **lov, unsigned ln) {
+  *l = (CUlibrary)&launches;
+  return CUDA_SUCCESS;
+}
+CUresult cuLibraryGetKernel(CUkernel *k, CUlibrary l, const char *name) { *k = (CUkernel)++functions; return CUDA_SUCCESS; }
+CUresult cuKernelGetFunction(CUfunction *f, CUkernel k) { *f = (CUfunction)k; return CUDA_SUCCESS; }
+CUresult cuLaunchKernel(CUfunction f, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz,
+                        unsigned shared, CUstream s, void **p, void **extra) {
+  CUlaunchConfig config = {x, y, z, tx, ty, tz, shared, s, 0, 0};
+  return cuLaunchKernelEx(&config, f, p, extra);
+}
+CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty,
+                                   unsigned tz, unsigned shared, CUstream s, void **p) {
+  return cuLaunchKernel(f, x, y, z, tx, ty, tz, shared, s, p, 0);
+}
+/* As NVRTC asks, which sees for itself whether it finds what it wants. */
+CUresult cuGetExportTable(const void **table, const CUuuid *id) { return CUDA_ERROR_NOT_FOUND; }

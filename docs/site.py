@@ -15,3 +15,8 @@ def on_files(files, config):
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         files.append(File.generated(config, f"benchmarks/results/{path.name}", abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown, **_):
+    """The repository's other files are beside the pages on the site."""
+    return markdown.replace("](../benchmarks/", "](benchmarks/")

@@ -80,15 +80,19 @@ def _add_bench(commands):
         metavar="STEP",
         help=f"of {', '.join(steps)} (trainings with that generator)",
     )
-    add("--rivals", nargs="+", choices=rivals, metavar="WAY", help=f"PyTorch's ways, of {', '.join(rivals)}")
+    add(
+        "--rivals",
+        nargs="+",
+        choices=rivals,
+        metavar="WAY",
+        help=f"PyTorch's ways, of {', '.join(rivals)}; the last four on a GPU",
+    )
     add("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
     add("--batch-size", metavar="N", type=positive, help="default: the workload's; on a CPU 4 or less")
     add("--segment", metavar="N", type=positive, help="samples; default: the workload's")
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     add("--repeats", metavar="N", type=positive, help="of each way; default: 3, with --full 5; on a GPU 20 and 50")
-    add(
-        "--full", action="store_true", help="every backend, step and way, more often, and peak memory: an hour on a CPU"
-    )
+    add("--full", action="store_true", help="every backend, step and way, more often, and peak memory: long on a CPU")
     scaling = "how time grows with batch, segment, periods, threads; a point takes up to so many seconds: %(const)s"
     add("--scaling", nargs="?", metavar="SECONDS", type=positive, const=60, help=scaling)
     add("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from benchmarks.ahead import DTYPES, TARGETS
+from benchmarks.ahead import CUDA_TARGETS, DTYPES, TARGETS
+from hifigan_fast.backends.cuda import blocks
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.discriminators import MultiPeriodDiscriminator, stack_of
 
@@ -37,9 +38,10 @@ EVERY_DAY = [("sm_90", "bfloat16"), ("sm_90", "tf32"), ("sm_90", "float32")]
 OTHERS = [case for case in product(TARGETS, DTYPES) if case not in EVERY_DAY and case != ("gfx942", "tf32")]
 
 
-def compiled(target, dtype, out):
+def compiled(target, dtype, out, backend="triton"):
     """The launches of a step that meets every configuration."""
     command = [sys.executable, "-m", "benchmarks.ahead", "--target", target, "--dtype", dtype, "--out", out]
+    command += ["--backend", backend]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -60,6 +62,31 @@ def test_every_configuration(target, dtype, tmp_path):
         assert_two_programs_of_a_dense_layer_fit_a_multiprocessor(launches)
     if dtype != "float32" or target == "gfx942":  # AMD has matrix units for float32
         assert_every_convolution_runs_on_matrix_units(launches, target)
+
+
+CUDA_EVERY_DAY = [("sm_80", "bfloat16")]
+CUDA_CASES = [case for case in product(CUDA_TARGETS, DTYPES) if case not in CUDA_EVERY_DAY]
+CUDA_OTHERS = [case for case in CUDA_CASES if case[0] != "sm_75" or case[1] in ("float32", "float16")]
+
+
+@pytest.mark.parametrize(
+    "target, dtype", [*CUDA_EVERY_DAY, *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in CUDA_OTHERS)]
+)
+def test_every_cuda_kernel(target, dtype, tmp_path):
+    pytest.importorskip("cuda.bindings", reason="NVRTC compiles the kernels")
+    launches = compiled(target, dtype, tmp_path / "launches.json", "cuda")
+    for launch in launches:
+        what = f"{launch['kernel']}, {launch['layer_class']}"
+        assert launch["spills"] == 0 and launch["registers"] <= REGISTERS, what
+        assert launch["shared"] <= 1024 * blocks.SHARED[int(target[3:])], what
+        if launch["kernel"].startswith("convolution"):
+            assert launch["singles"] <= 1, what  # matching's number
+            assert str(launch["matrix"]) == ("None" if dtype == "float32" else "mma.sync"), what
+    found = [launch for launch in launches if launch["kernel"] == "iterate"]
+    for launch in found:
+        assert SPECTRAL_PROGRAMS * 32 * launch["warps"] * launch["registers"] <= 65536
+    met = {launch["kernel"] for launch in launches}
+    assert found and {f"convolution_{name}" for name in CONVOLUTIONS} < met and {"pack", "finish", "l1_means"} < met
 
 
 def assert_fits(launch, target):

@@ -304,7 +304,15 @@ def saved(path, ms, **changes):
     """A bench.json of one row."""
     times = {ORIGINAL: [9, *(2e-3 * m for m in ms)], OURS: [9, *(1e-3 * m for m in ms)]}
     rows = [{"ensemble": "both", "step": GENERATOR, **row} for row in timing.rows_of(times, {})]
-    where = {"device": "one", "processor": "one", "threads": 2, "what": "it", "batch": 4, "segment": 8192}
+    where = {
+        "device": "one",
+        "processor": "one",
+        "threads": 2,
+        "what": "it",
+        "batch": 4,
+        "segment": 8192,
+        "repeats": len(ms),
+    }
     path.write_text(json.dumps({"format": report.FORMAT, **where, "speed": rows} | changes))
     return str(path)
 
@@ -322,6 +330,8 @@ def test_two_runs_are_compared(tmp_path, capsys):
     assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [500, 510, 520], device="two")]) == 0
     found = capsys.readouterr().out
     assert "+0.0%" in found and "slower" not in found and "other machine" in found
+    assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [130])]) == 0
+    assert re.search(r"\+23\.8%\s+\?$", capsys.readouterr().out.strip())
     without = json.loads((tmp_path / "old.json").read_text())
     without["speed"] = [row for row in without["speed"] if row["way"] == ORIGINAL]
     (tmp_path / "new.json").write_text(json.dumps(without))
@@ -336,7 +346,11 @@ def test_two_runs_are_compared(tmp_path, capsys):
         (["--rivals", "numpy"], "invalid choice: 'numpy'"),
         (["--repeats", "0"], "expected at least 1, got 0"),
         (["--data", "/no/such/folder"], "error: data: expected a folder of wavs"),
-        (["--compare", "/no/such.json", "/no/such.json"], "No such file or directory: '/no/such.json'"),
+        (
+            ["--compare", "/no/such.json", "/no/such.json"],
+            "compare: there is no /no/such.json; .* --json /no/such.json",
+        ),
+        (["--compare", "{part}", "{part}"], "compare: .*part.json lacks 'device'; measure again"),
         (["--compare", "{old}", "{old}"], r"expected a bench.json of format 3, got None in .*old.json; measure again"),
         (["--compare", "{text}", "{text}"], "error: compare: .*text.json is not JSON"),
         (["--figure", "bars.nonsense"], "error: figure: expected a .png or .svg file, got 'bars.nonsense'"),
@@ -345,7 +359,8 @@ def test_two_runs_are_compared(tmp_path, capsys):
 def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):
     (tmp_path / "old.json").write_text('{"speed": []}')
     (tmp_path / "text.json").write_text("speed")
-    args = [arg.format(old=tmp_path / "old.json", text=tmp_path / "text.json") for arg in args]
+    (tmp_path / "part.json").write_text('{"format": 3}')
+    args = [arg.format(**{name: tmp_path / f"{name}.json" for name in ("old", "text", "part")}) for arg in args]
     try:
         status = bench(tmp_path / "out", *args)
     except SystemExit as stop:

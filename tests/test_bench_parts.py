@@ -15,7 +15,20 @@ import tqdm
 
 import hifigan_fast as hf
 from hifigan_fast import parity, reference
-from hifigan_fast.bench import cases, command, datasheets, gate, graphs, machine, memory, model, report, scaling, timing
+from hifigan_fast.bench import (
+    cases,
+    command,
+    datasheets,
+    gate,
+    graphs,
+    machine,
+    memory,
+    model,
+    page,
+    report,
+    scaling,
+    timing,
+)
 from hifigan_fast.bench.steps import (
     BY_ONE_LOSS,
     DISCRIMINATOR,
@@ -78,6 +91,35 @@ def test_all_ways_do_the_same_training_step(tiny, monkeypatch):
     assert same == {ORIGINAL: False, "frozen": True, OURS: True}
 
 
+def test_networks_that_do_not_fit_are_their_ways_error(tiny, monkeypatch):
+    from hifigan_fast.bench import training
+
+    def ready(config, way, y):
+        if way.ours:
+            raise MemoryError("no room")
+        return lambda: None
+
+    monkeypatch.setattr(training, "ready", ready)
+    ways = {name: WAYS[name] for name in (ORIGINAL, OURS)}
+    (case,) = itertools.islice(training.cases(parity.waveforms(1, 1024), ["training step V1"], ways), 1)
+    ceilings = {"gflops": {"float32": 100.0}, "gbytes": 50.0}
+    original, ours = timing._measured(case, 1, tqdm.tqdm(disable=True), ceilings, CPU)
+    assert original["ms"] >= 0 and ours["error"] == "MemoryError: no room"
+
+
+def test_the_default_is_by_the_machine(monkeypatch):
+    """And says so."""
+    here = command._plan("hifigan", None, None, None, None, None, False, "cpu")
+    assert (here.batch, here.repeats, here.steps) == (4, 3, [DISCRIMINATOR, GENERATOR])
+    assert "batch 4 × 8192, threads: " in str(here) and "it trains with batch 16" in str(here)
+    monkeypatch.setattr("hifigan_fast.training.processes.pick_device", lambda name: torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    there = command._plan("hifigan", None, None, None, None, None, False, None)
+    assert (there.batch, there.repeats, there.steps) == (16, 20, list(STEPS.values()))
+    assert "on A GPU, batch 16 × 8192, interleaved repeats: 20" in str(there) and "graph" in there.ways
+    assert report.begun(there, {}, {})["device"] == "A GPU"
+
+
 def test_training_steps_are_hifigans(capsys):
     from hifigan_fast.cli import main
 
@@ -127,6 +169,9 @@ def test_a_row_says_its_fraction_of_its_arithmetics_floor():
     assert "47%" in told and "1336" in told
     without = timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 50.0}, CPU)
     assert all(row["of_floor"] is None for row in without)
+    moved = case._replace(work=cases.Work(1, 1e8))  # bytes are the floor: half as many in bfloat16
+    rows = timing._measured(moved, 1, tqdm.tqdm(disable=True), ceilings, CPU)
+    assert [row["floor_ms"] for row in rows] == [8.0, 4.0, 8.0]
 
 
 linux = pytest.mark.skipif(not memory.CLEAR.exists(), reason="Linux's account of memory")
@@ -357,6 +402,17 @@ def test_the_models_figures_follow_the_datasheet(tiny):
     sheet = datasheets.DEVICES["H200"]
     found = model.seconds_per_step(tiny, sheet, "bfloat16")
     assert 0 < found[OURS] < found["frozen"] < found[ORIGINAL]
+    with model.META:
+        modules = [reference.MultiPeriodDiscriminator(), reference.MultiScaleDiscriminator()]
+        waves = [
+            torch.empty(tiny.batch_size, 1, tiny.segment_size, dtype=torch.float32, device="meta") for _ in range(2)
+        ]
+    fused = 0
+    for step in (DISCRIMINATOR, GENERATOR):  # all but convolutions is done where they store
+        with model.Bounds(sheet, "bfloat16") as bounds:
+            FROZEN_STEPS[step](modules, *waves, reference)
+        fused += bounds.all - bounds.convolutions
+    assert found["frozen"] - found[OURS] == pytest.approx(fused)
     half = datasheets.Device("sm_90", 132, sheet.half / 2, sheet.tf32 / 2, sheet.float32 / 2, sheet.bandwidth / 2)
     for way, seconds in model.seconds_per_step(tiny, half, "bfloat16").items():
         assert seconds == pytest.approx(2 * found[way])
@@ -417,3 +473,16 @@ def test_each_arithmetic_is_judged_but_tf32_only_told(monkeypatch, red, passes):
     verdicts, passed = gate.judge(ways, False, tqdm.tqdm(total=0, disable=True), torch.device("cuda"), False)
     assert passed is passes and list(verdicts) == ["tf32", "bfloat16", "float32"]
     assert all(list(of["mpd"]) == ["triton"] for of in verdicts.values())
+
+
+@pytest.mark.usefixtures("narrow")
+def test_cudas_ways_by_a_cpu_in_its_place():
+    """Each way's steps run, without what only a device has, and are told."""
+    plan = command._plan("bigvgan", 1, 1024, None, 1, None, False, "cpu")
+    plan = plan._replace(ways=asked_ways(None, False, "cuda"))
+    result = report.begun(plan, {}, {"gflops": {"float32": 100.0, "bfloat16": 200.0}, "gbytes": 50.0})
+    command._measure(plan, parity.waveforms(1, 1024), tqdm.tqdm(disable=True), result, None)
+    assert not [row for row in result["speed"] if "error" in row]
+    told = {(row["step"], row["way"]) for row in result["speed"] if row["of_floor"]}
+    assert told == {(step, name) for step in plan.steps for name, way in plan.ways.items() if way.does(step)}
+    assert "bf16_graph" in page.page(json.loads(json.dumps(result)), "hifigan-fast bench")

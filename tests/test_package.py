@@ -37,6 +37,17 @@ def test_source_distribution_holds_what_a_build_and_the_tests_need(tmp_path):
     assert not expected - held
 
 
+def test_kernels_that_are_compiled_where_they_run_are_data_of_the_package(tmp_path):
+    sources, built = tmp_path / "sources", tmp_path / "built"
+    for folder in ("csrc", "hifigan_fast"):
+        shutil.copytree(ROOT / folder, sources / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in BUILD:
+        shutil.copy(ROOT / name, sources)
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", built]
+    subprocess.run(command, cwd=sources, check=True, capture_output=True)
+    assert files(built / "hifigan_fast" / "backends" / "cuda" / "sources") == files(ROOT / "csrc" / "cuda")
+
+
 @pytest.fixture
 def sources(tmp_path):
     """As much of the sources as a build looks at before it compiles."""
@@ -95,10 +106,3 @@ def build(sources, tools):
     done = subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     return done.stderr
-
-
-def test_readmes_figures_are_those_of_the_newest_run():
-    from benchmarks import readme
-
-    text = (ROOT / "README.md").read_text()
-    assert readme.made(text) == text, "make readme-figures"

@@ -15,6 +15,7 @@ from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS, W
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 MACS = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+ROOT = Path(__file__).resolve().parent.parent
 WIDTHS = {"phone": 360, "desktop": 1280}
 
 # What a page looks like from inside: whether it scrolls sideways, what is cut off, which colours it has.
@@ -32,6 +33,10 @@ for (const frame of document.querySelectorAll("iframe")) {
     ink: of(inner.document.body).color,
     figures: [...root.querySelectorAll("svg text")].map((x) => of(x).fill),
     sizes: [...root.querySelectorAll("svg text")].map((x) => x.getBoundingClientRect().height),
+    cut: [...root.querySelectorAll("svg text")].filter((x) => {
+      const box = x.getBoundingClientRect(), whole = x.closest("svg").getBoundingClientRect();
+      return box.left < whole.left - 1 || box.right > whole.right + 1 || box.bottom > whole.bottom + 1;
+    }).map((x) => x.textContent),
     unnamed: [...root.querySelectorAll("svg")].filter((x) => !x.closest("[role=img][aria-label]")).length,
   };
 }
@@ -101,11 +106,21 @@ def test_a_browser_shows_the_report(tmp_path):
     assert len(seen) == 4
     for where, one in seen.items():
         assert one["scrolls"] <= one["width"] and one["right"] <= one["width"], where
-        assert one["flat"] == one["unnamed"] == 0 and len(one["figures"]) > 50, where
+        assert one["flat"] == one["unnamed"] == 0 and one["cut"] == [] and len(one["figures"]) > 50, where
         assert one["dark"] == ("dark" in where) and set(one["figures"]) == {one["ink"]}, where
         red, green, blue = map(int, re.findall(r"\d+", one["ink"])[:3])
         assert min(red, green, blue) > 200 if one["dark"] else max(red, green, blue) < 60, where
         assert min(one["sizes"]) > (8 if "desktop" in where else 5), where
+
+
+@pytest.mark.parametrize("name", ["bench.svg", "how.svg"])
+def test_readmes_pictures_have_room_for_their_words(name, tmp_path):
+    """In a browser's own fonts, in both schemes."""
+    picture = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for where, one in looked_at(f'<!DOCTYPE html><div role="img" aria-label="it">{picture}</div>', tmp_path).items():
+        assert one["cut"] == [] and len(one["figures"]) > 10, where
+        red = int(re.findall(r"\d+", one["figures"][0])[0])
+        assert red > 200 if one["dark"] else red < 60, where
 
 
 @pytest.mark.parametrize("planted", [".wide {{ overflow-x: auto; }}", "svg text {{ fill: currentColor;"])

@@ -9,17 +9,54 @@ struct Chunk {
   static constexpr int COUNT = 16 / sizeof(T);
 };
 
-// values[i] = from[i]; of an aligned address, COUNT a multiple of a chunk.
+// As many words as are accessed at once.
+template <int WORDS>
+struct alignas(4 * WORDS) Words {
+  unsigned of[WORDS];
+};
+
+template <int WORDS>
+inline void read(Words<WORDS> &words, const void *from) {
+  if constexpr (WORDS == 4) {
+    const uint4 found = *static_cast<const uint4 *>(from);
+    words = {found.x, found.y, found.z, found.w};
+  } else {
+    static_assert(WORDS == 2);
+    const uint2 found = *static_cast<const uint2 *>(from);
+    words = {found.x, found.y};
+  }
+}
+
+// To global memory. By name: the compiler would rather take a store apart than move it behind a branch.
+template <int WORDS>
+inline void write(void *to, const Words<WORDS> &words) {
+  const unsigned long long place = __cvta_generic_to_global(to);
+  if constexpr (WORDS == 4) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(place), "r"(words.of[0]), "r"(words.of[1]),
+                 "r"(words.of[2]), "r"(words.of[3])
+                 : "memory");
+  } else {
+    static_assert(WORDS == 2);
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(place), "r"(words.of[0]), "r"(words.of[1])
+                 : "memory");
+  }
+}
+
+// values[i] = from[i]; of an aligned address, COUNT a multiple of a chunk, or half of one.
 template <class T, int COUNT>
 inline void load_whole(float (&values)[COUNT], const T *from) {
   constexpr int EACH = Chunk<T>::COUNT < COUNT ? Chunk<T>::COUNT : COUNT;
 #pragma unroll
   for (int first = 0; first < COUNT; first += EACH) {
-    struct alignas(EACH * sizeof(T)) Whole {
-      T of[EACH];
-    } whole = *reinterpret_cast<const Whole *>(from + first);
+    Words<EACH * sizeof(T) / 4> words;
+    read(words, from + first);
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) values[first + i] = wide(whole.of[i]);
+    for (int i = 0; i < EACH; ++i) {
+      if constexpr (sizeof(T) == 4)
+        values[first + i] = __uint_as_float(words.of[i]);
+      else
+        values[first + i] = wide(T{static_cast<unsigned short>(words.of[i / 2] >> 16 * (i % 2))});
+    }
   }
 }
 
@@ -28,12 +65,15 @@ inline void store_whole(T *to, const float (&values)[COUNT]) {
   constexpr int EACH = Chunk<T>::COUNT < COUNT ? Chunk<T>::COUNT : COUNT;
 #pragma unroll
   for (int first = 0; first < COUNT; first += EACH) {
-    struct alignas(EACH * sizeof(T)) Whole {
-      T of[EACH];
-    } whole;
+    Words<EACH * sizeof(T) / 4> words = {};
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) whole.of[i] = narrow<T>(values[first + i]);
-    *reinterpret_cast<Whole *>(to + first) = whole;
+    for (int i = 0; i < EACH; ++i) {
+      if constexpr (sizeof(T) == 4)
+        words.of[i] = __float_as_uint(values[first + i]);
+      else
+        words.of[i / 2] |= static_cast<unsigned>(narrow<T>(values[first + i]).bits) << 16 * (i % 2);
+    }
+    write(to + first, words);
   }
 }
 

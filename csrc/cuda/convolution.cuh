@@ -1,5 +1,6 @@
-// What the three directions are compiled for, and the tables that they read. Behind `specialised.cuh`, with Element the
-// maps': of a layer IN, OUT, GROUPS, TAPS, STRIDE, PADDING; of blocks.Blocks its fields; SHARED bytes that a launch gives.
+// What the three directions are compiled for, and the tables that they read. Behind `specialised.cuh`, with
+// Element the maps': of a layer IN, OUT, GROUPS, TAPS, STRIDE, PADDING; of blocks.Blocks its fields; SHARED
+// bytes that a launch gives.
 #pragma once
 
 struct Tile {

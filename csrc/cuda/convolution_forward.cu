@@ -15,9 +15,9 @@ constexpr int STAGE_BYTES = COLUMNS * PITCH * 16;
 constexpr int PARTS = ceil_div(GROUP_IN, CHANNELS), STEPS = ceil_div(TAPS, TAPS_AT_ONCE);
 static_assert(SHARED == WINDOWS * Inputs::BYTES + STAGES * STAGE_BYTES);
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    forward(const Element* x, const Element* weight, const float* bias, Element* out, const Run* runs,
-                        const Tile* tiles, const Span* spans, float slope) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    forward(const Element *x, const Element *weight, const float *bias, Element *out, const Run *runs,
+            const Tile *tiles, const Span *spans, float slope) {
   const Span span = spans[blockIdx.x];
   tiles += span.begin;
   const unsigned windows = shared_address(shared), stages = windows + WINDOWS * Inputs::BYTES;
@@ -25,59 +25,66 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int channel = columns.group * GROUP_OUT + columns.first, left = GROUP_OUT - columns.first;
   const int first_row = warp_down() * WARP_ROWS, first_column = warp_along() * WARP_COLUMNS;
   const long long set = runs[tiles->run].weights;
-  const Element* filters = weight + (set * OUT + channel) * (TAPS * GROUP_IN);
+  const Element *filters = weight + (set * OUT + channel) * (TAPS * GROUP_IN);
 
-  const auto rows_of = [&](const Tile& tile) {
+  const auto rows_of = [&](const Tile &tile) {
     return Rows::of(tile.begin, tile.end, static_cast<int>(runs[tile.run].out_rows));
   };
-  const auto load_window = [&](int window, int buffer) {
-    const Tile tile = tiles[window / PARTS];
-    const Run& run = runs[tile.run];
-    const Source<Element> source = {x + run.in_offset * IN + columns.group * GROUP_IN, static_cast<int>(run.in_rows),
-                                PADDING};
-    Inputs::load<THREADS>(windows + buffer * Inputs::BYTES, rows_of(tile), source, window % PARTS * CHANNELS);
-  };
-  const auto load_weights = [&](int stage, int buffer) {
-    const int part = stage / STEPS % PARTS * CHANNELS, first_tap = stage % STEPS * TAPS_AT_ONCE;
-    for (int chunk = threadIdx.x; chunk < COLUMNS * PITCH; chunk += THREADS) {
-      const int column = chunk / PITCH, tap = first_tap + chunk % PITCH / CHUNKS;
-      const int own = part + chunk % CHUNKS * SIZE;
-      const bool there = column < left && tap < TAPS;
-      copy_chunk<copied_at_once<Element>(GROUP_IN)>(stages + buffer * STAGE_BYTES + 16 * swizzled<PITCH>(chunk),
-                                                filters + (column * TAPS + tap) * GROUP_IN + own, weight,
-                                                there ? GROUP_IN - own : 0);
+  Inputs::Plan plan;
+  const auto load_window = [&](const auto &window, int buffer) {
+    if (window.part == 0) {
+      const Tile tile = tiles[window.tile];
+      const Run &run = runs[tile.run];
+      const Element *from = x + run.in_offset * IN + columns.group * GROUP_IN;
+      plan = Inputs::Plan::of(rows_of(tile), {from, static_cast<int>(run.in_rows), PADDING});
     }
+    Inputs::load<THREADS>(windows + buffer * Inputs::BYTES, plan, PADDING, window.part * CHANNELS);
+  };
+  const auto load_weights = [&](const auto &stage, int buffer) {
+    const int part = stage.part * CHANNELS, first_tap = stage.step * TAPS_AT_ONCE;
+    each_chunk<COLUMNS, PITCH, THREADS>([&](int column, int chunk) {
+      const int tap = first_tap + chunk / CHUNKS, own = part + chunk % CHUNKS * SIZE;
+      const bool inside =
+          (GROUP_OUT % COLUMNS == 0 || column < left) && (TAPS % TAPS_AT_ONCE == 0 || tap < TAPS);
+      const int there = GROUP_IN % CHANNELS ? GROUP_IN - own : SIZE;
+      copy_chunk<copied_at_once<Element>(GROUP_IN)>(
+          stages + buffer * STAGE_BYTES + swizzled<PITCH>(16 * (column * PITCH + chunk)),
+          filters + (column * TAPS + tap) * GROUP_IN + own, inside ? there : 0);
+    });
   };
 
   Product product;
-  unsigned places[Product::OWN_ROWS];  // of this lane's rows' first chunks in the window
+  unsigned shifts[Product::OWN_ROWS];  // of this lane's rows in the window
   const auto begin = [&](int tile) {
     const Rows rows = rows_of(tiles[tile]);
 #pragma unroll
-    for (int i = 0; i < Product::OWN_ROWS; ++i) places[i] = Inputs::slot(rows, first_row + Product::own_row(i)) * CHUNKS;
-    const float* own = bias + set * OUT + channel;
-    product.start([&](int column) { return first_column + column < left ? own[first_column + column] : 0.0f; });
+    for (int i = 0; i < Product::OWN_ROWS; ++i)
+      shifts[i] = Inputs::shift(rows, first_row + Product::own_row(i));
+    const float *own = bias + set * OUT + channel;
+    product.start(
+        [&](int column) { return first_column + column < left ? own[first_column + column] : 0.0f; });
   };
   const auto multiply = [&](int window, int stage, int step) {
-    const unsigned base = windows + window * Inputs::BYTES;
     const int first = step * PITCH, depth = TAPS % TAPS_AT_ONCE ? min(TAPS * CHUNKS - first, PITCH) : PITCH;
-    const auto inputs = [&](int i, int chunk) { return Inputs::at(base, places[i] + first + chunk); };
-    const Matrix<PITCH> own = {stages + stage * STAGE_BYTES, static_cast<unsigned>(first_column), 0};
-    add_chunks(product, depth, [&](int chunk) { product.add(chunk, inputs, own); },
-               [&](int chunk) { product.add_chunk(chunk, inputs, own); });
+    const WindowRows<Inputs, Product::OWN_ROWS> inputs = {windows + window * Inputs::BYTES,
+                                                          Product::own_row(0) % 8, first, shifts};
+    const Matrix<PITCH> own = {stages + stage * STAGE_BYTES + 16 * first_column * PITCH, 0};
+    add_chunks(
+        product, depth, [&](int chunk) { product.add(chunk, inputs, own); },
+        [&](int chunk) { product.add_chunk(chunk, inputs, own); });
   };
   const auto finish = [&](int tile) {
     const Tile place = tiles[tile];
     const int count = static_cast<int>(place.end - place.begin);
-    Element* to = out + (runs[place.run].out_offset + place.begin) * OUT + channel;
-    product.each<SIZE>([&](int row, int column, float(&values)[SIZE]) {
+    Element *to = out + (runs[place.run].out_offset + place.begin) * OUT + channel;
+    product.each<SIZE>([&](int row, int column, float (&values)[SIZE]) {
       row += first_row, column += first_column;
       if (row >= count || column >= left) return;
 #pragma unroll
-      for (float& value : values) value = value > 0 ? value : value * slope;
+      for (float &value : values) value = value > 0 ? value : value * slope;
       store_values<GROUP_OUT % SIZE == 0>(to + row * OUT + column, left - column, values);
     });
   };
-  walk<PARTS, STEPS, STAGES, WINDOWS>(static_cast<int>(span.end - span.begin), load_window, load_weights, begin,
-                                      multiply, finish);
+  walk<PARTS, STEPS, STAGES, WINDOWS>(static_cast<int>(span.end - span.begin), load_window, load_weights,
+                                      begin, multiply, finish);
 }

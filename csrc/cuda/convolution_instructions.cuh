@@ -1,4 +1,5 @@
-// What PTX has and C++ has not: copies that nobody waits for, 8 × 8 matrices of a warp, products of the matrix units.
+// What PTX has and C++ has not: copies that nobody waits for, 8 × 8 matrices of a warp, products of the
+// matrix units.
 #pragma once
 
 #include "elements.cuh"
@@ -8,11 +9,11 @@
 using Chunk = uint4;  // 16 bytes
 
 // The address of something in shared memory, as instructions take it.
-DEVICE unsigned shared_address(const void* place) {
+DEVICE unsigned shared_address(const void *place) {
   return static_cast<unsigned>(__cvta_generic_to_shared(place));
 }
 
-DEVICE Chunk fetch_chunk(const void* from) {
+DEVICE Chunk fetch_chunk(const void *from) {
   Chunk found;
   asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(found.x), "=r"(found.y), "=r"(found.z), "=r"(found.w)
@@ -21,7 +22,7 @@ DEVICE Chunk fetch_chunk(const void* from) {
   return found;
 }
 
-DEVICE void give_chunk(void* to, const Chunk& chunk) {
+DEVICE void give_chunk(void *to, const Chunk &chunk) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(chunk.x), "r"(chunk.y), "r"(chunk.z),
                "r"(chunk.w)
                : "memory");
@@ -29,12 +30,13 @@ DEVICE void give_chunk(void* to, const Chunk& chunk) {
 
 // BYTES from global to shared memory, or as many zeros. Nobody waits for it but `wait_for_copies`.
 template <int BYTES>
-DEVICE void copy(unsigned to, const void* from, bool inside) {
+DEVICE void copy(unsigned to, const void *from, bool inside) {
 #if __CUDA_ARCH__ >= 800
   if constexpr (BYTES >= 4) {
     const int size = inside ? BYTES : 0;
     if constexpr (BYTES == 16) {
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(size) : "memory");
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(size)
+                   : "memory");
     } else {
       asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(BYTES), "r"(size)
                    : "memory");
@@ -45,18 +47,18 @@ DEVICE void copy(unsigned to, const void* from, bool inside) {
   if constexpr (BYTES == 16) {
     Chunk value = {0, 0, 0, 0};
     if (inside) value = fetch_chunk(from);
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(value.x), "r"(value.y), "r"(value.z),
-                 "r"(value.w)
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(value.x), "r"(value.y),
+                 "r"(value.z), "r"(value.w)
                  : "memory");
   } else if constexpr (BYTES == 8) {
     uint2 value = {0, 0};
-    if (inside) value = *static_cast<const uint2*>(from);
+    if (inside) value = *static_cast<const uint2 *>(from);
     asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(value.x), "r"(value.y) : "memory");
   } else if constexpr (BYTES == 4) {
-    const unsigned value = inside ? *static_cast<const unsigned*>(from) : 0;
+    const unsigned value = inside ? *static_cast<const unsigned *>(from) : 0;
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
   } else {
-    const unsigned short value = inside ? *static_cast<const unsigned short*>(from) : 0;
+    const unsigned short value = inside ? *static_cast<const unsigned short *>(from) : 0;
     asm volatile("st.shared.u16 [%0], %1;" ::"r"(to), "h"(value) : "memory");
   }
 }
@@ -85,6 +87,12 @@ DEVICE Chunk load_chunk(unsigned from) {
   return found;
 }
 
+DEVICE float2 load_floats(unsigned from) {
+  float2 found;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(found.x), "=f"(found.y) : "r"(from) : "memory");
+  return found;
+}
+
 DEVICE unsigned load_word(unsigned from) {
   unsigned found;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(found) : "r"(from) : "memory");
@@ -95,8 +103,8 @@ DEVICE void store_word(unsigned to, unsigned word) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
 }
 
-// COUNT matrices of 8 rows of 16 bytes; lane 8 · n + r has the address of row r of matrix n. TURNED: of 16-bit elements
-// columns are taken for rows.
+// COUNT matrices of 8 rows of 16 bytes; lane 8 · n + r has the address of row r of matrix n. TURNED: of
+// 16-bit elements columns are taken for rows.
 template <int COUNT, bool TURNED = false>
 DEVICE void load_matrices(unsigned (&to)[COUNT], unsigned from) {
   static_assert(COUNT == 1 || COUNT == 2 || COUNT == 4);
@@ -121,14 +129,19 @@ DEVICE void load_matrices(unsigned (&to)[COUNT], unsigned from) {
                  : "r"(from)
                  : "memory");
   } else if constexpr (TURNED) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(to[0]) : "r"(from) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                 : "=r"(to[0])
+                 : "r"(from)
+                 : "memory");
   } else {
     asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(to[0]) : "r"(from) : "memory");
   }
 }
 
 // The nth word of a chunk.
-DEVICE unsigned word_of(const Chunk& chunk, int n) { return n == 0 ? chunk.x : n == 1 ? chunk.y : n == 2 ? chunk.z : chunk.w; }
+DEVICE unsigned word_of(const Chunk &chunk, int n) {
+  return n == 0 ? chunk.x : n == 1 ? chunk.y : n == 2 ? chunk.z : chunk.w;
+}
 
 // How maps' elements are multiplied: float32 in TF32 by the matrix units, or by fused multiply-adds.
 template <class T, bool TF32>
@@ -165,21 +178,21 @@ DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[
 template <class T>
 DEVICE void multiply_chunk(float (&d)[4], unsigned a0, unsigned a1, unsigned b0);
 
-#define MULTIPLY(T, shape, type)                                                                               \
-  template <>                                                                                                     \
-  DEVICE void multiply<T>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {                     \
-    asm("mma.sync.aligned." shape ".row.col.f32." type "." type                                          \
-                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                           \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                 \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                             \
+#define MULTIPLY(T, shape, type)                                                           \
+  template <>                                                                              \
+  DEVICE void multiply<T>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { \
+    asm("mma.sync.aligned." shape ".row.col.f32." type "." type                            \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"             \
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                   \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));               \
   }
-#define MULTIPLY_CHUNK(T, shape, type)                                                                         \
-  template <>                                                                                                     \
-  DEVICE void multiply_chunk<T>(float (&d)[4], unsigned a0, unsigned a1, unsigned b0) {                        \
-    asm("mma.sync.aligned." shape ".row.col.f32." type "." type                                          \
-                 ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                                       \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                 \
-                 : "r"(a0), "r"(a1), "r"(b0));                                                                    \
+#define MULTIPLY_CHUNK(T, shape, type)                                                  \
+  template <>                                                                           \
+  DEVICE void multiply_chunk<T>(float (&d)[4], unsigned a0, unsigned a1, unsigned b0) { \
+    asm("mma.sync.aligned." shape ".row.col.f32." type "." type                         \
+        ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                      \
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                \
+        : "r"(a0), "r"(a1), "r"(b0));                                                   \
   }
 
 MULTIPLY_CHUNK(Float16, "m16n8k8", "f16")

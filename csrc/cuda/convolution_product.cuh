@@ -1,8 +1,10 @@
 // A warp's part of a matrix product out of shared memory: ROWS × COLUMNS float32 sums in its registers.
 //
-// An operand's `at(row(r), chunk)` is the address in shared memory of 16 bytes of its row r. A plain one has the sum's
-// dimension along its chunks, a turned one along its rows. Matrix units take two chunks at a time, or as many rows;
-// fused multiply-adds one. Of a plain left operand each lane knows its own rows: left(i, chunk) is of the i-th.
+// An operand's `row(eights, own)` + `at(own, chunk)` is the address in shared memory of 16 bytes of its row
+// eights + own, where `eights` is a multiple of 8. A plain one has the sum's dimension along its chunks, a
+// turned one along its rows. Matrix units take two chunks at a time, or as many rows; fused multiply-adds
+// one. Of a plain left operand each lane knows its own rows: `at(chunk)` is of the first, the i-th is
+// `shift(i)` further.
 #pragma once
 
 #include "convolution_instructions.cuh"
@@ -10,9 +12,10 @@
 template <class T>
 constexpr int CHUNK = 16 / sizeof(T);  // elements
 
-// A chunk's elements in global memory as float32; of a WHOLE one all are there and aligned, else `there` of them.
+// A chunk's elements in global memory as float32; of a WHOLE one all are there and aligned, else `there` of
+// them.
 template <bool WHOLE, class T>
-DEVICE void load_values(const T* from, int there, float (&values)[CHUNK<T>]) {
+DEVICE void load_values(const T *from, int there, float (&values)[CHUNK<T>]) {
   if constexpr (WHOLE) {
     const Chunk chunk = fetch_chunk(from);
 #pragma unroll
@@ -30,9 +33,10 @@ DEVICE void load_values(const T* from, int there, float (&values)[CHUNK<T>]) {
 }
 
 template <bool WHOLE, class T>
-DEVICE void store_values(T* to, int there, const float (&v)[CHUNK<T>]) {
+DEVICE void store_values(T *to, int there, const float (&v)[CHUNK<T>]) {
   if constexpr (WHOLE && sizeof(T) == 4) {
-    give_chunk(to, {__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])});
+    give_chunk(to,
+               {__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])});
   } else if constexpr (WHOLE) {
     give_chunk(to, {pair<T>(v[0], v[1]), pair<T>(v[2], v[3]), pair<T>(v[4], v[5]), pair<T>(v[6], v[7])});
   } else {
@@ -44,7 +48,7 @@ DEVICE void store_values(T* to, int there, const float (&v)[CHUNK<T>]) {
 }
 
 // Lanes `bit` apart exchange: the one gives what is high for what is low of the other.
-DEVICE void exchange(float2& low, float2& high, int bit) {
+DEVICE void exchange(float2 &low, float2 &high, int bit) {
   const bool upper = threadIdx.x & bit;
   const float2 given = upper ? low : high;
   const float2 taken = {__shfl_xor_sync(0xFFFFFFFF, given.x, bit), __shfl_xor_sync(0xFFFFFFFF, given.y, bit)};
@@ -58,6 +62,8 @@ struct MatrixTile {
   static constexpr int DEPTH = 2 * CHUNK<T>;  // elements of the sum's dimension that one instruction takes
   static constexpr bool WORDS = sizeof(T) == 4;
   static_assert(ROWS % 16 == 0 && COLUMNS % 8 == 0 && (ALONG == 1 || ALONG % 2 == 0));
+
+  static constexpr int UNROLLED = 4;  // additions
 
   float sums[DOWN][ALONG][4];
   using Ones = float[DOWN][4];  // of `add_left_turned`
@@ -84,7 +90,7 @@ struct MatrixTile {
 
   // Called now and then between additions.
   DEVICE void settle() {}
-  static DEVICE void settle(Ones&) {}
+  static DEVICE void settle(Ones &) {}
 
   template <int COUNT>
   static DEVICE void round(unsigned (&words)[COUNT]) {
@@ -96,15 +102,17 @@ struct MatrixTile {
   template <class Left, class Right>
   DEVICE void add(int first, Left left, Right right) {
     unsigned a[DOWN][4], b[ALONG][2];
+    const unsigned above = left.at(first + lane() / 16);
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], left(i, first + lane() / 16));
+    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
     if constexpr (ALONG == 1) {
-      load_matrices(b[0], right.at(right.row(lane() % 8), first + lane() / 8 % 2));
+      load_matrices(b[0], right.row(0, lane() % 8) + right.at(lane() % 8, first + lane() / 8 % 2));
     } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[4];
-        load_matrices(both, right.at(right.row(8 * j + lane() / 16 * 8 + lane() % 8), first + lane() / 8 % 2));
+        load_matrices(both, right.row(8 * j + lane() / 16 * 8, lane() % 8) +
+                                right.at(lane() % 8, first + lane() / 8 % 2));
         b[j][0] = both[0], b[j][1] = both[1], b[j + 1][0] = both[2], b[j + 1][1] = both[3];
       }
     }
@@ -115,15 +123,16 @@ struct MatrixTile {
   template <class Left, class Right>
   DEVICE void add_chunk(int chunk, Left left, Right right) {
     unsigned a[DOWN][2], b[ALONG];
+    const unsigned above = left.at(chunk);
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], left(i, chunk));
+    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
     if constexpr (ALONG == 1) {
-      load_matrices(b, right.at(right.row(lane() % 8), chunk));
+      load_matrices(b, right.row(0, lane() % 8) + right.at(lane() % 8, chunk));
     } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[2];
-        load_matrices(both, right.at(right.row(8 * j + lane() % 16), chunk));
+        load_matrices(both, right.row(8 * j + lane() / 8 % 2 * 8, lane() % 8) + right.at(lane() % 8, chunk));
         b[j] = both[0], b[j + 1] = both[1];
       }
     }
@@ -134,8 +143,9 @@ struct MatrixTile {
   template <class Left, class Right>
   DEVICE void add_right_turned(int first, Left left, Right right) {
     unsigned a[DOWN][4], b[ALONG][2];
+    const unsigned above = left.at(first + lane() / 16);
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], left(i, first + lane() / 16));
+    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
     load_turned(b, first * CHUNK<T>, right);
     multiply_all(a, b);
   }
@@ -143,19 +153,21 @@ struct MatrixTile {
   template <class Left, class Right>
   DEVICE void add_chunk_right_turned(int chunk, Left left, Right right) {
     unsigned a[DOWN][2], b[ALONG];
+    const unsigned above = left.at(chunk);
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], left(i, chunk));
-    const auto row = right.row(chunk * CHUNK<T> + lane() % CHUNK<T>);
+    for (int i = 0; i < DOWN; ++i) load_matrices(a[i], above + left.shift(i));
+    const int k = chunk * CHUNK<T>;
     if constexpr (WORDS) {
 #pragma unroll
-      for (int j = 0; j < ALONG; ++j) b[j] = word(right, row, j);
+      for (int j = 0; j < ALONG; ++j)
+        b[j] = load_word(right.row(k / 8 * 8, k % 8 + lane() % 4) + of_word(right, k % 8, j));
     } else if constexpr (ALONG == 1) {
-      load_matrices<1, true>(b, right.at(row, 0));
+      load_matrices<1, true>(b, right.row(k, lane() % 8) + right.at(lane() % 8, 0));
     } else {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[2];
-        load_matrices<2, true>(both, right.at(row, j + lane() / 8 % 2));
+        load_matrices<2, true>(both, right.row(k, lane() % 8) + right.at(lane() % 8, j + lane() / 8 % 2));
         b[j] = both[0], b[j + 1] = both[1];
       }
     }
@@ -173,7 +185,7 @@ struct MatrixTile {
 
   // Each column of `ones` becomes the sums of the left operand.
   template <class Left>
-  static DEVICE void add_left_turned(int k, Left left, Ones& ones) {
+  static DEVICE void add_left_turned(int k, Left left, Ones &ones) {
     unsigned a[DOWN][4];
     load_left_turned(a, k, left);
     const unsigned one[2] = {one_of(), one_of()};
@@ -183,17 +195,18 @@ struct MatrixTile {
 
   template <class Left>
   static DEVICE void load_left_turned(unsigned (&a)[DOWN][4], int k, Left left) {
-    if constexpr (WORDS) {
-      const auto above = left.row(k + lane() % 4), below = left.row(k + lane() % 4 + 4);
 #pragma unroll
-      for (int i = 0; i < DOWN; ++i) {
+    for (int i = 0; i < DOWN; ++i) {
+      if constexpr (WORDS) {
 #pragma unroll
-        for (int n = 0; n < 4; ++n) a[i][n] = word(left, n / 2 ? below : above, 2 * i + n % 2);
+        for (int n = 0; n < 4; ++n) {
+          const int first = n / 2 * 4;
+          a[i][n] = load_word(left.row(k, first + lane() % 4) + of_word(left, first, 2 * i + n % 2));
+        }
+      } else {
+        load_matrices<4, true>(
+            a[i], left.row(k + lane() / 16 * 8, lane() % 8) + left.at(lane() % 8, 2 * i + lane() / 8 % 2));
       }
-    } else {
-      const auto row = left.row(k + lane() / 16 * 8 + lane() % 8);
-#pragma unroll
-      for (int i = 0; i < DOWN; ++i) load_matrices<4, true>(a[i], left.at(row, 2 * i + lane() / 8 % 2));
     }
   }
 
@@ -207,7 +220,7 @@ struct MatrixTile {
 
   // A column of `ones` is its sums: f(row, sum).
   template <class F>
-  static DEVICE void each_sum(const Ones& ones, F f) {
+  static DEVICE void each_sum(const Ones &ones, F f) {
     if (lane() % 4) return;
 #pragma unroll
     for (int i = 0; i < DOWN; ++i) {
@@ -216,28 +229,31 @@ struct MatrixTile {
     }
   }
 
-  // Of a turned operand of words: this lane's one of a row and eight columns.
-  template <class Operand, class Row>
-  static DEVICE unsigned word(Operand operand, Row row, int eight) {
-    return load_word(operand.at(row, 2 * eight + lane() / 16) + lane() / 4 % 4 * 4);
+  // Of a turned operand of words, where this lane's is, behind the row's: of four rows from the `first` of
+  // eight on and eight columns.
+  template <class Operand>
+  static DEVICE unsigned of_word(const Operand &operand, int first, int eight) {
+    return operand.at(first + lane() % 4, 2 * eight + lane() / 16) + lane() / 4 % 4 * 4;
   }
 
   template <class Right>
   static DEVICE void load_turned(unsigned (&b)[ALONG][2], int k, Right right) {
     if constexpr (WORDS) {
-      const auto above = right.row(k + lane() % 4), below = right.row(k + lane() % 4 + 4);
+      const unsigned above = right.row(k, lane() % 4), below = right.row(k, 4 + lane() % 4);
 #pragma unroll
-      for (int j = 0; j < ALONG; ++j) b[j][0] = word(right, above, j), b[j][1] = word(right, below, j);
+      for (int j = 0; j < ALONG; ++j) {
+        b[j][0] = load_word(above + of_word(right, 0, j)), b[j][1] = load_word(below + of_word(right, 4, j));
+      }
       return;
     }
-    const auto row = right.row(k + lane() % 16);
+    const unsigned row = right.row(k + lane() / 8 % 2 * 8, lane() % 8);
     if constexpr (ALONG == 1) {
-      load_matrices<2, true>(b[0], right.at(row, 0));
+      load_matrices<2, true>(b[0], row + right.at(lane() % 8, 0));
     } else if constexpr (!WORDS) {
 #pragma unroll
       for (int j = 0; j < ALONG; j += 2) {
         unsigned both[4];
-        load_matrices<4, true>(both, right.at(row, j + lane() / 16));
+        load_matrices<4, true>(both, row + right.at(lane() % 8, j + lane() / 16));
         b[j][0] = both[0], b[j][1] = both[1], b[j + 1][0] = both[2], b[j + 1][1] = both[3];
       }
     }
@@ -304,11 +320,11 @@ struct MatrixTile {
   }
 };
 
-// By fused multiply-adds of float32: lanes stand 8 down, 4 along. A chain of them would lose bits: `parts` are added up
-// before they are added to the others.
+// By fused multiply-adds of float32: lanes stand 8 down, 4 along. A chain of them would lose bits: `parts`
+// are added up before they are added to the others.
 template <int ROWS, int COLUMNS, bool LEFT_TURNED = false>
 struct FusedTile {
-  static constexpr int DOWN = ROWS / 8, ALONG = COLUMNS / 16, DEPTH = 1;
+  static constexpr int DOWN = ROWS / 8, ALONG = COLUMNS / 16, DEPTH = 1, UNROLLED = 1;
   static_assert(ROWS % (LEFT_TURNED ? 32 : 8) == 0 && COLUMNS % 16 == 0);
 
   float sums[DOWN][ALONG][4], parts[DOWN][ALONG][4];
@@ -347,12 +363,12 @@ struct FusedTile {
     }
   }
 
-  static DEVICE void settle(Ones& ones) {
+  static DEVICE void settle(Ones &ones) {
 #pragma unroll
     for (int i = 0; i < DOWN; ++i) ones.sums[i] += ones.parts[i], ones.parts[i] = 0.0f;
   }
 
-  static DEVICE float number(const Chunk& chunk, int n) { return __uint_as_float(word_of(chunk, n)); }
+  static DEVICE float number(const Chunk &chunk, int n) { return __uint_as_float(word_of(chunk, n)); }
 
   template <class Left, class Right>
   DEVICE void add(int first, Left left, Right right) {
@@ -360,19 +376,23 @@ struct FusedTile {
     add_chunk(first + 1, left, right);
   }
 
+  // Half a chunk at a time: a whole one of every row would take too many registers.
   template <class Left, class Right>
   DEVICE void add_chunk(int chunk, Left left, Right right) {
-    Chunk a[DOWN];
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) a[i] = load_chunk(left(i, chunk));
+    for (int half = 0; half < 16; half += 8) {
+      float2 a[DOWN];
+      const unsigned above = left.at(chunk) + half;
 #pragma unroll
-    for (int c = 0; c < 4 * ALONG; ++c) {
-      const Chunk b = load_chunk(right.at(right.row(own_column(c / 4) + c % 4), chunk));
+      for (int i = 0; i < DOWN; ++i) a[i] = load_floats(above + left.shift(i));
 #pragma unroll
-      for (int i = 0; i < DOWN; ++i) {
+      for (int c = 0; c < 4 * ALONG; ++c) {
+        const float2 b = load_floats(right.row(c / 4 * 16 + along() / 2 * 8, along() % 2 * 4 + c % 4) +
+                                     right.at(along() % 2 * 4 + c % 4, chunk) + half);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          parts[i][c / 4][c % 4] = fmaf(number(a[i], k), number(b, k), parts[i][c / 4][c % 4]);
+        for (int i = 0; i < DOWN; ++i) {
+          float &to = parts[i][c / 4][c % 4];
+          to = fmaf(a[i].y, b.y, fmaf(a[i].x, b.x, to));
         }
       }
     }
@@ -386,22 +406,26 @@ struct FusedTile {
 
   template <class Left, class Right>
   DEVICE void add_chunk_right_turned(int chunk, Left left, Right right) {
-    Chunk a[DOWN];
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) a[i] = load_chunk(left(i, chunk));
+    for (int half = 0; half < 4; half += 2) {
+      float2 a[DOWN];
+      const unsigned above = left.at(chunk) + 4 * half;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const auto row = right.row(4 * chunk + k);
+      for (int i = 0; i < DOWN; ++i) a[i] = load_floats(above + left.shift(i));
 #pragma unroll
-      for (int j = 0; j < ALONG; ++j) {
-        const Chunk b = load_chunk(right.at(row, 4 * j + along()));
+      for (int k = 0; k < 2; ++k) {
+        const int row = 4 * chunk + half + k;
 #pragma unroll
-        for (int i = 0; i < DOWN; ++i) add_products(parts[i][j], number(a[i], k), b);
+        for (int j = 0; j < ALONG; ++j) {
+          const Chunk b = load_chunk(right.row(row / 8 * 8, row % 8) + right.at(row % 8, 4 * j + along()));
+#pragma unroll
+          for (int i = 0; i < DOWN; ++i) add_products(parts[i][j], k ? a[i].y : a[i].x, b);
+        }
       }
     }
   }
 
-  static DEVICE void add_products(float (&to)[4], float a, const Chunk& b) {
+  static DEVICE void add_products(float (&to)[4], float a, const Chunk &b) {
 #pragma unroll
     for (int n = 0; n < 4; ++n) to[n] = fmaf(a, number(b, n), to[n]);
   }
@@ -409,31 +433,30 @@ struct FusedTile {
   template <class Left, class Right>
   DEVICE void add_both_turned(int k, Left left, Right right) {
     Chunk a[DOWN / 4];
-    const auto above = left.row(k);
 #pragma unroll
-    for (int i = 0; i < DOWN / 4; ++i) a[i] = load_chunk(left.at(above, 8 * i + down()));
-    const auto row = right.row(k);
+    for (int i = 0; i < DOWN / 4; ++i)
+      a[i] = load_chunk(left.row(k / 8 * 8, k % 8) + left.at(k % 8, 8 * i + down()));
+    const unsigned row = right.row(k / 8 * 8, k % 8);
 #pragma unroll
     for (int j = 0; j < ALONG; ++j) {
-      const Chunk b = load_chunk(right.at(row, 4 * j + along()));
+      const Chunk b = load_chunk(row + right.at(k % 8, 4 * j + along()));
 #pragma unroll
       for (int i = 0; i < DOWN; ++i) add_products(parts[i][j], number(a[i / 4], i % 4), b);
     }
   }
 
   template <class Left>
-  static DEVICE void add_left_turned(int k, Left left, Ones& ones) {
-    const auto above = left.row(k);
+  static DEVICE void add_left_turned(int k, Left left, Ones &ones) {
 #pragma unroll
     for (int i = 0; i < DOWN / 4; ++i) {
-      const Chunk a = load_chunk(left.at(above, 8 * i + down()));
+      const Chunk a = load_chunk(left.row(k / 8 * 8, k % 8) + left.at(k % 8, 8 * i + down()));
 #pragma unroll
       for (int n = 0; n < 4; ++n) ones.parts[4 * i + n] += number(a, n);
     }
   }
 
   template <class F>
-  static DEVICE void each_sum(const Ones& ones, F f) {
+  static DEVICE void each_sum(const Ones &ones, F f) {
     if (along()) return;
 #pragma unroll
     for (int i = 0; i < DOWN; ++i) f(own_row(i), ones.sums[i]);
@@ -452,7 +475,8 @@ struct FusedTile {
 
 template <class Kind, int ROWS, int COLUMNS, bool LEFT_TURNED, bool ROUND_LEFT, bool ROUND_RIGHT>
 struct TileOf {
-  using Type = MatrixTile<typename Kind::Stored, ROWS, COLUMNS, ROUND_LEFT && Kind::IN_TF32, ROUND_RIGHT && Kind::IN_TF32>;
+  using Type = MatrixTile<typename Kind::Stored, ROWS, COLUMNS, ROUND_LEFT && Kind::IN_TF32,
+                          ROUND_RIGHT && Kind::IN_TF32>;
 };
 
 template <int ROWS, int COLUMNS, bool LEFT_TURNED, bool ROUND_LEFT, bool ROUND_RIGHT>

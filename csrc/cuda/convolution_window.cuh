@@ -1,36 +1,49 @@
 // Rows of channels in shared memory, each once, and where the taps of an output row find them.
 //
-// A tile is consecutive output rows of a run, counted through over its sequences. The window of one has a slot for each
-// input row that a tap reads. A row's taps are the slots from STEP · row on; each sequence that begins within the tile
-// shifts them by GAP. A slot's chunks lie one behind the other, and so do those of neighbouring slots: chunk q of
-// taps × channels is q behind the first one.
+// A tile is consecutive output rows of a run, counted through over its sequences. The window of one has a
+// slot for each input row that a tap reads. A row's taps are the slots from STEP · row on; each sequence that
+// begins within the tile shifts them by GAP. A slot's chunks lie one behind the other, and so do those of
+// neighbouring slots: chunk q of taps × channels is q behind the first one.
 #pragma once
 
 #include "convolution_instructions.cuh"
 
 struct Run {  // as geometry.Run
-  long long weights, samples, period, in_rows, out_rows, in_offset, out_offset, grad_in_offset, grad_out_offset;
+  long long weights, samples, period, in_rows, out_rows, in_offset, out_offset, grad_in_offset,
+      grad_out_offset;
 };
 
 constexpr int zeros_behind(int number) { return number % 2 ? 0 : 1 + zeros_behind(number / 2); }
 
-constexpr int low_bits(int zeros, int wide) { return (zeros < 3 ? zeros : 3) > wide ? (zeros < 3 ? zeros : 3) - wide : 0; }
-
-// Where a chunk is kept that would be the `chunk`th. Eight rows of one chunk (with WIDE, four of two) that are read at
-// once and are PITCH chunks apart are so in eight places of 128 bytes: no two in one bank.
+// Where the byte is kept that would be the `byte`th. Eight rows' chunks (with WIDE, four rows' pairs of
+// chunks) that are read at once and lie PITCH chunks apart are so in eight places of 128 bytes: no two in one
+// bank. What is eight such rows further is kept as much further.
 template <int PITCH, int WIDE = 0>
-DEVICE unsigned swizzled(unsigned chunk) {
-  constexpr int zeros = zeros_behind(PITCH), bits = low_bits(zeros, WIDE), shift = zeros > 3 ? zeros : 3;
-  return chunk ^ (chunk >> shift & ((1 << bits) - 1)) << WIDE;
+DEVICE unsigned swizzled(unsigned byte) {
+  constexpr int zeros = zeros_behind(PITCH), low = zeros < 3 ? zeros : 3, bits = low > WIDE ? low - WIDE : 0;
+  return byte ^ (byte >> (zeros > 3 ? zeros : 3) - WIDE & (1 << bits) - 1 << 4 + WIDE);
 }
 
-// A chunk's elements from global memory, those that are `there` of them, zeros for the others; BYTES at a time.
+// f(row, chunk) of ROWS rows of PITCH chunks, shared out among THREADS threads.
+template <int ROWS, int PITCH, int THREADS, class F>
+DEVICE void each_chunk(F f) {
+  if constexpr (THREADS % PITCH == 0 && ROWS % (THREADS / PITCH) == 0) {
+    const int row = threadIdx.x / PITCH, chunk = threadIdx.x % PITCH;
+#pragma unroll
+    for (int further = 0; further < ROWS; further += THREADS / PITCH) f(row + further, chunk);
+  } else {
+    for (int chunk = threadIdx.x; chunk < ROWS * PITCH; chunk += THREADS) f(chunk / PITCH, chunk % PITCH);
+  }
+}
+
+// A chunk's elements from global memory, those that are `there` of them, zeros for the others; BYTES at a
+// time.
 template <int BYTES, class Stored>
-DEVICE void copy_chunk(unsigned to, const Stored* from, const Stored* anywhere, int there) {
+DEVICE void copy_chunk(unsigned to, const Stored *from, int there) {
   constexpr int EACH = BYTES / sizeof(Stored);
 #pragma unroll
   for (int n = 0; n < 16 / sizeof(Stored); n += EACH) {
-    copy<BYTES>(to + n * sizeof(Stored), n < there ? from + n : anywhere, n < there);
+    copy<BYTES>(to + n * sizeof(Stored), from + n, n < there);
   }
 }
 
@@ -41,13 +54,17 @@ constexpr int copied_at_once(int channels) {
   return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 2;
 }
 
-// A matrix in shared memory, rows of PITCH chunks.
+// A matrix in shared memory from `base` on, rows of PITCH chunks; of which an operand has those from
+// `first_chunk` on.
 template <int PITCH, int WIDE = 0>
 struct Matrix {
-  unsigned base, first_row, first_chunk;
+  unsigned base;
+  int first_chunk;
 
-  DEVICE unsigned row(int r) const { return (first_row + r) * PITCH + first_chunk; }
-  DEVICE unsigned at(unsigned row, int chunk) const { return base + 16 * swizzled<PITCH, WIDE>(row + chunk); }
+  DEVICE unsigned row(int eights, int) const { return base + 16 * eights * PITCH; }
+  DEVICE unsigned at(int own, int chunk) const {
+    return swizzled<PITCH, WIDE>(16 * (own * PITCH + first_chunk + chunk));
+  }
 };
 
 // Consecutive rows of a run: `count` of them from row `first` of `sequence` on, `each` a sequence.
@@ -62,89 +79,168 @@ struct Rows {
   DEVICE int further(int i) const { return (first + i) / each; }
 };
 
-// Where a window's rows lie: `rows` a sequence from `from` on, the first channel of a group. A row's first tap is
-// `padding` rows before STEP times the row.
+// Where a window's rows lie: `rows` a sequence from `from` on, the first channel of a group. A row's first
+// tap is `padding` rows before STEP times the row.
 template <class Stored>
 struct Source {
-  const Stored* from;
+  const Stored *from;
   int rows, padding;
 };
 
-// A window of SLOTS rows of CHUNKS chunks; GROUP channels there are at all, in rows of PITCH. WIDE: see `swizzled`.
+// A window of SLOTS rows of CHUNKS chunks; GROUP channels there are at all, in rows of PITCH. WIDE: see
+// `swizzled`.
 template <class Stored, int SLOTS, int CHUNKS, int STEP, int TAPS, int GROUP, int PITCH, int WIDE = 0>
 struct Window {
   static constexpr int CHUNK_SIZE = 16 / sizeof(Stored), ROW = STEP * CHUNKS;
   static constexpr int BYTES = ceil_div(SLOTS * CHUNKS, 8) * 128;
-  // A shift that leaves every chunk of a row in the same bank.
+  // A multiple of eight rows, for `swizzled`.
   static constexpr int GRAIN = 8 << zeros_behind(STEP);
   static constexpr int GAP = TAPS > STEP ? ceil_div(TAPS - STEP, GRAIN) * GRAIN : 0;
 
-  // The slot of the first tap of the i-th row; of a row that is not there the first one's.
-  static DEVICE int slot(const Rows& rows, int i) { return i < rows.count ? i * STEP + rows.further(i) * GAP : 0; }
+  // Bytes by which the i-th row is further than the (i % 8)th of a tile within one sequence; of a row that is
+  // not there 0.
+  static DEVICE unsigned shift(const Rows &rows, int i) {
+    return i < rows.count ? 16 * (i / 8 * 8 * ROW + rows.further(i) * GAP * CHUNKS) : 0;
+  }
 
-  static DEVICE unsigned at(unsigned base, unsigned chunk) { return base + 16 * swizzled<ROW, WIDE>(chunk); }
+  static DEVICE unsigned at(int own, int chunk) { return swizzled<ROW, WIDE>(16 * (own * ROW + chunk)); }
+
+  // What is copied into the windows of one tile: `used` slots of the source, zeros up to eight rows' `slots`.
+  struct Plan {
+    const Stored *from;  // the first slot's channels
+    int row, rows;       // of the source is the first slot's, counted within its sequence; a sequence has
+    int used, slots, length;
+
+    static DEVICE Plan of(const Rows &rows, const Source<Stored> &source) {
+      const int last = rows.count - 1, used = last * STEP + rows.further(last) * GAP + TAPS;
+      const int row = rows.first * STEP - source.padding;
+      const long long first = static_cast<long long>(rows.sequence) * source.rows + row;
+      const int length = rows.each * STEP + GAP;
+      return {source.from + first * PITCH, row, source.rows, used, max(used, 7 * STEP + TAPS), length};
+    }
+  };
 
   // Copies channels from `channel` on, zeros outside of each sequence and group, by THREADS threads.
   template <int THREADS>
-  static DEVICE void load(unsigned base, const Rows& rows, const Source<Stored>& source, int channel) {
-    const int slots = slot(rows, rows.count - 1) + TAPS, length = rows.each * STEP + GAP;
-    const int before = rows.first * STEP;  // slots of the first sequence that are another tile's
-    const Stored* from = source.from + (static_cast<long long>(rows.sequence) * source.rows + before - source.padding) * PITCH + channel;
-    int further = 0, passed = 0;
-    for (int chunk = threadIdx.x; chunk < slots * CHUNKS; chunk += THREADS) {
-      const int slot = chunk / CHUNKS, own = chunk % CHUNKS * CHUNK_SIZE;
-      while (slot + before - passed >= length) passed += length, ++further;
-      const int row = slot + before - passed - source.padding;
-      const bool inside = row >= 0 && row < source.rows;
-      copy_chunk<copied_at_once<Stored>(GROUP)>(at(base, chunk), from + (further * source.rows + slot - passed) * PITCH + own,
-                                                source.from, inside ? GROUP - channel - own : 0);
+  static DEVICE void load(unsigned base, const Plan &plan, int padding, int channel) {
+    if constexpr (THREADS % CHUNKS == 0) {
+      constexpr int SLOTS_AT_ONCE = THREADS / CHUNKS;
+      const int own = threadIdx.x % CHUNKS * CHUNK_SIZE,
+                left = GROUP % (CHUNKS * CHUNK_SIZE) ? GROUP - channel - own : CHUNK_SIZE;
+      const Stored *from = plan.from + static_cast<int>(threadIdx.x / CHUNKS) * PITCH + channel + own;
+      int row = plan.row, slot = threadIdx.x / CHUNKS;
+      for (; slot < plan.used; slot += SLOTS_AT_ONCE, from += SLOTS_AT_ONCE * PITCH) {
+        while (row + slot >= plan.length - padding)
+          row -= plan.length, from += (plan.rows - plan.length) * PITCH;
+        const bool inside = static_cast<unsigned>(row + slot) < static_cast<unsigned>(plan.rows);
+        copy_chunk<BYTES_AT_ONCE>(base + place(slot, threadIdx.x % CHUNKS), from, inside ? left : 0);
+      }
+      for (; slot < plan.slots; slot += SLOTS_AT_ONCE)
+        copy_chunk<BYTES_AT_ONCE>(base + place(slot, threadIdx.x % CHUNKS), from, 0);
+    } else {
+      for (int chunk = threadIdx.x; chunk < plan.slots * CHUNKS; chunk += THREADS) {
+        const int slot = chunk / CHUNKS, own = chunk % CHUNKS * CHUNK_SIZE;
+        const int further = (plan.row + padding + slot) / plan.length,
+                  row = plan.row + slot - further * plan.length;
+        const bool inside = row >= 0 && row < plan.rows && slot < plan.used;
+        const Stored *from = plan.from + (slot + further * (plan.rows - plan.length)) * PITCH + channel + own;
+        copy_chunk<BYTES_AT_ONCE>(base + place(slot, chunk % CHUNKS), from,
+                                  inside ? GROUP - channel - own : 0);
+      }
     }
   }
+
+  static constexpr int BYTES_AT_ONCE = copied_at_once<Stored>(GROUP);
+
+  static DEVICE unsigned place(int slot, int chunk) {
+    return swizzled<ROW, WIDE>(16 * (slot * CHUNKS + chunk));
+  }
+};
+
+// A tile's rows as a plain left operand: rows 16 or 8 apart, each with its shift.
+template <class Window, int COUNT>
+struct WindowRows {
+  unsigned base;
+  int own, first;
+  const unsigned (&shifts)[COUNT];
+
+  DEVICE unsigned at(int chunk) const { return base + Window::at(own, first + chunk); }
+  DEVICE unsigned shift(int i) const { return shifts[i]; }
 };
 
 // Adds `depth` chunks to a product, two at a time and the last one alone.
 template <class Product, class AddTwo, class AddOne>
-DEVICE void add_chunks(Product& product, int depth, AddTwo add_two, AddOne add_one) {
+DEVICE void add_chunks(Product &product, int depth, AddTwo add_two, AddOne add_one) {
   constexpr int AT_ONCE = 16;
   for (int first = 0; first < depth; first += AT_ONCE) {
     const int end = min(depth - first, AT_ONCE) / 2 * 2;
-#pragma unroll 4
+#pragma unroll Product::UNROLLED
     for (int chunk = 0; chunk < end; chunk += 2) add_two(first + chunk);
     if (depth % 2 && first + AT_ONCE > depth) add_one(depth - 1);
     product.settle();
   }
 }
 
-// Runs a program's tiles, each in PARTS windows of channels, each window in STEPS stages of weights. Copies are STAGES - 1
-// stages and a window ahead of the product. Of one stage the weights stay; of one window a program has no other.
-template <int PARTS, int STEPS, int STAGES, int WINDOWS, class LoadWindow, class LoadWeights, class Begin, class Multiply,
-          class Finish>
+// A stage of weights, or with STEPS 1 a window: of which tile, of which part of its channels.
+template <int PARTS, int STEPS>
+struct Stage {
+  int tile = 0, part = 0, step = 0;
+
+  DEVICE void advance() {
+    if (++step < STEPS) return;
+    step = 0;
+    if (++part < PARTS) return;
+    part = 0, ++tile;
+  }
+};
+
+// The next of COUNT buffers.
+template <int COUNT>
+DEVICE int next_of(int buffer) {
+  return buffer + 1 == COUNT ? 0 : buffer + 1;
+}
+
+// Runs a program's tiles, each in PARTS windows of channels, each window in STEPS stages of weights. Copies
+// are STAGES - 1 stages and a window ahead of the product. Of one stage the weights stay; of one window a
+// program has no other.
+template <int PARTS, int STEPS, int STAGES, int WINDOWS, class LoadWindow, class LoadWeights, class Begin,
+          class Multiply, class Finish>
 DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Begin begin, Multiply multiply,
                  Finish finish) {
   constexpr bool STAY = STAGES == 1;
   static_assert(!STAY || PARTS * STEPS == 1, "weights that stay must be all of them");
   static_assert(WINDOWS == 2 || PARTS == 1, "a window's next needs memory of its own");
-  static_assert(WINDOWS == 1 || STAGES <= STEPS + 1, "a window is waited for no earlier than its first stage");
-  const int windows = tiles * PARTS, stages = windows * STEPS;
-  load_window(0, 0);
-  load_weights(0, 0);
+  static_assert(WINDOWS == 1 || STAGES <= STEPS + 1,
+                "a window is waited for no earlier than its first stage");
+  Stage<PARTS, STEPS> weights, now;
+  Stage<PARTS, 1> window;
+  int filled = 0, window_filled = 0, used = 0, window_used = 0;  // buffers
+  const auto load_next_weights = [&] {
+    if (weights.tile < tiles) load_weights(weights, filled);
+    weights.advance(), filled = next_of<STAGES>(filled);
+  };
+  const auto load_next_window = [&] {
+    if (window.tile < tiles) load_window(window, window_filled);
+    window.advance(), window_filled = next_of<WINDOWS>(window_filled);
+  };
+  load_next_window();
+  load_next_weights();
   end_group();
   for (int stage = 1; stage < STAGES - 1; ++stage) {
-    if (stage < stages) load_weights(stage, stage);
+    load_next_weights();
     end_group();
   }
-  int stage = 0;
-  for (int window = 0; window < windows; ++window) {
-    if (window % PARTS == 0) begin(window / PARTS);
-    for (int step = 0; step < STEPS; ++step, ++stage) {
-      wait_for_copies<(STAY ? 0 : STAGES - 2)>();
-      __syncthreads();
-      const int next = stage + STAGES - 1;
-      if (!STAY && next < stages) load_weights(next, next % STAGES);
-      if (WINDOWS == 2 && step == 0 && window + 1 < windows) load_window(window + 1, (window + 1) % 2);
-      end_group();
-      multiply(window % WINDOWS, stage % STAGES, step);
-    }
-    if (window % PARTS == PARTS - 1) finish(window / PARTS);
+  while (now.tile < tiles) {
+    if (now.part + now.step == 0) begin(now.tile);
+    wait_for_copies<(STAY ? 0 : STAGES - 2)>();
+    __syncthreads();
+    if (!STAY) load_next_weights();
+    if (WINDOWS == 2 && now.step == 0) load_next_window();
+    end_group();
+    multiply(window_used, used, now.step);
+    used = next_of<STAGES>(used);
+    if (now.step == STEPS - 1) window_used = next_of<WINDOWS>(window_used);
+    if (now.step == STEPS - 1 && now.part == PARTS - 1) finish(now.tile);
+    now.advance();
   }
 }

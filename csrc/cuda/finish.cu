@@ -6,11 +6,14 @@
 #include "rows.cuh"
 #include "turned.cuh"
 
+struct Splits {  // of a set
+  int begin, end;
+};
+
 // The sum of a row's splits, in their order.
-inline float total(const float *partial, long long split_size, const long long *set, long long at) {
+inline float total(const float *partial, long long split_size, Splits splits, long long at) {
   float found = 0;
-  for (long long split = set[SET_BEGIN]; split < set[SET_END]; ++split)
-    found += partial[split * split_size + at];
+  for (int split = splits.begin; split < splits.end; ++split) found += partial[split * split_size + at];
   return found;
 }
 
@@ -33,6 +36,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const raws_t *raw = raws.of[index] + row;
   const float *partial = partials.of[job[FINISH_DEPTH]];
   const long long *sets = job + FINISH_SETS;
+  Splits splits[MOST_SETS];
+#pragma unroll
+  for (int s = 0; s < MOST_SETS; ++s)
+    splits[s] = {static_cast<int>(sets[s * SET_FIELDS + SET_BEGIN]),
+                 static_cast<int>(sets[s * SET_FIELDS + SET_END])};
 
   float inner = 0, bias = 0, products[MOST_SETS] = {};
   turning.parts([&](auto... part) {
@@ -40,16 +48,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int s = 0; s < MOST_SETS; ++s)
       turning.along_packed(part..., [&](float &own, int k) {
-        products[s] += total(partial, split_size, sets + s * SET_FIELDS, row + k) * own;
+        products[s] += total(partial, split_size, splits[s], row + k) * own;
       });
   });
 #pragma unroll
   for (int s = 0; s < MOST_SETS; ++s) {
-    const long long *set = sets + s * SET_FIELDS;
     const float product = warp_sum(products[s]);
-    if (lane == 0 && set[SET_BEGIN] < set[SET_END]) inners[set[SET_INNER] + out] = product;
+    if (lane == 0 && splits[s].begin < splits[s].end)
+      inners[sets[s * SET_FIELDS + SET_INNER] + out] = product;
     inner += product;
-    bias += total(partial_biases.of[job[FINISH_DEPTH]], outs, set, out);
+    bias += total(partial_biases.of[job[FINISH_DEPTH]], outs, splits[s], out);
   }
 
   float along = 0, magnitude_grad = 0, by[MOST_SETS] = {};
@@ -66,16 +74,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
 #pragma unroll
   for (int s = 0; s < MOST_SETS; ++s)
-    if (sets[s * SET_FIELDS + SET_BEGIN] < sets[s * SET_FIELDS + SET_END])
-      by[s] = scales.of[sets[s * SET_FIELDS + SET_SLOT]][out];
+    if (splits[s].begin < splits[s].end) by[s] = scales.of[sets[s * SET_FIELDS + SET_SLOT]][out];
 
   grads_t *to = grads + job[FINISH_GRAD] + row;
   turning.parts([&](auto... part) {
     turning.along_packed(part..., [&](float &own, int k) {
       own = 0;
 #pragma unroll
-      for (int s = 0; s < MOST_SETS; ++s)
-        own += by[s] * total(partial, split_size, sets + s * SET_FIELDS, row + k);
+      for (int s = 0; s < MOST_SETS; ++s) own += by[s] * total(partial, split_size, splits[s], row + k);
     });
     turning.along_raw(part...,
                       [&](float &own, int k) { to[k] = narrow<grads_t>(own - along * wide(raw[k])); });

@@ -37,8 +37,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   if (blockIdx.z == 0 && threadIdx.x == 0) partial_bias[blockIdx.x] = bias;
 #pragma unroll
   for (int tap = 0; tap < TAPS; ++tap)
-#pragma unroll
-    for (int n = 0; n < EACH; ++n)
-      if (first + n < IN)
-        partial[(static_cast<long long>(blockIdx.x) * TAPS + tap) * IN + first + n] = sums[tap][n];
+    store<WHOLE>(partial + (static_cast<long long>(blockIdx.x) * TAPS + tap) * IN + first, sums[tap],
+                 IN - first);
 }

@@ -14,11 +14,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __shared__ __align__(16) float filters[TAPS + 1][CHUNKS * EACH];  // the last ones: biases
   const long long *run = runs + tiles[2 * blockIdx.x] * RUN_FIELDS;
   const int begin = tiles[2 * blockIdx.x + 1];
-  for (int i = threadIdx.x; i < (TAPS + 1) * CHUNKS * EACH; i += THREADS) {
-    const int channel = i % (CHUNKS * EACH), tap = i / (CHUNKS * EACH);
-    const long long row = run[RUN_WEIGHTS] * OUT + channel;
-    filters[tap][channel] = channel >= OUT ? 0 : tap == TAPS ? bias[row] : wide(weight[row * TAPS + tap]);
-  }
+  for (int i = threadIdx.x; i < CHUNKS * EACH * TAPS; i += THREADS)
+    filters[i % TAPS][i / TAPS] = i < OUT * TAPS ? wide(weight[run[RUN_WEIGHTS] * (OUT * TAPS) + i]) : 0;
+  for (int i = threadIdx.x; i < CHUNKS * EACH; i += THREADS)
+    filters[TAPS][i] = i < OUT ? bias[run[RUN_WEIGHTS] * OUT + i] : 0;
   __syncthreads();
   const int first = threadIdx.x % CHUNKS * EACH, slot = threadIdx.x / CHUNKS;
   if (slot >= SLOTS) return;

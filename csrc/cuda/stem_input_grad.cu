@@ -1,14 +1,22 @@
-// grad_waves of BM places of one waveform, a thread a place: the sum over the runs first … end - 1, which all
-// read it.
+// grad_waves of BM places of one waveform: the sum over the runs first … end - 1, which all read it. Some
+// lanes have a place together, side by side in the rows of the gradient.
 #include "chunks.cuh"
 #include "rows.cuh"
 #include "specialised.cuh"
 
-constexpr int EACH = Chunk<grad_out_t>::COUNT;
+constexpr int EACH = Chunk<grad_out_t>::COUNT, CHUNKS = ceil_div(OUT, EACH);
+constexpr int LANES = CHUNKS >= 32   ? 32
+                      : CHUNKS >= 16 ? 16
+                      : CHUNKS >= 8  ? 8
+                      : CHUNKS >= 4  ? 4
+                      : CHUNKS >= 2  ? 2
+                                     : 1;
+constexpr int PLACES = THREADS / LANES;  // at a time
 constexpr bool WHOLE = OUT % EACH == 0;
-static_assert(THREADS == BM);
+static_assert(BM % PLACES == 0);
 
-// The gradient of the fold's position `at`, of waveform `sample`. `filters`: [tap][out channel].
+// This lane's part of the gradient of the fold's position `at`, of waveform `sample`. `filters`: [tap][out
+// channel].
 inline float passed_back(const grad_out_t *grad_out, const float *filters, const long long *run, int sample,
                          int at) {
   const int period = run[RUN_PERIOD], out_rows = run[RUN_OUT_ROWS], place = at / period;
@@ -19,8 +27,8 @@ inline float passed_back(const grad_out_t *grad_out, const float *filters, const
   for (int tap = (place + PADDING) % STRIDE; tap < TAPS; tap += STRIDE) {
     const int row = (place + PADDING - tap) / STRIDE;
     if (place + PADDING < tap || row >= out_rows) continue;
-#pragma unroll 4
-    for (int first = 0; first < OUT; first += EACH) {
+#pragma unroll
+    for (int first = threadIdx.x % LANES * EACH; first < OUT; first += LANES * EACH) {
       float grads[EACH];
       load<WHOLE>(grads, rows + static_cast<long long>(row) * OUT + first, OUT - first);
 #pragma unroll
@@ -36,22 +44,31 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                     const long long *runs, const long long *tiles) {
   __shared__ float filters[TAPS * OUT];
   const long long *tile = tiles + 5 * blockIdx.x;
-  const int begin = tile[0], end = tile[1], sample = tile[2], at = static_cast<int>(tile[3]) + threadIdx.x;
-  const int length = runs[begin * RUN_FIELDS + RUN_IN_ROWS], mirrored = 2 * (length - 1) - at;
-  float total = 0;
+  const int begin = tile[0], end = tile[1], sample = tile[2], length = runs[begin * RUN_FIELDS + RUN_IN_ROWS];
+  float totals[BM / PLACES] = {};
   for (int index = begin; index < end; ++index) {
     const long long *run = runs + index * RUN_FIELDS;
+    const int period = run[RUN_PERIOD], folded_length = ceil_div(length, period) * period;
+    const grad_out_t *grads = grad_out + run[RUN_GRAD_OUT_OFFSET] * OUT;
     __syncthreads();
     for (int i = threadIdx.x; i < TAPS * OUT; i += THREADS)
-      filters[i] = wide(weight[run[RUN_WEIGHTS] * (OUT * TAPS) + i % OUT * TAPS + i / OUT]);
+      filters[i % TAPS * OUT + i / TAPS] = wide(weight[run[RUN_WEIGHTS] * (OUT * TAPS) + i]);
     __syncthreads();
-    if (at >= length) continue;
-    const grad_out_t *grads = grad_out + run[RUN_GRAD_OUT_OFFSET] * OUT;
-    total += passed_back(grads, filters, run, sample, at);
-    // The reflect pad mirrors the samples before the last.
-    const int period = run[RUN_PERIOD];
-    if (mirrored >= length && mirrored < ceil_div(length, period) * period)
-      total += passed_back(grads, filters, run, sample, mirrored);
+#pragma unroll
+    for (int i = 0; i < BM / PLACES; ++i) {
+      const int at = static_cast<int>(tile[3]) + i * PLACES + threadIdx.x / LANES,
+                mirrored = 2 * (length - 1) - at;
+      if (at >= length) continue;
+      totals[i] += passed_back(grads, filters, run, sample, at);
+      // The reflect pad mirrors the samples before the last.
+      if (mirrored >= length && mirrored < folded_length)
+        totals[i] += passed_back(grads, filters, run, sample, mirrored);
+    }
   }
-  if (at < length) grad_waves[tile[4] + at] = narrow<grad_waves_t>(total);
+#pragma unroll
+  for (int i = 0; i < BM / PLACES; ++i) {
+    for (int by = LANES / 2; by; by /= 2) totals[i] += __shfl_xor_sync(0xFFFFFFFF, totals[i], by);
+    const int at = static_cast<int>(tile[3]) + i * PLACES + threadIdx.x / LANES;
+    if (at < length && threadIdx.x % LANES == 0) grad_waves[tile[4] + at] = narrow<grad_waves_t>(totals[i]);
+  }
 }

@@ -26,7 +26,7 @@ def seconds_per_step(config, device, precision, repeats):
     y = parity.waveforms(config.batch_size, config.segment_size)[0].squeeze(1).to(device)
     loop = Way(dtype=DTYPES[precision], graph=device.type == "cuda")
     ways = {OURS: loop._replace(ours=True), "frozen": loop, ORIGINAL: loop._replace(graph=False, steps=ORIGINAL_STEPS)}
-    calls = {name: training.call(config, way, y) for name, way in ways.items()}
+    calls = {name: training.ready(config, way, y) for name, way in ways.items()}
     return {name: taken[1:] for name, taken in interleaved(calls, repeats).items()}
 
 

@@ -1,12 +1,17 @@
 """A run's figures by matplotlib: bars of the speed-ups, curves of how time grows."""
 
 import io
+import statistics
 import textwrap
+from pathlib import Path
 
 from . import report
 from .steps import ORIGINAL, WAYS
 
 SHADES = {True: "Oranges", False: "Blues"}  # ours and PyTorch's
+# Of an SVG that no page surrounds.
+ALONE = """<style>svg { color: #111; font-family: sans-serif; } text { fill: currentColor; }
+@media (prefers-color-scheme: dark) { svg { color: #eee; } }</style>"""
 SHADES_OF_ONE = [0.8, 0.65, 0.5, 0.4, 0.32, 0.26, 0.22, 0.18, 0.15]
 
 
@@ -29,15 +34,15 @@ def _bars(result, heading):
     groups = list(dict.fromkeys((row["ensemble"], row["step"]) for row in rows))
     ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
     shades = {ours: iter(plt.get_cmap(name)(SHADES_OF_ONE)) for ours, name in SHADES.items()}
-    width = 0.84 / max(1, len(ways))
-    fig, axes = plt.subplots(figsize=(6, 1.5 + 0.3 * len(groups) + 0.16 * len(rows)), layout="constrained")
-    for index, way in enumerate(ways):
-        own = [(groups.index((row["ensemble"], row["step"])), row) for row in rows if row["way"] == way]
+    places = [index + groups.index((row["ensemble"], row["step"])) for index, row in enumerate(rows)]
+    fig, axes = plt.subplots(figsize=(6, 1.5 + 0.17 * (len(rows) + len(groups))), layout="constrained")
+    for way in ways:
+        own = [(place, row) for place, row in zip(places, rows) if row["way"] == way]
         ratios = [row["over_original"] for _, row in own]
         bars = axes.barh(
-            [place + width * (index - (len(ways) - 1) / 2) for place, _ in own],
+            [place for place, _ in own],
             [ratio["median"] for ratio in ratios],
-            0.92 * width,
+            0.92,
             xerr=list(zip(*((r["median"] - r["range"][0], r["range"][1] - r["median"]) for r in ratios))),
             ecolor="gray",
             capsize=2,
@@ -48,8 +53,13 @@ def _bars(result, heading):
         )
         labels = [f"{row['over_original']['median']:.1f}{' !' * row['noisy']}" for _, row in own]
         axes.bar_label(bars, labels, fontsize=8, padding=2)
+    middles = [
+        statistics.mean(place for place, row in zip(places, rows) if (row["ensemble"], row["step"]) == group)
+        for group in groups
+    ]
     axes.axvline(1, color="gray", linewidth=0.8)
-    axes.set_yticks(range(len(groups)), [f"{ensemble},\n{step}" for ensemble, step in groups], fontsize=9)
+    axes.set_yticks(middles, [f"{ensemble},\n{step}" for ensemble, step in groups], fontsize=9)
+    axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.margins(x=0.08)
     axes.set_xlabel("times faster than the original loop", loc="left")
@@ -84,10 +94,14 @@ def _curves(curve):
 
 
 def save(result, path):
-    """The bars, written to `path`: a PNG or an SVG, by its suffix."""
+    """The bars, written to `path`: a PNG, or an SVG that a dark page shows light on dark."""
     fig = _bars(result, heading=True)
-    fig.savefig(path, dpi=150)
-    _pyplot().close(fig)
+    if Path(path).suffix == ".svg":
+        opening, rest = _svg(fig).split(">", 1)
+        Path(path).write_text(f"{opening}>{ALONE}{rest}", encoding="utf-8")
+    else:
+        fig.savefig(path, dpi=150)
+        _pyplot().close(fig)
 
 
 def _svg(fig):

@@ -10,6 +10,7 @@ from . import machine
 from .timing import ADVICE
 
 FORMAT = 3  # of bench.json
+ALIKE = ("device", "processor", "threads", "what", "batch", "segment")  # of runs whose milliseconds can be compared
 WHERE = ("discriminators", "step", "way")
 HEADERS = (*WHERE, "ms", "× original", "range", "× best rival", "of floor", "peak MiB", "spread")
 
@@ -111,12 +112,17 @@ def growth(curve):
 def load(path):
     """A bench.json; ValueError where it is not one of this format."""
     try:
-        result = json.loads(Path(path).read_text())
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"compare: there is no {path}; hifigan-fast bench --json {path} measures one") from None
     except ValueError as error:
         raise ValueError(f"compare: {path} is not JSON: {error}") from None
     found = result.get("format") if isinstance(result, dict) else None
     if found != FORMAT:
         raise ValueError(f"compare: expected a bench.json of format {FORMAT}, got {found} in {path}; measure again")
+    lacking = [key for key in (*ALIKE, "repeats", "speed") if key not in result]
+    if lacking:
+        raise ValueError(f"compare: {path} lacks {lacking[0]!r}; measure again")
     return result
 
 
@@ -125,8 +131,10 @@ def compared(old, new):
 
     On one processor by milliseconds; on two by the ratio to the original loop, which was timed beside each.
     """
-    same = all(old[key] == new[key] for key in ("device", "processor", "threads", "what", "batch", "segment"))
+    same = all(old[key] == new[key] for key in ALIKE)
     key, unit = ("ms", "ms") if same else ("over_original", "× original")
+
+    repeated = min(old["repeats"], new["repeats"]) > 1  # a single one has no range
 
     def figures(row):
         value = row.get(key)
@@ -143,10 +151,8 @@ def compared(old, new):
             lines.append((*where, *("" if f is None else f"{f[0]:.2f}" for f in (a, b)), "", "in one only"))
             continue
         apart = b[1] > a[2] or b[2] < a[1]
-        faster = (b[0] < a[0]) == same
-        lines.append(
-            (*where, f"{a[0]:.2f}", f"{b[0]:.2f}", f"{b[0] / a[0] - 1:+.1%}", ("slower", "faster")[faster] * apart)
-        )
+        said = ("slower", "faster")[(b[0] < a[0]) == same] * apart if repeated else "?"
+        lines.append((*where, f"{a[0]:.2f}", f"{b[0]:.2f}", f"{b[0] / a[0] - 1:+.1%}", said))
     lines += [(*where, f"{f[0]:.2f}" if f else "", "", "", "in one only") for where, f in before.items()]
     headers = (*WHERE, f"old, {unit}", f"new, {unit}", "change", "beyond both ranges")
     note = "" if same else "\nother machine, threads or shape: the ratios to each run's own original loop are compared"

@@ -201,7 +201,7 @@ QUICK_RIVALS = {"cpu": (ORIGINAL, "frozen"), "cuda": tuple(name for name in RIVA
 
 def asked_ways(rivals, full, kind):
     """{name: way} to measure on a device of this kind: the original loop and ours always, PyTorch's ways `rivals`
-    (None: the quick ones, or if `full` all), and ours that compute as one of them does; all of ours if `full`.
+    (None: the quick ones, or if `full` all), and ours that compute as one of them does; by step losses if `full`.
 
     Raises ValueError for a rival that needs another device.
     """
@@ -214,7 +214,7 @@ def asked_ways(rivals, full, kind):
     alike = {(WAYS[name].arithmetic(kind), WAYS[name].graph) for name in wanted}
 
     def is_asked(name, way):
-        likewise = (way.arithmetic(kind), way.graph) in alike and name != STEP_LOSSES
-        return name in wanted or (way.ours and (full or likewise))
+        likewise = way.ours and (way.arithmetic(kind), way.graph) in alike
+        return name in wanted or (likewise and (full or name != STEP_LOSSES))
 
     return {name: way for name, way in here.items() if is_asked(name, way)}

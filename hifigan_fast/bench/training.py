@@ -30,7 +30,7 @@ def config_of(step, y):
     return load_config(TRAINING[step], batch_size=len(y), segment_size=y.shape[-1])
 
 
-def call(config, way, y):
+def ready(config, way, y):
     """A callable that does a training step on the waveforms y [B, T] and waits for it; config: a `Config`."""
     kind = OriginalTrainer if way.steps is ORIGINAL_STEPS else Trainer
     how = "fast" if way.ours else "reference", PRECISIONS[way.dtype]
@@ -43,6 +43,12 @@ def call(config, way, y):
     for _ in range(WARM_UP if trainer.cuda_graph else 0):
         run()
     return run
+
+
+def call(config, way, y):
+    """As `ready`, its networks made at the first call: what there is no memory for fails there."""
+    made = functools.cache(functools.partial(ready, config, way, y))
+    return lambda: made()()
 
 
 def _work(config, y, y_hat):

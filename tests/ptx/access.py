@@ -71,11 +71,17 @@ class _Globals:
             machine.report("out of bounds", self.i, p[~inside], machine.memory.nearest(address[~inside][0]))
         return p[inside], address[inside]
 
+    def _count(self, p, address):
+        if self.machine.counters:
+            self.machine.counters.reached_global(self.i, self.machine.lanes.warp[p], address, self.width)
+
     def read(self, p, address, size):
+        self._count(p, address)
         self.machine.order.note_read(self.i, p, address, self.width)
         return self.machine.memory.load(address, size, self.width // size)
 
     def write(self, p, address, rows, size):
+        self._count(p, address)
         self.machine.order.note_write(self.i, p, address, self.width)
         self.machine.memory.store(address, size, self.width // size, rows)
 
@@ -97,6 +103,8 @@ class Shareds:
                     machine.report(kind, self.i, p[wrong], f"shared address {int(address[wrong][0])} by {self.width}")
             fine = inside & straight
             p, address = p[fine], address[fine]
+        if machine.counters and len(p):
+            machine.counters.reached_shared(self.i, machine.lanes.warp[p], machine.lanes.thread[p], address, self.width)
         return p, machine.shared.slots(p, address, self.width)
 
     def read(self, p, slots, size):

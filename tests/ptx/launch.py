@@ -50,12 +50,14 @@ class Session:
     Attributes:
         edit: a function of PTX -> PTX, to plant a fault.
         kernels: full names of all that ran.
+        counters: `Counters` that launches add to, if they are wanted.
     """
 
     edit: object = None
     faults: Faults = field(default_factory=Faults)
     texts: list = field(default_factory=list)
     kernels: set = field(default_factory=set)
+    counters: object = None
 
     def launch(self, kernel, grid, args, meta):
         """Compile `kernel` for these arguments as the JIT would, and run it on the tensors' own memory.
@@ -71,7 +73,7 @@ class Session:
             parsed, tensors = _parsed(text), [(name, v) for name, v in made.arguments if isinstance(v, torch.Tensor)]
             values = [*made.values, *[0] * (len(parsed.params) - len(made.values))]  # scratch memory: none
             memory, params = Global(tensors), pack_params(parsed, values)
-            Machine(parsed, grid, params, memory, made.threads, made.shared, self.faults).run()
+            Machine(parsed, grid, params, memory, made.threads, made.shared, self.faults, self.counters).run()
         self.texts.append(text)
         self.kernels.add(f"{kernel.__module__}.{kernel.__name__}")
 

@@ -30,11 +30,12 @@ class Machine:
         memory: `Global` memory: the tensors that the launch may reach.
         threads, shared_bytes: of a CTA.
         faults: where they are added.
+        counters: `Counters` of this launch, if they are wanted.
     """
 
-    def __init__(self, kernel, grid, params, memory, threads, shared_bytes, faults):
+    def __init__(self, kernel, grid, params, memory, threads, shared_bytes, faults, counters=None):
         self.kernel, self.grid = kernel, tuple(grid) + (1,) * (3 - len(grid))
-        self.total, self.memory, self.faults = int(np.prod(grid)), memory, faults
+        self.total, self.memory, self.faults, self.counters = int(np.prod(grid)), memory, faults, counters
         self.params = np.frombuffer(bytes(params) + bytes(16), np.uint8)
         self.lanes = Lanes(
             kernel, min(self.total, max(1, LANES_AT_ONCE // threads)), threads, self.grid, self._symbols()
@@ -130,6 +131,8 @@ class Machine:
 
     def _run_block(self, number, mask):
         block = self.kernel.blocks[number]
+        if self.counters:
+            self.counters.ran(block, self.lanes.warps_of(mask))
         for k in range(block.begin, block.end - 1):
             self.bodies[k](mask)
         last = self.kernel.instructions[block.end - 1]

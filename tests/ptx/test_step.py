@@ -11,7 +11,9 @@ from triton.runtime.jit import JITFunction
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, parity, pooling
+from hifigan_fast.backends.cuda import windows
 from hifigan_fast.backends.cuda.kernel import Kernel
+from hifigan_fast.backends.cuda.kernels import CudaKernels
 from hifigan_fast.geometry import Layer
 
 from ..small import SmallEnsemble, assert_power_iterations_are_right
@@ -166,15 +168,37 @@ def kernels_of(backend):
     return {f"{kernel.__module__}.{kernel.__name__}" for kernel in kernels}
 
 
-@pytest.mark.parametrize("backend, target", [(TRITON, 90), (CUDA, 80)], ids=["triton", "cuda"])
-def test_every_kernel(backend, target, narrow, poisoned):
-    sessions = [
-        assert_ensemble_is_right("both norms, periods 1 and 11", "bfloat16", backend, target),
-        assert_losses_are_right(torch.bfloat16, backend, target),
-        executed_power_iterations(1, 2, backend, target),
-        assert_pooling_is_right(511, torch.float32, backend, target),
-    ]
-    assert set().union(*(session.kernels for session in sessions)) == kernels_of(backend)
+def sessions_of_every_kernel(backend, target):
+    yield assert_ensemble_is_right("both norms, periods 1 and 11", "bfloat16", backend, target)
+    yield assert_losses_are_right(torch.bfloat16, backend, target)
+    yield executed_power_iterations(1, 2, backend, target)
+    yield assert_pooling_is_right(511, torch.float32, backend, target)
+
+
+def test_every_triton_kernel(narrow, poisoned):
+    sessions = sessions_of_every_kernel(TRITON, 90)
+    assert set().union(*(session.kernels for session in sessions)) == kernels_of(TRITON)
+
+
+def test_every_cuda_kernel(narrow, poisoned, monkeypatch):
+    sessions = list(sessions_of_every_kernel(CUDA, 80))
+    direct(monkeypatch)
+    sessions.append(assert_ensemble_is_right("spectral norm, two sigmas", "bfloat16", CUDA, 80))
+    assert set().union(*(session.kernels for session in sessions)) == kernels_of(CUDA)
+
+
+def direct(monkeypatch):
+    """Have the CUDA kernels for layers of any geometry run all layers."""
+    monkeypatch.setattr(windows, "launched", lambda *_: None)
+    monkeypatch.setattr(CudaKernels, "_of_role", lambda *_: None)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("arithmetic", DTYPES)
+@pytest.mark.parametrize("name", ["odd channels", "both norms, periods 1 and 11", "groups of 8"])
+def test_layers_of_any_geometry(name, arithmetic, monkeypatch, poisoned):
+    direct(monkeypatch)
+    assert_ensemble_is_right(name, arithmetic, CUDA, 80)
 
 
 ALL = pytest.mark.parametrize("backend, target", TARGETS, ids=lambda own: getattr(own, "name", own))

@@ -15,8 +15,9 @@ from triton.runtime.jit import JITFunction
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, warm
+from hifigan_fast.backends.gpu import compilers
 from hifigan_fast.backends.gpu.devices import Absent
-from hifigan_fast.backends.triton import adversarial, ahead, convolution, stem, weights
+from hifigan_fast.backends.triton import adversarial, ahead, convolution, launch, stem, weights
 from hifigan_fast.bench.steps import FastLosses, discriminator_step
 from hifigan_fast.cli import main
 
@@ -120,7 +121,9 @@ class Recording(ahead.Driver):
 @pytest.fixture
 def device(monkeypatch):
     made = []
+    monkeypatch.setattr(launch.Compiled, "driven", lambda *_: None)  # there is no driver
     monkeypatch.setattr(ahead, "Driver", lambda target: made.append(Recording(target)) or made[0])
+    monkeypatch.setattr(launch.Compiled, "driven", lambda *_: None)  # by a driver that is not Triton's
     with ahead.pretending(Absent("sm_80")), hf.use_backend("triton"):
         yield made[0]
 
@@ -155,10 +158,10 @@ def test_an_error_of_the_compiler_is_raised_where_the_kernel_is_launched(device)
 
 
 def test_what_takes_long_is_said(capsys, monkeypatch):
-    monkeypatch.setattr(ahead, "PATIENCE", 0.01)
-    with ahead._Compilers() as compilers:
+    monkeypatch.setattr(compilers, "PATIENCE", 0.01)
+    with compilers.Compilers() as threads:
         over = threading.Event()
-        compilers.submit(over.wait)
-        compilers.tell(threading.Event())
+        threads.submit(over.wait)
+        threads.tell(threading.Event())
         over.set()
     assert "compiling kernels, 0 of 1; they are kept" in capsys.readouterr().err

@@ -1,25 +1,23 @@
 """The window kernels of csrc/cuda by themselves: tensors of a layer and some runs, and what PyTorch makes of them."""
 
+import contextlib
+import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from cuda.bindings import nvrtc
 
-from hifigan_fast.backends.cuda import blocks, tiles
-from hifigan_fast.backends.cuda.kernel import Kernel
-from hifigan_fast.backends.gpu import tables
+from hifigan_fast.backends.cuda import blocks, compiler, kernel
+from hifigan_fast.backends.cuda import windows as launches
+from hifigan_fast.backends.cuda.kernels import CudaKernels
+from hifigan_fast.backends.gpu.convolutions import geometry
 from hifigan_fast.geometry import Layer, Run
 
 from .launch import executing_cuda
 
-
-def _kernel(direction, parameters):
-    return Kernel(direction, tuple(parameters.split()), source=f"convolution_{direction}")
-
-
-FORWARD = _kernel("forward", "x weight bias out runs tiles spans slope")
-INPUT_GRAD = _kernel("input_grad", "grad_out weight saved map_grads matching grad_in runs tiles spans slope")
-WEIGHT_GRAD = _kernel("weight_grad", "x grad_out partial partial_bias runs tiles splits")
+KERNELS = CudaKernels()
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")
 
@@ -31,7 +29,7 @@ def rounded(tensor):
 
 @dataclass
 class Case:
-    """A layer's tensors over runs of different weights, of `dtype`; in TF32 weights and gradients are rounded, as they come.
+    """A layer's tensors over runs of different weights; for TF32 weights and gradients are rounded, as they come.
 
     Attributes:
         x, grad, out: a tensor for each run, [sequence, row, channel]; grad is of out.
@@ -65,29 +63,40 @@ class Case:
             weight, grads = rounded(weight), [rounded(grad) for grad in grads]
         return cls(layer, kind, tuple(runs), xs, grads, weight, bias)
 
-    def constants(self, direction, target, chosen):
-        layer = self.layer
-        own = chosen or blocks.blocks_of(direction, layer, self.kind, target)
-        geometry = ("in_channels", "out_channels", "groups", "taps", "stride", "padding")
-        named = zip(("IN", "OUT", "GROUPS", "TAPS", "STRIDE", "PADDING"), geometry)
-        constants = {name: getattr(layer, field) for name, field in named} | own.constants()
-        return own, constants | {"PRECISION": self.kind, "SHARED": blocks.shared_bytes(direction, own, self.kind)}
+    @property
+    def weights(self):
+        return SimpleNamespace(packed=self.weight, bias=self.bias)
 
 
-def forward(case, target=80, chosen=None, edit=None):
-    """(the session, [out of each run])"""
-    own, constants = case.constants("forward", target, chosen)
-    layer, runs = case.layer, case.runs
-    walked = tiles.walked(runs, layer, own, 2, CPU)
-    x = torch.cat([x.flatten() for x in case.x])
-    rows = sum(run.sequences * run.out_rows for run in runs)
-    out = torch.full((rows * layer.out_channels,), float("nan"), dtype=x.dtype)
-    grid = len(walked.spans), layer.groups * -(-layer.out_channels // layer.groups // own.columns)
+def found(layer, direction, kind, target):
+    """As `launches.launched`: (`Blocks`, the constants of a launch)."""
+    own = blocks.blocks_of(direction, layer, kind, target)
+    constants = {"PRECISION": kind, "SHARED": blocks.shared_bytes(direction, own, kind)}
+    return own, geometry(layer) | own.constants() | constants
+
+
+@contextlib.contextmanager
+def _executing(case, target, edit, counters):
     with executing_cuda(target, edit, tf32=case.kind == "tf32") as session:
-        args = x, case.weight, case.bias, out, tables.runs_on(runs, CPU), walked.tiles, walked.spans, layer.slope
-        session.launch(FORWARD, grid, args, constants)
-    sizes = [run.sequences * run.out_rows * layer.out_channels for run in runs]
-    return session, [o.view(grad.shape) for o, grad in zip(out.split(sizes), case.grad)]
+        session.counters = counters
+        yield session
+
+
+def _flat(tensors):
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def _apart(flat, like):
+    return [own.view(t.shape) for own, t in zip(flat.split([t.numel() for t in like]), like)]
+
+
+def forward(case, target=80, edit=None, counters=None):
+    """(the session, [out of each run])"""
+    out = torch.full_like(_flat(case.grad), float("nan"))
+    how = found(case.layer, "forward", case.kind, target)
+    with _executing(case, target, edit, counters) as session:
+        launches.forward(KERNELS, how, case.layer, case.runs, _flat(case.x), case.weights, out)
+    return session, _apart(out, case.grad)
 
 
 def plain_forward(case, run, dtype, operands):
@@ -98,23 +107,16 @@ def plain_forward(case, run, dtype, operands):
     return F.leaky_relu(y, layer.slope).transpose(1, 2)
 
 
-def _flat(tensors):
-    return torch.cat([t.flatten() for t in tensors])
-
-
-def input_grad(case, target=80, chosen=None, edit=None, given=None, matching=None):
+def input_grad(case, target=80, edit=None, counters=None, given=None, matching=None):
     """(the session, [gradient of each run's x]); `given`: for each run a tensor like x, or None."""
-    own, constants = case.constants("input_grad", target, chosen)
-    layer, runs = case.layer, case.runs
-    walked = tiles.walked_phases(runs, layer, own, 2, CPU)
-    saved = _flat(case.x)
+    saved, slope = _flat(case.x), case.layer.slope
     grad_in = torch.full_like(saved, float("nan"))
-    grid = len(walked.spans), layer.groups * -(-layer.in_channels // layer.groups // own.columns)
-    given = tuple(given or [None] * len(runs))
-    with executing_cuda(target, edit, tf32=case.kind == "tf32") as session:
-        args = (_flat(case.grad), case.weight, saved, given, matching, grad_in, tables.runs_on(runs, CPU))
-        session.launch(INPUT_GRAD, grid, (*args, walked.tiles, walked.spans, layer.slope), constants)
-    return session, [g.view(x.shape) for g, x in zip(grad_in.split([x.numel() for x in case.x]), case.x)]
+    how = found(case.layer, "input_grad", case.kind, target)
+    maps = tuple(given or [None] * len(case.runs)), matching
+    with _executing(case, target, edit, counters) as session:
+        tensors = _flat(case.grad), case.weights, saved, *maps, grad_in
+        launches.input_grad(KERNELS, how, case.layer, slope, case.runs, *tensors)
+    return session, _apart(grad_in, case.x)
 
 
 def plain_input_grad(case, run, dtype, given=None, matching=None):
@@ -129,22 +131,13 @@ def plain_input_grad(case, run, dtype, given=None, matching=None):
     return torch.where(x > 0, own, own * layer.slope)
 
 
-def weight_grad(case, target=80, chosen=None, edit=None, wanted=2):
+def weight_grad(case, target=80, edit=None, counters=None):
     """(the session, [(gradient of weights, of biases) of each run])"""
-    own, constants = case.constants("weight_grad", target, chosen)
-    layer, runs = case.layer, case.runs
-    walked, of_set = tiles.split(runs, layer, own, wanted, CPU)
-    group = layer.in_channels // layer.groups
-    partial = torch.full((len(walked.spans), layer.out_channels, layer.taps, group), float("nan"))
-    bias = torch.full((len(walked.spans), layer.out_channels), float("nan"))
-    columns = -(-layer.taps // own.taps) * -(-group // own.channels)
-    grid = len(walked.spans), layer.groups * -(-layer.out_channels // layer.groups // own.columns), columns
-    with executing_cuda(target, edit, tf32=case.kind == "tf32") as session:
-        args = _flat(case.x), _flat(case.grad), partial, bias, tables.runs_on(runs, CPU), walked.tiles, walked.spans
-        session.launch(WEIGHT_GRAD, grid, args, constants)
-    return session, [
-        tuple(sums[slice(*of_set[run])].double().sum(0) for sums in (partial, bias)) for run in range(len(runs))
-    ]
+    how = found(case.layer, "weight_grad", case.kind, target)
+    with _executing(case, target, edit, counters) as session:
+        sums = launches.weight_grad(KERNELS, how, case.layer, case.runs, _flat(case.x), _flat(case.grad))
+    splits = [slice(*sums.of_set[run.weights]) for run in case.runs]
+    return session, [(sums.partial[own].double().sum(0), sums.bias[own].double().sum(0)) for own in splits]
 
 
 def plain_weight_grad(case, run, dtype, operands):
@@ -153,3 +146,33 @@ def plain_weight_grad(case, run, dtype, operands):
     shape = layer.out_channels, layer.in_channels // layer.groups, layer.taps
     weight = torch.nn.grad.conv1d_weight(x, shape, grad, layer.stride, layer.padding, 1, layer.groups)
     return weight.transpose(1, 2), grad.sum((0, 2))
+
+
+def registers(layer, direction, kind, target):
+    """(registers, bytes of stack) of a thread, as the assembler says."""
+    _, constants = found(layer, direction, kind, target)
+    maps, floats = torch.empty(0, dtype=DTYPES[kind]), torch.empty(0)
+    table = torch.empty(0, dtype=torch.int64)
+    entry, args = {
+        "forward": (KERNELS.window_forward, (maps, maps, floats, maps, table, table, table, 0.1)),
+        "input_grad": (
+            KERNELS.window_input_grad,
+            (maps, maps, maps, (maps,) * 10, floats, maps, table, table, table, 0.1),
+        ),
+        "weight_grad": (KERNELS.window_weight_grad, (maps, maps, floats, floats, table, table, table)),
+    }[direction]
+    args, constants = kernel.arguments(entry, args, constants)
+    included = compiler.headers() | {"specialised.cuh": kernel.specialisation(entry, args, constants)}
+    log = _assembler_says(compiler.source(entry.source), included, target)
+    return tuple(int(re.search(pattern, log)[1]) for pattern in (r"Used (\d+) registers", r"(\d+) bytes stack frame"))
+
+
+def _assembler_says(source, included, target):
+    names, texts = ([text.encode() for text in own] for own in (included, included.values()))
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", len(names), texts, names)
+    options = [f"--gpu-architecture=sm_{target}", *compiler.OPTIONS["cubin"], "--ptxas-options=-v"]
+    nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    log = bytes(nvrtc.nvrtcGetProgramLogSize(program)[1])
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(program)
+    return log.decode()

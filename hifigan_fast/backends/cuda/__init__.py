@@ -6,9 +6,9 @@ capability 7.5.
 
 import torch
 
-from ..gpu import GpuBackend, devices
+from ..gpu import GpuBackend, compilers, devices
 from . import compiler, driver, windows
-from .kernels import CudaKernels
+from .kernels import CudaKernels, side_by_side
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LEAST_CAPABILITY = (7, 5)
@@ -49,6 +49,9 @@ class CudaBackend(GpuBackend):
     def arithmetic(self, device, dtype):
         exact = dtype != torch.float32 or not devices.tf32(device)
         return super().arithmetic(device, dtype) if exact else "tf32"
+
+    def whole(self, run):
+        return compilers.whole(run, side_by_side)
 
     def forward(self, role, layer, runs, x, weights, out):
         found = role == "conv" and windows.launched("forward", layer, out)

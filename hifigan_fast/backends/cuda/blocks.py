@@ -4,12 +4,13 @@ A *chunk* is 16 bytes of channels. A *window* has a slot for each input row that
 """
 
 import functools
-from dataclasses import asdict, dataclass
+import itertools
+from dataclasses import asdict, dataclass, replace
 
 # KiB of shared memory that a program may have, by compute capability.
 SHARED = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 SUMS = {True: 160, False: 64}  # of a thread of a weight gradient, by whether matrix units add them up
-SEQUENCES = 4  # that begin within a tile before it has fewer rows
+SEQUENCES = 4, 32  # that begin within a tile before it has fewer rows: at least, and where memory is left
 
 
 def _up(number, step):
@@ -73,41 +74,62 @@ def shared_bytes(direction, blocks, kind):
     return blocks.windows * window + blocks.stages * blocks.columns * blocks.taps * blocks.channels * size
 
 
+def _widest(kind):
+    """Columns of a dense layer's programs, of which a multiprocessor holds one."""
+    return 64 if kind == "float32" else 128
+
+
 def _width(channels, least, most):
     """A power of two that has them, within limits."""
     return min(most, max(least, 1 << (channels - 1).bit_length()))
 
 
-def _walked(direction, layer, kind, rows, resident):
-    """A forward pass's or an input gradient's blocks with so many rows."""
-    forward, fused, chunk = direction == "forward", kind == "float32", chunk_size(kind)
+def _walked(direction, layer, kind, rows, most, stages):
+    """A forward pass's or an input gradient's blocks, with windows of `most` chunks; None where they make no sense."""
+    forward, chunk = direction == "forward", chunk_size(kind)
     group = layer.in_channels // layer.groups, layer.out_channels // layer.groups
     source, results = group if forward else group[::-1]
     step, taps = (layer.stride, layer.taps) if forward else (1, -(-layer.taps // layer.stride))
-    columns = _width(results, 16 if fused or chunk == 4 else 8, 64 if fused else 128)
-    along = 2 if columns >= (64 if fused else 128) else 1
-    channels = min(_up(source, chunk), 4 * chunk if source > 8 * chunk else 8 * chunk)
-    at_once = taps if resident else min(taps, max(1, 8 * chunk // channels))
-    steps, parts = -(-taps // at_once), -(-source // channels)
-    if resident and parts > 1:
+    columns = _width(results, 16 if chunk == 4 else 8, _widest(kind))
+    along = 2 if columns == _widest(kind) else 1
+    channels = min(_up(source, chunk), most * chunk)
+    parts, stay = -(-source // channels), stages == 1
+    # Of a stage as many chunks that a warp has 128 products by matrix units, or 64.
+    at_once = taps if stay else 1 if parts > 1 else min(taps, max(1, max(8, 512 // columns) * chunk // channels))
+    if (stay and parts > 1) or (not stay and stages > max(2, -(-taps // at_once) + 1)):
         return None
-    stages = 1 if resident else 2 if steps == 1 else min(4, steps + 1)
-    windows = 2 if resident or parts > 1 else 1
-    slots = rows * step + SEQUENCES * gap(step, taps)
-    return Blocks(rows, columns, channels, at_once, stages, windows, slots, 4 // along, along)
+    windows = 2 if stay or parts > 1 else 1
+    slots = rows * step + SEQUENCES[0] * gap(step, taps)
+    return Blocks(rows, columns, channels, at_once, stages, windows, slots, 4, along)
 
 
-def _summed(layer, kind, rows):
-    """A weight gradient's blocks with so many rows at a time."""
+def _summed(layer, kind, rows, stages):
+    """A weight gradient's blocks with so many rows at a time and stages."""
     fused, chunk = kind == "float32", chunk_size(kind)
     source, results = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-    columns = _width(results, 32 if fused else 16, 64 if fused else 128)
+    columns = _width(results, 32 if fused else 16, _widest(kind))
     down = max(1, columns // 64)
     channels = min(_up(source, chunk), 8 * chunk)
     most = max(1, SUMS[not fused] * 256 // columns // channels)
     taps = -(-layer.taps // -(-layer.taps // most))
-    slots = rows * layer.stride + SEQUENCES * gap(layer.stride, taps)
-    return Blocks(rows, columns, channels, taps, 3, 1, slots, down, 8 // down)
+    slots = rows * layer.stride + SEQUENCES[0] * gap(layer.stride, taps)
+    return Blocks(rows, columns, channels, taps, stages, 1, slots, down, 8 // down)
+
+
+def _filled(direction, layer, kind, own, limit):
+    """The same with longer windows where bytes of shared memory are left; of wide programs only, which are alone."""
+    if own.columns < _widest(kind):
+        return own
+    step, taps = {
+        "forward": (layer.stride, layer.taps),
+        "input_grad": (1, -(-layer.taps // layer.stride)),
+        "weight_grad": (layer.stride, own.taps),
+    }[direction]
+    buffers = own.stages if direction == "weight_grad" else own.windows
+    each = buffers * own.channels * 16 // chunk_size(kind)
+    left = (limit - shared_bytes(direction, own, kind)) // each // 8 * 8
+    more = (SEQUENCES[1] - SEQUENCES[0]) * gap(step, taps)
+    return replace(own, slots=own.slots + min(left, more))
 
 
 @functools.cache
@@ -122,14 +144,16 @@ def blocks_of(direction, layer, kind, target):
     Raises:
         ValueError: a layer whose taps do not fit.
     """
-    limit = 1024 * SHARED[target]
     if direction == "weight_grad":
-        tries = [_summed(layer, kind, rows) for rows in (64, 32, 16)]
+        tries = [_summed(layer, kind, *size) for size in ((64, 3), (32, 3), (16, 3), (16, 2))]
     else:
-        most = 256 if min(layer.in_channels, layer.out_channels) // layer.groups <= 64 else 128
-        sizes = [rows for rows in (256, 128, 64) if rows <= most]
-        tries = [_walked(direction, layer, kind, rows, resident) for resident in (True, False) for rows in sizes]
-    for own in tries:
-        if own and shared_bytes(direction, own, kind) <= limit:
-            return own
+        stages = (8, 1), (8, 4), (8, 3), (4, 4), (4, 3), (4, 2), (2, 2)
+        sizes = ((rows, *rest) for rows, rest in itertools.product((256, 128, 64), stages))
+        tries = [own for size in sizes if (own := _walked(direction, layer, kind, *size))]
+    two = (SHARED[target] + 1) // 2 - 1  # KiB of each of two programs that a multiprocessor holds at once
+    for least in (256, 0):
+        for own in tries:
+            limit = SHARED[target] if own.threads >= least else two
+            if shared_bytes(direction, own, kind) <= 1024 * limit:
+                return _filled(direction, layer, kind, own, 1024 * limit)
     raise ValueError(f"layer: {layer.taps} taps do not fit into {SHARED[target]} KiB of shared memory, got {layer}")

@@ -84,12 +84,18 @@ def compiled(name, specialised, target, form):
         form: "ptx" or "cubin".
     """
     included = headers() | {"specialised.cuh": specialised}
-    what = (name, source(name), *included.items(), *version(), target, form, *OPTIONS[form])
-    file = f"{name}-sm_{target}-{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.{form}"
+    return _compiled(name, source(name), tuple(included.items()), version(), target, form)
+
+
+@functools.lru_cache(maxsize=512)
+def _compiled(*what):
+    name, text, included, _, target, form = what
+    key = hashlib.sha256(repr((*what, OPTIONS[form])).encode()).hexdigest()[:32]
+    file = f"{name}-sm_{target}-{key}.{form}"
     try:
         return (cache.folder() / KEPT / file).read_bytes()
     except OSError:
-        code = compile_(name, included, target, form)
+        code = compile_(name, text, dict(included), target, form)
     _keep(file, code)
     return code
 
@@ -107,12 +113,12 @@ def _keep(name, code):
         return
 
 
-def compile_(name, included, target, form):
-    """As `compiled`, by NVRTC, which leaves Python meanwhile."""
+def compile_(name, text, included, target, form):
+    """As `compiled`, of the source `text`, by NVRTC, which leaves Python meanwhile."""
     from cuda.bindings import nvrtc
 
     names, texts = ([text.encode() for text in own] for own in (included, included.values()))
-    program = _checked(nvrtc.nvrtcCreateProgram(source(name).encode(), f"{name}.cu".encode(), len(names), texts, names))
+    program = _checked(nvrtc.nvrtcCreateProgram(text.encode(), f"{name}.cu".encode(), len(names), texts, names))
     try:
         architecture = f"--gpu-architecture={'compute' if form == 'ptx' else 'sm'}_{target}"
         options = [option.encode() for option in (architecture, *OPTIONS[form])]

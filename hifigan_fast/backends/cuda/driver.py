@@ -4,9 +4,12 @@ import ctypes
 import functools
 import struct
 
+from ..gpu.driver import Function, have_context
+from . import compiler
 from .kernel import kind
 
 FORMATS = {int: "q", float: "f"}
+NUMBERS = {int: "integer", float: "fp32"}  # as `gpu.driver` has them
 STATIC_SHARED = 48 * 1024  # bytes: for more a kernel must ask
 
 
@@ -24,8 +27,14 @@ def missing():
         from cuda.bindings import driver
 
         _checked(driver.cuInit(0))
+        known = _checked(driver.cuDriverGetVersion())  # 13050 of 13.5
     except (ImportError, RuntimeError) as error:
         return f"CUDA's driver does not answer: {error}".splitlines()[0]
+    if known // 1000 < compiler.version()[0]:  # its code would not load
+        found, made = f"{known // 1000}.{known % 1000 // 10}", ".".join(map(str, compiler.version()))
+        return (
+            f"the driver is CUDA {found}'s, NVRTC is of {made}: a newer driver, or cuda-bindings of {found} or before"
+        )
     return None
 
 
@@ -40,32 +49,38 @@ class Layout:
 
     def __call__(self, values):
         """(the buffer, pointers to its parameters)"""
-        data = ctypes.create_string_buffer(self._struct.pack(*flat(values)), self._struct.size)
+        data = ctypes.create_string_buffer(self._struct.pack(*_flat(values)), self._struct.size)
         begin = ctypes.addressof(data)
         return data, (ctypes.c_void_p * len(self._places))(*[begin + place for place in self._places])
 
 
-def flat(values):
-    """Addresses and numbers one behind the other; 0 where there is no tensor."""
-    for value in values:
-        if type(value) is tuple:
-            yield from [own or 0 for own in value]
-        else:
-            yield 0 if value is None else value
+def _without_none(value):
+    """0 is the address of what is not there."""
+    return tuple([own or 0 for own in value]) if type(value) is tuple else 0 if value is None else value
+
+
+def _flat(values):
+    """Addresses and numbers one behind the other."""
+    for value in map(_without_none, values):
+        yield from value if type(value) is tuple else (value,)
 
 
 class Loaded:
     """A kernel on the current device, as it is launched.
 
     Args:
-        code: of `compiler.compiled`, a cubin; layout: of its arguments.
+        code: of `compiler.compiled`, a cubin.
+        args: that it is specialised for.
         constants: THREADS of a block, SHARED bytes that a launch adds to it, launch_cooperative_grid.
+        index: the device's number.
     """
 
-    def __init__(self, code, name, layout, constants):
+    def __init__(self, code, name, args, constants, index):
         from cuda.bindings import driver
 
-        self._layout = layout
+        have_context(index)
+        self._layout, self._index = Layout(args), index
+        self._kinds = [NUMBERS.get(kind(argument), "pointer") for argument in args]
         self._threads, self._shared = constants["THREADS"], constants.get("SHARED", 0)
         self._library = _checked(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
         kernel = _checked(driver.cuLibraryGetKernel(self._library, name.encode()))
@@ -78,7 +93,15 @@ class Loaded:
         else:
             self._launch, self._rest = driver.cuLaunchKernel, (0,)
 
+    def driven(self, values):
+        """As `gpu.program.Launch` says."""
+        if not self._rest:
+            return None
+        function = Function(int(self._function), self._threads, self._shared)
+        return function, [(own, _without_none(value)) for own, value in zip(self._kinds, values, strict=True)]
+
     def __call__(self, grid, stream, values):
+        have_context(self._index)
         data, pointers = self._layout(values)  # the driver copies both
         blocks = (*grid, *(1, 1, 1)[len(grid) :], self._threads, 1, 1)
         _checked(self._launch(self._function, *blocks, self._shared, stream, ctypes.addressof(pointers), *self._rest))

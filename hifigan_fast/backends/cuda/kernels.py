@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from ..contract import ALIGNED
-from ..gpu import devices
-from ..gpu.kernels import Kernels
+from ..gpu import compilers, devices
+from ..gpu.kernels import Kernels, instead_of_launching
 from . import compiler, driver
 from .kernel import Kernel, arguments, kind, specialisation
 
@@ -133,13 +133,35 @@ class CudaKernels(Kernels):
     def run(self, device, kernel, grid, args, meta):
         with self.on_device(device) as (index, stream):
             args, constants = arguments(kernel, args, meta)
-            key = (index, kernel.name, *constants.values(), *map(kind, args))  # a kernel's keywords have one order
+            key = (index, kernel.source, *constants.values(), *map(kind, args))  # a kernel's keywords have one order
             loaded = self._loaded.get(key)
             if loaded is None:
+                compilers.ask()
                 code = compiled(kernel, args, constants, devices.capability(device), "cubin")
-                loaded = self._loaded[key] = driver.Loaded(code, kernel.name, driver.Layout(args), constants)
+                loaded = self._loaded[key] = driver.Loaded(code, kernel.name, args, constants, index)
             loaded(grid, stream, values(args))
             return loaded
+
+
+@contextlib.contextmanager
+def side_by_side():
+    """Within the block nothing is launched, and all that would be is compiled, by the time that it ends.
+
+    Yields a list of futures of the compilations: of those that failed `result()` says why.
+    """
+    with compilers.Compilers() as threads, threads.telling():
+        asked = set()
+
+        def compile_only(kernel, grid, args, meta):
+            args, constants = arguments(kernel, args, meta)
+            device = next(own.device for own in args if isinstance(own, torch.Tensor))
+            what = kernel.source, specialisation(kernel, args, constants), devices.capability(device)
+            if what not in asked:
+                asked.add(what)
+                threads.submit(compiled, kernel, args, constants, what[2], "cubin")
+
+        with instead_of_launching(compile_only):
+            yield threads.asked
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Which rows the window kernels' tiles have: fewer where the sequences of many rows would not fit into a window."""
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -42,6 +43,11 @@ def _cut(runs, weights, rows_of, step, taps, own):
             yield from ((index, begin, min(begin + count, rows)) for begin in range(0, rows, count))
 
 
+def _rows_of_phase(layer, phase, run):
+    """Input rows of a sequence that one phase of the stride reads."""
+    return -(-(run.in_rows - (phase - layer.padding) % layer.stride) // layer.stride)
+
+
 def _sets(runs):
     return sorted({run.weights for run in runs})
 
@@ -67,8 +73,8 @@ def walked_phases(runs, layer, own, programs, device):
     """The same of an input gradient, of whose weights each phase has its own."""
     found, spans, stride = [], [], layer.stride
     for weights, phase in itertools.product(_sets(runs), range(stride)):
-        first, begin = (phase - layer.padding) % stride, len(found)
-        cut = _cut(runs, weights, lambda run: -(-(run.in_rows - first) // stride), 1, -(-layer.taps // stride), own)
+        begin, rows_of = len(found), functools.partial(_rows_of_phase, layer, phase)
+        cut = _cut(runs, weights, rows_of, 1, -(-layer.taps // stride), own)
         found += [(index, phase, *rows) for index, *rows in cut]
         spans += _spans(begin, len(found), max(1, programs // stride) if own.stages == 1 else len(found))
     return Walked(_table(found, 4, device), _table(spans, 2, device))

@@ -59,8 +59,8 @@ def _checked(result):
         raise RuntimeError(f"CUDA: {(text.value or b'an unknown error').decode()} ({result})")
 
 
-def _have_context(device):
-    """A thread that only ever took memory from PyTorch's cache has no context yet."""
+def have_context(device):
+    """Make that device this thread's if it has none: as one that only ever took memory from PyTorch's cache."""
     if getattr(_own, "ready", False):
         return
     library, context = _library(), ctypes.c_void_p()
@@ -103,7 +103,7 @@ class Launches:
     def __call__(self, device, stream, addresses):
         """Launch all on `stream` of the current device, of that number; addresses: where each slot's memory begins."""
         launch = _library().cuLaunchKernelEx
-        _have_context(device)
+        have_context(device)
         with self._lock:  # the parameters are one thread's until the last launch has read them
             self._words[self._at] = np.array(addresses, np.uint64)[self._slots] + self._offsets
             if stream != self._stream:

@@ -56,7 +56,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def config(self, direction, role, layer, like):
-        """(Which kernel a layer is launched by, its blocks BM, BN, BK and their `arguments()`), for maps like a tensor."""
+        """Which kernel runs a layer for maps like a tensor, and its blocks BM, BN, BK with a launch's `arguments()`."""
 
     @abstractmethod
     def of_rows(self, device):

@@ -5,20 +5,13 @@ a tenth of the time.
 """
 
 import contextlib
-import contextvars
 import os
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from ..gpu import compilers
 from ..gpu.devices import standing_for
-from ..gpu.kernels import instead, instead_of_launching
-
-PATIENCE = 2.0  # seconds until it is said what takes so long
-
-_whole = contextvars.ContextVar("hifigan_fast_triton_whole", default=False)
+from ..gpu.kernels import instead_of_launching
 
 
 def interpreting():
@@ -77,33 +70,6 @@ def compile_only(kernel, grid, args, meta):
     return kernel.warmup(*args, grid=grid, **meta)
 
 
-class _Compilers(ThreadPoolExecutor):
-    """Threads, one a core that this process may use, and all that they were asked for."""
-
-    def __init__(self):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one training run on this machine
-        super().__init__(max(1, cores // local))
-        self.asked = []
-
-    def submit(self, *work):
-        self.asked.append(super().submit(*work))
-        return self.asked[-1]
-
-    def tell(self, over):
-        """Say how far they are, from time to time until it is `over`: on a terminal, else once."""
-        while not over.wait(PATIENCE):
-            done, terminal = sum(future.done() for future in self.asked), sys.stderr.isatty()
-            print(
-                f"hifigan_fast: compiling kernels, {done} of {len(self.asked)}; they are kept for the next time",
-                file=sys.stderr,
-                end="\r" if terminal else "\n",
-                flush=True,
-            )
-            if not terminal:
-                return
-
-
 @contextlib.contextmanager
 def side_by_side():
     """Within the block nothing is launched, and all that would be is compiled, by the time that it ends.
@@ -112,18 +78,13 @@ def side_by_side():
     """
     from triton import AsyncCompileMode
 
-    with _Compilers() as compilers:
-        over = threading.Event()
-        threading.Thread(target=compilers.tell, args=[over], daemon=True).start()
-        try:
-            with AsyncCompileMode(compilers, ignore_errors=True), instead_of_launching(compile_only):
-                yield compilers.asked
-        finally:
-            over.set()
-
-
-class _NotCompiled(Exception):
-    """A launch within `whole` that Triton has no kernel for yet."""
+    with (
+        compilers.Compilers() as threads,
+        threads.telling(),
+        AsyncCompileMode(threads, ignore_errors=True),
+        instead_of_launching(compile_only),
+    ):
+        yield threads.asked
 
 
 def watch():
@@ -133,25 +94,12 @@ def watch():
     before = knobs.runtime.jit_cache_hook
 
     def ask(*args, **what):
-        if _whole.get():
-            raise _NotCompiled
+        compilers.ask()
         return before(*args, **what) if before else None
 
     knobs.runtime.jit_cache_hook = ask
 
 
 def whole(run):
-    """What `run()` returns, which may be begun again: where Triton has no kernel for a launch yet, all that `run`
-    would launch are compiled first, side by side."""
-    if instead() is not None:
-        return run()
-    token = _whole.set(True)
-    try:
-        return run()
-    except _NotCompiled:
-        pass
-    finally:
-        _whole.reset(token)
-    with side_by_side():
-        run()
-    return run()
+    """What `run()` returns, which may be begun again: see `compilers.whole`."""
+    return compilers.whole(run, side_by_side)

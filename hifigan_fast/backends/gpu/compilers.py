@@ -1,0 +1,81 @@
+"""Kernels compiled before they are launched: all of a pass side by side, by threads.
+
+The compilers leave Python but for a tenth of the time.
+"""
+
+import contextlib
+import contextvars
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from .kernels import instead
+
+PATIENCE = 2.0  # seconds until it is said what takes so long
+
+_whole = contextvars.ContextVar("hifigan_fast_whole_pass", default=False)
+
+
+class Compilers(ThreadPoolExecutor):
+    """Threads, one a core that this process may use, and all that they were asked for."""
+
+    def __init__(self):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one training run on this machine
+        super().__init__(max(1, cores // local))
+        self.asked = []
+
+    def submit(self, *work):
+        self.asked.append(super().submit(*work))
+        return self.asked[-1]
+
+    def tell(self, over):
+        """Say how far they are, from time to time until it is `over`: on a terminal, else once."""
+        while not over.wait(PATIENCE):
+            done, terminal = sum(future.done() for future in self.asked), sys.stderr.isatty()
+            print(
+                f"hifigan_fast: compiling kernels, {done} of {len(self.asked)}; they are kept for the next time",
+                file=sys.stderr,
+                end="\r" if terminal else "\n",
+                flush=True,
+            )
+            if not terminal:
+                return
+
+    @contextlib.contextmanager
+    def telling(self):
+        """Within the block it is told."""
+        over = threading.Event()
+        threading.Thread(target=self.tell, args=[over], daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+
+class _NotCompiled(Exception):
+    """A launch within `whole` that there is no kernel for yet."""
+
+
+def ask():
+    """For a backend that is about to compile: within `whole` it is not to, yet."""
+    if _whole.get():
+        raise _NotCompiled
+
+
+def whole(run, side_by_side):
+    """What `run()` returns, which may be begun again: where there is no kernel for a launch yet, all that `run` would
+    launch are compiled first, within `side_by_side()`."""
+    if instead() is not None:
+        return run()
+    token = _whole.set(True)
+    try:
+        return run()
+    except _NotCompiled:
+        pass
+    finally:
+        _whole.reset(token)
+    with side_by_side():
+        run()
+    return run()

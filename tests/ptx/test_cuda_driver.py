@@ -1,0 +1,144 @@
+"""Launches of the CUDA backend through cuda-bindings: what a stub of the driver is asked for."""
+
+import contextlib
+import ctypes
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+
+import hifigan_fast as hf
+from benchmarks import host
+from hifigan_fast import dispatch
+from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernels
+from hifigan_fast.backends.gpu import devices, program
+from hifigan_fast.backends.gpu import driver as launches
+from hifigan_fast.geometry import ensemble_of
+
+from .test_driver import HEARD, small, step
+
+CUDA = dispatch.BACKENDS["cuda"]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """[(grid, block, shared memory, stream, function, parameters)] of all launches; a parameter is its bytes."""
+    found, sizes = [], SimpleNamespace(next=[])
+
+    def hear(config, function, parameters):
+        if not sizes.next:  # a recorded pass, of which nothing is expected
+            return
+        c = config.contents
+        words = tuple(ctypes.string_at(parameters[n], size) for n, size in enumerate(sizes.next.pop(0)))
+        found.append((list(c.grid), list(c.block), c.shared, c.stream, function, words))
+
+    callback, run = HEARD(hear), driver.Loaded.__call__
+    place = ctypes.c_void_p.in_dll(host.stub_driver(), "heard")
+
+    def call(self, grid, stream, values):
+        sizes.next.append([8 * len(v) if isinstance(v, tuple) else 4 if isinstance(v, float) else 8 for v in values])
+        run(self, grid, stream, values)
+
+    monkeypatch.setenv("TRITON_LIBCUDA_PATH", "")  # which the stub sets
+    monkeypatch.setattr(launches, "_library", launches._library.__wrapped__)
+    monkeypatch.setattr(driver.Loaded, "__call__", call)
+    place.value = ctypes.cast(callback, ctypes.c_void_p).value
+    yield SimpleNamespace(launches=found, sizes=sizes)
+    place.value = None
+
+
+@pytest.fixture
+def device(asked, monkeypatch):
+    """CPU tensors pass as an H200's."""
+    monkeypatch.setattr(devices, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(devices, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(devices, "tf32", lambda device: False)
+    monkeypatch.setattr(CudaBackend, "cannot_run", lambda self, device, dtype: None)
+    monkeypatch.setattr(CUDA.kernels, "_loaded", {})
+    ensemble_of.cache_clear()
+    with hf.use_backend("cuda"):
+        yield asked
+
+
+def test_parameters_are_as_the_kernel_has_them(asked):
+    some = torch.zeros(1)
+    args, values = (some, 1.5, (some, None, some), None, 7), (16, 1.5, (32, None, 48), None, 7)
+    for constants, shared in (({"SHARED": 100_000}, 100_000), ({"launch_cooperative_grid": True}, 0)):
+        loaded = driver.Loaded(b"", "name", args, {"THREADS": 96} | constants, 0)
+        loaded((3, 4), 5, values)
+        grid, block, own_shared, stream, _, words = asked.launches.pop()
+        assert (grid, block, own_shared, stream) == ([3, 4, 1], [96, 1, 1], shared, 5)
+        whole = [16, torch.tensor(1.5).view(torch.int32).item(), 32 | 48 << 128, 0, 7]
+        assert words == tuple(w.to_bytes(size, "little") for w, size in zip(whole, (8, 4, 24, 8, 8)))
+
+
+def test_a_recorded_pass_asks_for_the_same(device, monkeypatch):
+    recorded, begin, end = [], program.Recording.__init__, program.Recording.program
+
+    def start(self, *args):
+        begin(self, *args)
+        self.before = len(device.launches)
+
+    def stop(self, results):
+        made = end(self, results)
+        recorded.append((made, [first for first, *_ in self.slots], device.launches[self.before :]))
+        return made
+
+    monkeypatch.setattr(program.Recording, "__init__", start)
+    monkeypatch.setattr(program.Recording, "program", stop)
+    with mock.patch.object(kernels, "compiled", lambda *_: b""):
+        step([small(torch.nn.utils.weight_norm), small(torch.nn.utils.spectral_norm)])
+    assert len(recorded) == 6  # backward twice, of two ensembles, and one forward of each
+    for made, addresses, launched in recorded:
+        device.launches.clear()
+        device.sizes.next = [[len(word) for word in words] for *_, words in launched]
+        made.driven(0, 0, addresses)
+        assert device.launches == launched and len(launched) > 2
+
+
+def test_a_pass_is_compiled_as_a_whole_before_it_is_launched(device, monkeypatch):
+    compiled, run = [], CUDA.whole
+    monkeypatch.setattr(kernels, "compiled", lambda kernel, *_: compiled.append(kernel.source) or b"")
+    tried = []
+    monkeypatch.setattr(CudaBackend, "whole", lambda self, again: run(lambda: tried.append(1) or again()))
+    module = small(torch.nn.utils.weight_norm)
+    module(*torch.randn(2, 1, 1, 300).unbind())
+    assert len(tried) == 3  # begun, compiled, run
+    first, again = compiled[:4], compiled[4:]  # by threads; as they are launched, from the cache
+    assert sorted(first) == sorted(again) == ["convolution_forward", "head_forward", "pack", "stem_forward"]
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(devices, "_capability", lambda device: (7, 0))
+    assert CUDA.cannot_run(cuda, torch.float32) == ("the device has compute capability 7.0, the CUDA kernels need 7.5")
+    monkeypatch.setattr(devices, "_capability", lambda device: (7, 5))
+    assert CUDA.cannot_run(cuda, torch.bfloat16) == "the device has compute capability 7.5, bfloat16 needs 8.0"
+    monkeypatch.setattr(driver, "missing", lambda: "no driver")
+    assert CUDA.cannot_run(cuda, torch.float16) == "no driver"
+    monkeypatch.setattr(compiler, "missing", lambda: "no NVRTC")
+    assert CUDA.cannot_run(cuda, torch.float16) == "no NVRTC"
+    assert "float64" in CUDA.cannot_run(cuda, torch.float64)
+    assert "an NVIDIA GPU" in CUDA.cannot_run(torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(devices, "_capability", lambda device: "gfx942")
+    assert "on an AMD GPU" in CUDA.cannot_run(cuda, torch.float32)
+
+
+def test_a_driver_that_is_older_than_the_compiler(monkeypatch):
+    host.stub_driver()  # of CUDA 12.8
+    monkeypatch.setattr(compiler, "version", lambda: (12, 9))
+    assert driver.missing.__wrapped__() is None
+    monkeypatch.setattr(compiler, "version", lambda: (13, 5))
+    assert "the driver is CUDA 12.8's, NVRTC is of 13.5" in driver.missing.__wrapped__()
+
+
+@contextlib.contextmanager
+def without(*modules):
+    with mock.patch.dict("sys.modules", dict.fromkeys(modules)):
+        yield
+
+
+def test_without_cuda_bindings():
+    with without("cuda.bindings", "cuda.bindings.nvrtc"):
+        assert "cuda-bindings is not installed" in compiler.missing.__wrapped__()
