@@ -150,15 +150,15 @@ def draw_sets(axes, found):
     axes.legend(fontsize="x-small", loc="lower right")
 
 
-def draw_trained(axes, found, wanted, value, title, loss):
+def draw_trained(axes, found, wanted, value, title, loss, plan=runs.WHOLE):
     """The curves of runs that differ in one thing, with the standard's band."""
-    heading = f"{loss}, {runs.WHOLE.steps} steps"
+    heading = f"{loss}, {plan.steps} steps"
     if not any(run.name in found for run in wanted):
         lacking = results.missing(found, wanted).split(";")[0]
         return pages.absent(axes, heading, f"{lacking}:\ndocs/train_studies.py")
     for index, name in enumerate(dict.fromkeys(map(value, wanted))):
         for number, own in enumerate(curves(found, wanted, value, name, loss)):
-            steps = runs.WHOLE.mean * np.arange(1, len(own) + 1)
+            steps = plan.mean * np.arange(1, len(own) + 1)
             axes.plot(steps, own, f"C{index}", linewidth=0.8, label=None if number else title(name))
     axes.set(title=heading, xlabel="step")
     axes.legend(fontsize="x-small", title=results.missing(found, wanted).split(";")[0])
@@ -199,7 +199,10 @@ def draw(drawn, folds, short, whole):
     if len(short) == len(SHORT):
         draw_gains(others[0], short)
         draw_gradients(others[1], short)
-        draw_trained(others[2], whole, runs.OF_SPECTRAL, lambda r: r.spectral, NORMS.get, "disc_loss")
+        some = any(run.name in whole for run in runs.OF_SPECTRAL)
+        drawn_runs = (whole, runs.OF_SPECTRAL) if some else (short, SHORT)
+        plan = runs.WHOLE if some else runs.SHORT
+        draw_trained(others[2], *drawn_runs, lambda r: r.spectral, NORMS.get, "disc_loss", plan)
         pages.save(other, "questions-spectral.png")
 
 
@@ -217,7 +220,9 @@ def main():
         print(error, file=sys.stderr)
         return 1
     draw(drawn, folds, short, whole)
-    print(f"{PAGE.name} and its figures: trainings: {results.missing(whole, [*runs.OF_PERIODS, *runs.OF_SPECTRAL])}")
+    print(
+        f"{PAGE.name} and its figures: trainings: {results.missing(whole, dict.fromkeys([*runs.OF_PERIODS, *runs.OF_SPECTRAL]))}"
+    )
     return 0
 
 
