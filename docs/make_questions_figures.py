@@ -150,7 +150,7 @@ def draw_sets(axes, found):
     axes.legend(fontsize="x-small", loc="lower right")
 
 
-def draw_trained(axes, found, wanted, value, title, loss, plan=runs.WHOLE):
+def draw_trained(axes, found, wanted, plan, value, title, loss):
     """The curves of runs that differ in one thing, with the standard's band."""
     heading = f"{loss}, {plan.steps} steps"
     if not any(run.name in found for run in wanted):
@@ -193,16 +193,21 @@ def draw(drawn, folds, short, whole):
         draw_folds(axes[0], folds)
         draw_sets(axes[1], folds)
         draw_trained(
-            axes[2], whole, runs.OF_PERIODS, lambda r: r.periods, lambda n: named(runs.PERIODS[n]), "mel_error"
+            axes[2],
+            whole,
+            runs.OF_PERIODS,
+            runs.WHOLE,
+            lambda r: r.periods,
+            lambda n: named(runs.PERIODS[n]),
+            "mel_error",
         )
         pages.save(figure, "questions-periods.png")
     if len(short) == len(SHORT):
         draw_gains(others[0], short)
         draw_gradients(others[1], short)
         some = any(run.name in whole for run in runs.OF_SPECTRAL)
-        drawn_runs = (whole, runs.OF_SPECTRAL) if some else (short, SHORT)
-        plan = runs.WHOLE if some else runs.SHORT
-        draw_trained(others[2], *drawn_runs, lambda r: r.spectral, NORMS.get, "disc_loss", plan)
+        longest = (whole, runs.OF_SPECTRAL, runs.WHOLE) if some else (short, SHORT, runs.SHORT)
+        draw_trained(others[2], *longest, lambda r: r.spectral, NORMS.get, "disc_loss")
         pages.save(other, "questions-spectral.png")
 
 
@@ -220,9 +225,8 @@ def main():
         print(error, file=sys.stderr)
         return 1
     draw(drawn, folds, short, whole)
-    print(
-        f"{PAGE.name} and its figures: trainings: {results.missing(whole, dict.fromkeys([*runs.OF_PERIODS, *runs.OF_SPECTRAL]))}"
-    )
+    both = dict.fromkeys([*runs.OF_PERIODS, *runs.OF_SPECTRAL])
+    print(f"{PAGE.name} and its figures: trainings: {results.missing(whole, both)}")
     return 0
 
 

@@ -304,7 +304,9 @@ def test_pages_of_finished_trainings_have_their_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(pages, "DOCS", tmp_path)
     figure, axes = pages.canvas(2)
     make_fidelity_figure.draw_training(axes[0], found)
-    make_questions_figures.draw_trained(axes[1], found, runs.OF_SPECTRAL, lambda r: r.spectral, str, "disc_loss")
+    make_questions_figures.draw_trained(
+        axes[1], found, runs.OF_SPECTRAL, runs.WHOLE, lambda r: r.spectral, str, "disc_loss"
+    )
     pages.save(figure, "figure.png")
     assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
         "plain PyTorch's 95 % band",
