@@ -16,6 +16,8 @@ struct Span {
 };
 
 constexpr int GROUP_IN = IN / GROUPS, GROUP_OUT = OUT / GROUPS, SIZE = CHUNK<Element>;
+constexpr bool IN_TF32 = Kind<Element, TF32>::IN_TF32;
+constexpr int WIDE = IN_TF32;            // words are read by four rows of two chunks, see `swizzled`
 constexpr int CHUNKS = CHANNELS / SIZE;  // of a window's row
 constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ALONG;
 

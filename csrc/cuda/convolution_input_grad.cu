@@ -15,7 +15,6 @@ using Element = grad_out_t;
 constexpr int MOST = ceil_div(TAPS, STRIDE);  // taps of a phase
 using Product = TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, false, false>::Type;
 using Grads = Window<Element, SLOTS, CHUNKS, 1, MOST, GROUP_OUT, OUT>;
-constexpr int WIDE = sizeof(Element) == 4 && TF32 ? 1 : 0;
 constexpr int PITCH = COLUMNS / SIZE;  // of a stage of weights: [tap][channel of grad_out][column]
 constexpr int STAGE_ROWS = TAPS_AT_ONCE * CHANNELS, STAGE_BYTES = STAGE_ROWS * PITCH * 16;
 constexpr int PARTS = ceil_div(GROUP_OUT, CHANNELS), STEPS = ceil_div(MOST, TAPS_AT_ONCE);
@@ -128,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         float sum = values[n];
         if (given) sum = matching ? with_match(sum, own[n], others[n], scale) : sum + others[n];
         sum = own[n] > 0 ? sum : sum * slope;
-        values[n] = WIDE ? to_tf32(sum) : sum;
+        values[n] = IN_TF32 ? to_tf32(sum) : sum;
       }
       store_values<WHOLE>(to + at, left - column, values);
     });

@@ -8,6 +8,9 @@
 
 using Chunk = uint4;  // 16 bytes
 
+template <class T>
+constexpr int CHUNK = 16 / sizeof(T);  // elements
+
 // The address of something in shared memory, as instructions take it.
 DEVICE unsigned shared_address(const void *place) {
   return static_cast<unsigned>(__cvta_generic_to_shared(place));

@@ -9,7 +9,6 @@ using Element = x_t;
 
 #include "convolution.cuh"
 
-constexpr int WIDE = sizeof(Element) == 4 && TF32 ? 1 : 0;
 constexpr int ALL_CHUNKS = TAPS_AT_ONCE * CHUNKS;  // columns are taps × channels
 constexpr int OWN_COLUMNS = ceil_div(ALL_CHUNKS * SIZE, 16 * WARPS_ALONG) * 16,
               OWN_ROWS = COLUMNS / WARPS_DOWN;

@@ -171,12 +171,11 @@ struct WindowRows {
 // Adds `depth` chunks to a product, two at a time and the last one alone.
 template <class Product, class AddTwo, class AddOne>
 DEVICE void add_chunks(Product &product, int depth, AddTwo add_two, AddOne add_one) {
-  constexpr int AT_ONCE = 16;
-  for (int first = 0; first < depth; first += AT_ONCE) {
-    const int end = min(depth - first, AT_ONCE) / 2 * 2;
+  for (int first = 0; first < depth; first += Product::AT_ONCE) {
+    const int end = min(depth - first, Product::AT_ONCE) / 2 * 2;
 #pragma unroll Product::UNROLLED
     for (int chunk = 0; chunk < end; chunk += 2) add_two(first + chunk);
-    if (depth % 2 && first + AT_ONCE > depth) add_one(depth - 1);
+    if (depth % 2 && first + Product::AT_ONCE > depth) add_one(depth - 1);
     product.settle();
   }
 }
