@@ -353,6 +353,10 @@ def test_two_runs_are_compared(tmp_path, capsys):
         (["--compare", "{part}", "{part}"], "compare: .*part.json lacks 'device'; measure again"),
         (["--compare", "{old}", "{old}"], r"expected a bench.json of format 3, got None in .*old.json; measure again"),
         (["--compare", "{text}", "{text}"], "error: compare: .*text.json is not JSON"),
+        (
+            ["--steps", "generator", "v1", "--segment", "1000"],
+            "segment_size: expected a multiple of hop_size 256, got 1000",
+        ),
         (["--figure", "bars.nonsense"], "error: figure: expected a .png or .svg file, got 'bars.nonsense'"),
     ],
 )

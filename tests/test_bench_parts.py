@@ -235,6 +235,17 @@ def test_points_that_take_too_long_or_fail_are_left_out(monkeypatch):
     assert grown(monkeypatch, 1.0, [1, 2, 4], budget=1e9, room=False)["left_out"] == [2, 4]
 
 
+def test_waveforms_that_do_not_fit_are_left_out():
+    def made(value):
+        if value == 2:
+            raise RuntimeError("CUDA out of memory")
+        return dict.fromkeys((ORIGINAL, OURS), lambda: None)
+
+    curve = {"over": "batch", "ensemble": "both", "ways": {}, "left_out": []}
+    scaling.trace(scaling.Axis("batch", [1, 2, 4], "both", made), 1e9, CPU, curve)
+    assert curve["left_out"] == [2, 4] and curve["ways"][OURS]["at"] == [1]
+
+
 @linux
 def test_room_is_of_the_machines_memory():
     memory.begin_peak()
