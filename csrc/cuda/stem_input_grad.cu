@@ -42,10 +42,10 @@ inline float passed_back(const grad_out_t *grad_out, const float *filters, const
 extern "C" __global__ void __launch_bounds__(THREADS)
     stem_input_grad(const grad_out_t *grad_out, const weight_t *weight, grad_waves_t *grad_waves,
                     const long long *runs, const long long *tiles) {
-  __shared__ float filters[TAPS * OUT];
+  __shared__ float filters[TAPS * OUT], totals[BM];
   const long long *tile = tiles + 5 * blockIdx.x;
-  const int begin = tile[0], end = tile[1], sample = tile[2], length = runs[begin * RUN_FIELDS + RUN_IN_ROWS];
-  float totals[BM / PLACES] = {};
+  const int begin = tile[0], end = tile[1], sample = tile[2], first = tile[3];
+  const int length = runs[begin * RUN_FIELDS + RUN_IN_ROWS];
   for (int index = begin; index < end; ++index) {
     const long long *run = runs + index * RUN_FIELDS;
     const int period = run[RUN_PERIOD], folded_length = ceil_div(length, period) * period;
@@ -54,21 +54,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int i = threadIdx.x; i < TAPS * OUT; i += THREADS)
       filters[i % TAPS * OUT + i / TAPS] = wide(weight[run[RUN_WEIGHTS] * (OUT * TAPS) + i]);
     __syncthreads();
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < BM / PLACES; ++i) {
-      const int at = static_cast<int>(tile[3]) + i * PLACES + threadIdx.x / LANES,
+      const int place = i * PLACES + threadIdx.x / LANES, at = first + place,
                 mirrored = 2 * (length - 1) - at;
-      if (at >= length) continue;
-      totals[i] += passed_back(grads, filters, run, sample, at);
+      float total = at < length ? passed_back(grads, filters, run, sample, at) : 0;
       // The reflect pad mirrors the samples before the last.
-      if (mirrored >= length && mirrored < folded_length)
-        totals[i] += passed_back(grads, filters, run, sample, mirrored);
+      if (at < length && mirrored >= length && mirrored < folded_length)
+        total += passed_back(grads, filters, run, sample, mirrored);
+      for (int by = LANES / 2; by; by /= 2) total += __shfl_xor_sync(0xFFFFFFFF, total, by);
+      if (threadIdx.x % LANES == 0) totals[place] = index == begin ? total : totals[place] + total;
     }
   }
-#pragma unroll
-  for (int i = 0; i < BM / PLACES; ++i) {
-    for (int by = LANES / 2; by; by /= 2) totals[i] += __shfl_xor_sync(0xFFFFFFFF, totals[i], by);
-    const int at = static_cast<int>(tile[3]) + i * PLACES + threadIdx.x / LANES;
-    if (at < length && threadIdx.x % LANES == 0) grad_waves[tile[4] + at] = narrow<grad_waves_t>(totals[i]);
-  }
+  __syncthreads();
+  for (int place = threadIdx.x; place < min(BM, length - first); place += THREADS)
+    grad_waves[tile[4] + first + place] = narrow<grad_waves_t>(totals[place]);
 }
