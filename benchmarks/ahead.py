@@ -209,7 +209,7 @@ def command(args):
     if args.target not in targets:
         raise ValueError(f"--target: got {args.target}, {args.backend} has {', '.join(targets)}")
     launches = every_configuration(args.target, args.dtype, args.backend)
-    rows = [asdict(launch) for launch in launches]
+    rows = [{name: value for name, value in asdict(launch).items() if name != "counts"} for launch in launches]
     if args.out:
         report.write(args.out, {"target": args.target, "dtype": args.dtype, "launches": rows})
     else:

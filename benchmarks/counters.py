@@ -1,6 +1,6 @@
 """What a GPU backend's kernels do on a GPU that is not there, counted: some programs of each launch are executed.
 
-python -m benchmarks.counters --device H200 --dtype bfloat16 --ensemble mpd --step discriminator
+python -m benchmarks.counters --target sm_90 --dtype bfloat16 --ensemble mpd --step discriminator
 
 Instructions are PTX's, a warp's each; the assembler makes one or more of each. Needs the repository's tests/ptx.
 """
@@ -19,8 +19,9 @@ from tests.ptx.counters import Counters
 from tests.ptx.launch import CudaSession, Session
 from tests.ptx.parse import Vector, parse
 
-from . import report, static_cost
+from . import one_step, report
 
+TARGETS = ("sm_80", "sm_90")
 ALIKE, APART = 2, 12  # programs of a convolution's launch that are executed, and of others, whose programs differ
 SHOWN = ("mma", "float", "integer", "ldmatrix", "load shared", "store shared", "load global", "store global", "copy")
 
@@ -105,16 +106,17 @@ def row(launch):
 
 
 def command(args):
-    rows = [row(launch) for launch in static_cost.launches(args, count)]
+    rows = [row(launch) for launch in one_step.launches(args.target, args, count)]
     headers = ("kernel", "class", "programs", *SHOWN, "others", "phases / fewest", "sectors / fewest")
     print(tabulate(rows, headers=headers, floatfmt=("", "", "", *[".0f"] * (len(SHOWN) + 1), ".2f", ".2f")))
     print("\nInstructions of a program, as its warps issue them.")
     if args.out:
-        report.write(args.out, {"device": args.device, "launches": [dict(zip(headers, own)) for own in rows]})
+        report.write(args.out, {"target": args.target, "launches": [dict(zip(headers, own)) for own in rows]})
 
 
 def main(argv=None):
-    parser = static_cost.parser("counters", "Count what a step's kernels do, executed on a CPU.")
+    parser = one_step.parser("counters", "Count what a step's kernels do, executed on a CPU.")
+    parser.add_argument("--target", choices=TARGETS, default="sm_90", help="compute capability")
     return report.run(command, parser.parse_args(argv))
 
 

@@ -7,45 +7,19 @@ A model, no measurement: floors are operations over the datasheet's rate, or byt
 multiprocessor does in a cycle: the model's time is that of the busiest part, as if all others hid behind it.
 """
 
-import argparse
-import contextlib
 import math
 import sys
 from collections import defaultdict
 
-import torch
 from tabulate import tabulate
 
-from hifigan_fast.bench import steps
 from hifigan_fast.bench.datasheets import DEVICES
-from hifigan_fast.bench.workloads import ENSEMBLES, build
 
-from . import ahead, report
+from . import counters, one_step, report
 
-STEPS = {
-    "forward": steps.forward,
-    "discriminator": steps.discriminator_step,
-    "generator": steps.frozen_generator_step,
-}
 # Whose kernels can be executed: GHz at which the datasheet's rates are reached; GB/s of the second cache, assumed.
 EXECUTED = {"A100": (1.41, 4500), "H100": (1.83, 6500), "H200": (1.83, 6500)}
-
-
-def launches(args, measure=None):
-    """The `ahead.Launch`es of the step that a command's arguments ask for, each with what `measure` says of it."""
-    if measure and args.device not in EXECUTED:
-        raise ValueError(f"--device: got {args.device}, whose code cannot be executed; expected {', '.join(EXECUTED)}")
-    dtype, asked = ahead.dtype_of(args.dtype), {"measure": measure} if measure else {}
-    modules = build(ENSEMBLES[args.ensemble], plain=False)
-    if dtype == torch.float16:
-        modules = [module.half() for module in modules]
-    own = torch.float16 if dtype == torch.float16 else torch.float32
-    y, y_hat = (torch.zeros(args.batch, 1, report.SEGMENT, dtype=own, device="cpu") for _ in range(2))
-    half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()
-    target = DEVICES[args.device].target
-    with ahead.compiling(target, args.dtype == "tf32", args.backend, **asked) as found, half:
-        STEPS[args.step](modules, y, y_hat, steps.FastLosses)
-    return found
+SYNC = 620 / 989  # of Hopper's rate what `mma.sync` reaches, assumed
 
 
 def resident(device, launch):
@@ -84,11 +58,12 @@ def cost(device, arithmetic, launch):
 def busy(name, arithmetic, launch):
     """{part: µs that it is busy}, by what was counted."""
     device, (clock, cache) = DEVICES[name], EXECUTED[name]
+    rate = device.rate(arithmetic) * (SYNC if (device.target, launch.matrix) == ("sm_90", "mma.sync") else 1)
     counts, cycles = launch.counts, 1e3 * clock * device.multiprocessors  # a µs, of all multiprocessors
     return {
         "issue": sum(counts.instructions.values()) / (4 * cycles),
         "shared": (counts.phases[0] + counts.operands / 128) / cycles,
-        "matrix": counts.flops / (1e6 * device.rate(arithmetic)),
+        "matrix": counts.flops / (1e6 * rate),
         "cache": 32 * counts.sectors[0] / (1e3 * cache),
         "memory": launch.bytes / (1e3 * device.bandwidth),
     }
@@ -100,15 +75,11 @@ PARTS = ("issue", "shared", "matrix", "cache", "memory")
 NOTE = "A model, not measured."
 
 
-def _measure():
-    from .counters import count  # which imports this module
-
-    return count
-
-
 def command(args):
     device = DEVICES[args.device]
-    found = launches(args, _measure() if args.executed else None)
+    if args.executed and args.device not in EXECUTED:
+        raise ValueError(f"--device: got {args.device}, whose code cannot be executed; expected {', '.join(EXECUTED)}")
+    found = one_step.launches(device.target, args, counters.count if args.executed else None)
     headers, formats = HEADERS, FORMATS
     rows = [cost(device, args.dtype, launch) for launch in found]
     by_kernel = defaultdict(float)
@@ -128,24 +99,11 @@ def command(args):
         report.write(args.out, {"model": True, "device": args.device, "dtype": args.dtype, "launches": named})
 
 
-def parser(name, description):
-    """The arguments of a command about one step's launches."""
-    made = report.parser(name, description, repeats=1)
-    report.add_batch(made)
-    made.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    made.add_argument("--device", choices=DEVICES, default="H200", help="datasheet")
-    made.add_argument("--dtype", choices=ahead.DTYPES, default="bfloat16", help="of the maps")
-    made.add_argument("--ensemble", choices=ENSEMBLES, default="both", help="discriminators")
-    made.add_argument("--backend", choices=("triton", "cuda"), default="triton", help="whose kernels")
-    made.add_argument("--step", choices=STEPS, default="discriminator", help="what is called")
-    made.set_defaults(batch=16)
-    return made
-
-
 def main(argv=None):
-    made = parser("static_cost", "Model a step's launches on a GPU that is not there.")
-    made.add_argument("--executed", action="store_true", help="also by what executed programs do")
-    return report.run(command, made.parse_args(argv))
+    parser = one_step.parser("static_cost", "Model a step's launches on a GPU that is not there.")
+    parser.add_argument("--device", choices=DEVICES, default="H200", help="datasheet")
+    parser.add_argument("--executed", action="store_true", help="also by what executed programs do")
+    return report.run(command, parser.parse_args(argv))
 
 
 if __name__ == "__main__":
