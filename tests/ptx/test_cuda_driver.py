@@ -110,6 +110,9 @@ def test_what_is_missing_is_said(monkeypatch):
     assert CUDA.cannot_run(cuda, torch.float32) == ("the device has compute capability 7.0, the CUDA kernels need 7.5")
     monkeypatch.setattr(devices, "_capability", lambda device: (7, 5))
     assert CUDA.cannot_run(cuda, torch.bfloat16) == "the device has compute capability 7.5, bfloat16 needs 8.0"
+    monkeypatch.setattr(devices, "_capability", lambda device: (31, 4))
+    assert "does not know compute capability 31.4" in CUDA.cannot_run(cuda, torch.float16)
+    monkeypatch.setattr(devices, "_capability", lambda device: (12, 1))
     monkeypatch.setattr(driver, "missing", lambda: "no driver")
     assert CUDA.cannot_run(cuda, torch.float16) == "no driver"
     monkeypatch.setattr(compiler, "missing", lambda: "no NVRTC")
