@@ -134,6 +134,24 @@ def test_a_right_kernel_is_checked_once(plant, home, caplog):
     assert [path.name for path in home.iterdir() if not path.name.endswith(".lock")] == [trust.FILE]
 
 
+def test_what_will_not_run_is_not_checked(plant, monkeypatch):
+    """A slower backend's kernels, where a faster one's are there."""
+
+    class Slower(ReferenceBackend):
+        name = "cuda"
+
+        def contact(self, device):
+            return {"device": DEVICE, "version": "1.0"}
+
+    checks = plant(ReferenceBackend, lambda backend, *_: FAILED if backend == "triton" and failing else RIGHT)
+    monkeypatch.setitem(dispatch.BACKENDS, "cuda", Slower())
+    failing = False
+    assert dispatch.no_kernels(CPU, torch.float32) is None and [backend for backend, *_ in checks] == ["triton"]
+    failing = True
+    assert dispatch.no_kernels(CPU, torch.bfloat16) is None
+    assert [backend for backend, *_ in checks] == ["triton", "triton", "cuda"]
+
+
 def test_each_arithmetic_has_its_verdict(plant):
     plant(ReferenceBackend, lambda backend, device, arithmetic: RIGHT if arithmetic == "float32" else FAILED)
     mpd = hf.MultiPeriodDiscriminator((2,))
