@@ -92,13 +92,14 @@ def test_a_recorded_pass_asks_for_the_same(device, monkeypatch):
         assert device.launches == launched and len(launched) > 2
 
 
-def test_a_pass_is_compiled_as_a_whole_before_it_is_launched(device, monkeypatch):
-    compiled, run = [], CUDA.whole
-    monkeypatch.setattr(kernels, "compiled", lambda kernel, *_: compiled.append(kernel.source) or b"")
-    tried = []
-    monkeypatch.setattr(CudaBackend, "whole", lambda self, again: run(lambda: tried.append(1) or again()))
+def test_a_pass_is_compiled_as_a_whole_before_it_is_launched(device):
+    compiled, tried, run = [], [], CUDA.whole
     module = small(torch.nn.utils.weight_norm)
-    module(*torch.randn(2, 1, 1, 300).unbind())
+    with (  # not by monkeypatch: what `device` has changed is put back before that
+        mock.patch.object(kernels, "compiled", lambda kernel, *_: compiled.append(kernel.source) or b""),
+        mock.patch.object(CudaBackend, "whole", lambda self, again: run(lambda: tried.append(1) or again())),
+    ):
+        module(*torch.randn(2, 1, 1, 300).unbind())
     assert len(tried) == 3  # begun, compiled, run
     first, again = compiled[:4], compiled[4:]  # by threads; as they are launched, from the cache
     assert sorted(first) == sorted(again) == ["convolution_forward", "head_forward", "pack", "stem_forward"]
