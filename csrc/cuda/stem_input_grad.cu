@@ -14,10 +14,12 @@ constexpr int LANES = CHUNKS >= 32   ? 32
 constexpr int PLACES = THREADS / LANES;  // at a time
 constexpr bool WHOLE = OUT % EACH == 0;
 static_assert(BM % PLACES == 0);
+constexpr bool FIT = TAPS * OUT * sizeof(float) <= 48 * 1024;  // filters, into shared memory
 
-// This lane's part of the gradient of the fold's position `at`, of waveform `sample`. `filters`: [tap][out
-// channel].
-inline float passed_back(const grad_out_t *grad_out, const float *filters, const long long *run, int sample,
+// This lane's part of the gradient of the fold's position `at`, of waveform `sample`. filter(tap, out
+// channel).
+template <class Filter>
+inline float passed_back(const grad_out_t *grad_out, Filter filter, const long long *run, int sample,
                          int at) {
   const int period = run[RUN_PERIOD], out_rows = run[RUN_OUT_ROWS], place = at / period;
   const grad_out_t *rows =
@@ -33,7 +35,7 @@ inline float passed_back(const grad_out_t *grad_out, const float *filters, const
       load<WHOLE>(grads, rows + static_cast<long long>(row) * OUT + first, OUT - first);
 #pragma unroll
       for (int i = 0; i < EACH; ++i)
-        if (WHOLE || first + i < OUT) total += grads[i] * filters[tap * OUT + first + i];
+        if (WHOLE || first + i < OUT) total += grads[i] * filter(tap, first + i);
     }
   }
   return total;
@@ -42,7 +44,7 @@ inline float passed_back(const grad_out_t *grad_out, const float *filters, const
 extern "C" __global__ void __launch_bounds__(THREADS)
     stem_input_grad(const grad_out_t *grad_out, const weight_t *weight, grad_waves_t *grad_waves,
                     const long long *runs, const long long *tiles) {
-  __shared__ float filters[TAPS * OUT];
+  __shared__ float filters[FIT ? TAPS * OUT : 1];  // [tap][out channel]
   const long long *tile = tiles + 5 * blockIdx.x;
   const int begin = tile[0], end = tile[1], sample = tile[2], length = runs[begin * RUN_FIELDS + RUN_IN_ROWS];
   float totals[BM / PLACES] = {};
@@ -50,19 +52,25 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const long long *run = runs + index * RUN_FIELDS;
     const int period = run[RUN_PERIOD], folded_length = ceil_div(length, period) * period;
     const grad_out_t *grads = grad_out + run[RUN_GRAD_OUT_OFFSET] * OUT;
-    __syncthreads();
-    for (int i = threadIdx.x; i < TAPS * OUT; i += THREADS)
-      filters[i % TAPS * OUT + i / TAPS] = wide(weight[run[RUN_WEIGHTS] * (OUT * TAPS) + i]);
-    __syncthreads();
+    const weight_t *own = weight + run[RUN_WEIGHTS] * (OUT * TAPS);
+    if (FIT) {
+      __syncthreads();
+      for (int i = threadIdx.x; i < TAPS * OUT; i += THREADS)
+        filters[i % TAPS * OUT + i / TAPS] = wide(own[i]);
+      __syncthreads();
+    }
+    const auto filter = [&](int tap, int channel) {
+      return FIT ? filters[tap * OUT + channel] : wide(own[channel * TAPS + tap]);
+    };
 #pragma unroll
     for (int i = 0; i < BM / PLACES; ++i) {
       const int at = static_cast<int>(tile[3]) + i * PLACES + threadIdx.x / LANES,
                 mirrored = 2 * (length - 1) - at;
       if (at >= length) continue;
-      totals[i] += passed_back(grads, filters, run, sample, at);
+      totals[i] += passed_back(grads, filter, run, sample, at);
       // The reflect pad mirrors the samples before the last.
       if (mirrored >= length && mirrored < folded_length)
-        totals[i] += passed_back(grads, filters, run, sample, mirrored);
+        totals[i] += passed_back(grads, filter, run, sample, mirrored);
     }
   }
 #pragma unroll

@@ -11,9 +11,10 @@ import torch
 import hifigan_fast as hf
 from benchmarks import host
 from hifigan_fast import dispatch, trust
-from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernels
+from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernel, kernels
 from hifigan_fast.backends.gpu import devices, program
 from hifigan_fast.backends.gpu import driver as launches
+from hifigan_fast.backends.gpu.convolutions import STEM_BLOCK
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import ensemble_of
 
@@ -168,3 +169,22 @@ def without(*modules):
 def test_without_cuda_bindings():
     with without("cuda.bindings", "cuda.bindings.nvrtc"):
         assert "cuda-bindings is not installed" in compiler.missing.__wrapped__()
+
+
+def test_a_refusal_of_the_compiler_says_the_error():
+    text = 'extern "C" __global__ void name(float *to) { int unused; __shared__ float own[1 << 14]; *to = own[*to > 0]; }'
+    with pytest.raises(compiler.CompilationError, match="^name.cu for sm_80: ptxas error.* too much shared data"):
+        compiler.compile_("name", text, {}, 80, "cubin")
+    with pytest.raises(compiler.CompilationError, match=r"^name.cu for sm_80: name.cu\(1\): error: .*nothing"):
+        compiler.compile_("name", text.replace("*to =", "nothing ="), {}, 80, "cubin")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("taps, channels", [(300, 64), (41, 512), (1, 1)])
+def test_the_gradient_of_a_waveform_is_compiled_for_any_stem(dtype, taps, channels):
+    """Also for one whose filters do not fit into shared memory."""
+    maps, table = torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=torch.int64)
+    constants = {"OUT": channels, "TAPS": taps, "STRIDE": 3, "PADDING": taps // 2, "BM": STEM_BLOCK}
+    entry = CUDA.kernels.stem_input_grad
+    args, constants = kernel.arguments(entry, (maps, maps, torch.zeros(1), table, table), constants)
+    assert kernels.compiled(entry, args, constants, (7, 5), "cubin")

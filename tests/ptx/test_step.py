@@ -43,6 +43,7 @@ ENSEMBLES = {
     "groups of 8": scale(4, 16, 32),
     "groups of 32 and 64": scale(2, 64, 128, periods=(1, 1)),
     "256 groups of 4": scale(256, 1024, 1024, 60, samples=1),
+    "a long stem": {"layers": (Layer(1, 48, 300, 2, 150), Layer(48, 1, **HEAD)), "length": 30, "samples": 1},
 }
 
 

@@ -126,7 +126,9 @@ def compile_(name, text, included, target, form):
         if status.value:
             log = bytes(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
             _checked(nvrtc.nvrtcGetProgramLog(program, log))
-            raise CompilationError(f"{name}.cu for sm_{target}: {log.decode(errors='replace').rstrip(chr(0))}")
+            said = log.decode(errors="replace").replace("\0", "").strip()
+            errors = [line.strip() for line in said.splitlines() if "error" in line]  # not the warnings before them
+            raise CompilationError(f"{name}.cu for sm_{target}: {'; '.join(errors) or said}")
         sized, got = (
             (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
             if form == "ptx"
