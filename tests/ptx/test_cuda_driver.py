@@ -172,7 +172,7 @@ def test_without_cuda_bindings():
 
 
 def test_a_refusal_of_the_compiler_says_the_error():
-    text = 'extern "C" __global__ void name(float *to) { int unused; __shared__ float own[1 << 14]; *to = own[*to > 0]; }'
+    text = 'extern "C" __global__ void name(float *to) { int no; __shared__ float own[1 << 14]; *to = own[*to > 0]; }'
     with pytest.raises(compiler.CompilationError, match="^name.cu for sm_80: ptxas error.* too much shared data"):
         compiler.compile_("name", text, {}, 80, "cubin")
     with pytest.raises(compiler.CompilationError, match=r"^name.cu for sm_80: name.cu\(1\): error: .*nothing"):

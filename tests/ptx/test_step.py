@@ -202,6 +202,16 @@ def test_layers_of_any_geometry(name, arithmetic, monkeypatch, poisoned):
     assert_ensemble_is_right(name, arithmetic, CUDA, 80)
 
 
+def misaligned(tensor):
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+
+def test_saved_tensors_that_come_back_misaligned(poisoned):
+    """Kernels take 16 bytes of them at once."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, misaligned):
+        assert_ensemble_is_right("groups of 8", "bfloat16", CUDA, 80)
+
+
 ALL = pytest.mark.parametrize("backend, target", TARGETS, ids=lambda own: getattr(own, "name", own))
 ARITHMETICS = pytest.mark.parametrize("arithmetic", DTYPES)
 ANY_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
