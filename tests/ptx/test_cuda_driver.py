@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import sys
 from types import SimpleNamespace
 from unittest import mock
 
@@ -188,3 +189,20 @@ def test_the_gradient_of_a_waveform_is_compiled_for_any_stem(dtype, taps, channe
     entry = CUDA.kernels.stem_input_grad
     args, constants = kernel.arguments(entry, (maps, maps, torch.zeros(1), table, table), constants)
     assert kernels.compiled(entry, args, constants, (7, 5), "cubin")
+
+
+def test_a_module_of_the_same_name_is_not_cuda_bindings(tmp_path, monkeypatch):
+    (tmp_path / "cuda.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with mock.patch.dict("sys.modules"):
+        for name in [name for name in sys.modules if name.split(".")[0] == "cuda"]:
+            del sys.modules[name]
+        assert "cuda-bindings is not installed" in compiler.missing.__wrapped__()
+
+
+def test_nothing_is_left_of_code_that_cannot_be_kept(tmp_path, monkeypatch):
+    """As on Windows, where another process reads what is in its place."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiler.os, "replace", mock.Mock(side_effect=PermissionError))
+    compiler._keep("name.cubin", b"code")
+    assert list((tmp_path / "hifigan_fast" / compiler.KEPT).iterdir()) == []
