@@ -41,7 +41,7 @@ inline float passed_back(const grad_out_t *grad_out, Filter filter, const long l
   return total;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     stem_input_grad(const grad_out_t *grad_out, const weight_t *weight, grad_waves_t *grad_waves,
                     const long long *runs, const long long *tiles) {
   __shared__ float filters[FIT ? TAPS * OUT : 1];  // [tap][out channel]
