@@ -1,6 +1,6 @@
-"""What a training step costs on the host of a GPU, where there is none: Triton's own launchers against a stub driver.
+"""What a training step costs on the host of a GPU, where there is none: launches of a backend against a stub driver.
 
-python -m benchmarks.host
+python -m benchmarks.host --backend cuda
 
 CPU tensors pass as the device's, and nothing is computed. Both ensembles, under autocast to bfloat16. Needs gcc; the
 first run compiles the kernels, later ones find them in Triton's cache.
@@ -73,18 +73,22 @@ def reuse_memory():
 
 
 @contextlib.contextmanager
-def as_a_device():
-    """Within the block CPU tensors run on the Triton backend as an H200's would, in bfloat16 autocast."""
+def as_a_device(backend="triton"):
+    """Within the block CPU tensors run on a backend as an H200's would, in bfloat16 autocast.
+
+    Triton's compiles; of CUDA's kernels the stub takes anything for code.
+    """
     stub_driver()
+    from hifigan_fast.backends.cuda import kernels
     from hifigan_fast.backends.gpu import devices
-    from hifigan_fast.backends.triton import TritonBackend
 
     with (
+        mock.patch.object(kernels, "compiled", lambda *_: b""),
         mock.patch.object(devices, "capability", lambda device: CAPABILITY),
         mock.patch.object(devices, "tf32", lambda device: False),
         mock.patch.object(devices, "multiprocessors", lambda device: MULTIPROCESSORS),
-        mock.patch.object(TritonBackend, "cannot_run", lambda self, device, dtype: None),
-        dispatch.use_backend("triton"),
+        mock.patch.object(type(dispatch.BACKENDS[backend]), "cannot_run", lambda self, device, dtype: None),
+        dispatch.use_backend(backend),
         torch.autocast("cpu", torch.bfloat16),
     ):
         yield
@@ -207,7 +211,7 @@ def command(args):
     torch.set_num_threads(1)
     reuse_memory()
     steps, rows = Steps(), []
-    with as_a_device():
+    with as_a_device(args.backend):
         for name in HALVES:
             parts = measured(getattr(steps, name), args.repeats)
             total = Part(*(sum(values) for values in zip(*parts.values())))
@@ -218,7 +222,9 @@ def command(args):
 
 
 def main(argv=None):
-    return report.run(command, report.parser("host", __doc__.splitlines()[0], repeats=30).parse_args(argv))
+    parser = report.parser("host", __doc__.splitlines()[0], repeats=30)
+    parser.add_argument("--backend", choices=("triton", "cuda"), default="triton", help="whose launches")
+    return report.run(command, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ def parser(name, description):
 
 def launches(target, args, measure=None):
     """The `ahead.Launch`es of the step that a command's arguments ask for, each with what `measure` says of it."""
+    known = ahead.CUDA_TARGETS if args.backend == "cuda" else ahead.TARGETS
+    if target not in known:
+        raise ValueError(f"target: got {target}, the {args.backend} kernels are compiled for {', '.join(known)}")
     dtype, asked = ahead.dtype_of(args.dtype), {"measure": measure} if measure else {}
     modules = build(ENSEMBLES[args.ensemble], plain=False)
     if dtype == torch.float16:

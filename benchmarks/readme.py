@@ -28,13 +28,14 @@ HEADERS = (
 
 
 def newest():
-    """The kept runs of `hifigan-fast bench` that belong together, the newest first: its commit, machine and shape."""
+    """The kept runs of HiFi-GAN's discriminators that belong together, the newest first: its commit, machine, shape."""
     found = {}
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
         try:
             found[path] = report.load(path)
         except ValueError:
             continue  # another command's
+    found = {path: run for path, run in found.items() if run["workload"] == "hifigan"}
     runs = sorted(found.items(), key=lambda item: item[1]["date"], reverse=True)
     alike = (*report.ALIKE, "commit")
     return {path: run for path, run in runs if all(run[key] == runs[0][1][key] for key in alike)}

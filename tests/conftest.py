@@ -2,6 +2,7 @@
 without a GPU."""
 
 import functools
+import json
 import os
 
 # All workers' threads together are one a core; read where torch is first imported.
@@ -114,3 +115,18 @@ def by_library(monkeypatch):
         return replace(ours(*where), library=where[-1] in configs.LIBRARY_CLASSES)
 
     monkeypatch.setattr(configs, "config", config)
+
+
+@pytest.fixture
+def tiny(monkeypatch, narrow, tmp_path):
+    """V1 is a small network, with small discriminators; its configuration."""
+    pytest.importorskip("librosa")
+    from hifigan_fast.training import config as configuration
+
+    from .training.tiny import CONFIG
+
+    built_in = json.loads(configuration.BUILT_IN["v1"].read_text())
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(built_in | CONFIG))
+    monkeypatch.setitem(configuration.BUILT_IN, "v1", path)
+    return configuration.load_config("v1")

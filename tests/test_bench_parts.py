@@ -1,9 +1,7 @@
-"""hifigan-fast bench, part by part: training steps, floors, memory, scaling, CUDA's ways by stand-ins, the model."""
+"""hifigan-fast bench, part by part: training steps, floors, memory, how time grows."""
 
-import contextlib
 import functools
 import itertools
-import json
 import math
 import mmap
 import os
@@ -14,21 +12,8 @@ import torch
 import tqdm
 
 import hifigan_fast as hf
-from hifigan_fast import parity, reference
-from hifigan_fast.bench import (
-    cases,
-    command,
-    datasheets,
-    gate,
-    graphs,
-    machine,
-    memory,
-    model,
-    page,
-    report,
-    scaling,
-    timing,
-)
+from hifigan_fast import dispatch, parity, reference
+from hifigan_fast.bench import cases, command, memory, report, scaling, timing
 from hifigan_fast.bench.steps import (
     BY_ONE_LOSS,
     DISCRIMINATOR,
@@ -37,31 +22,14 @@ from hifigan_fast.bench.steps import (
     GENERATOR,
     ORIGINAL,
     OURS,
-    RIVALS,
     STEPS,
     WAYS,
     FastLosses,
-    Way,
-    asked_ways,
 )
 from hifigan_fast.bench.workloads import build
 from hifigan_fast.discriminators import stack_of
-from hifigan_fast.training import config as configuration
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def tiny(monkeypatch, narrow, tmp_path):
-    """V1 is a small network; its configuration."""
-    pytest.importorskip("librosa")
-    from .training.tiny import CONFIG
-
-    built_in = json.loads(configuration.BUILT_IN["v1"].read_text())
-    path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(built_in | CONFIG))
-    monkeypatch.setitem(configuration.BUILT_IN, "v1", path)
-    return configuration.load_config("v1")
 
 
 def test_all_ways_do_the_same_training_step(tiny, monkeypatch):
@@ -105,19 +73,6 @@ def test_networks_that_do_not_fit_are_their_ways_error(tiny, monkeypatch):
     ceilings = {"gflops": {"float32": 100.0}, "gbytes": 50.0}
     original, ours = timing._measured(case, 1, tqdm.tqdm(disable=True), ceilings, CPU)
     assert original["ms"] >= 0 and ours["error"] == "MemoryError: no room"
-
-
-def test_the_default_is_by_the_machine(monkeypatch):
-    """And says so."""
-    here = command._plan("hifigan", None, None, None, None, None, False, "cpu")
-    assert (here.batch, here.repeats, here.steps) == (4, 3, [DISCRIMINATOR, GENERATOR])
-    assert "batch 4 × 8192, threads: " in str(here) and "it trains with batch 16" in str(here)
-    monkeypatch.setattr("hifigan_fast.training.processes.pick_device", lambda name: torch.device("cuda:0"))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
-    there = command._plan("hifigan", None, None, None, None, None, False, None)
-    assert (there.batch, there.repeats, there.steps) == (16, 20, list(STEPS.values()))
-    assert "on A GPU, batch 16 × 8192, interleaved repeats: 20" in str(there) and "graph" in there.ways
-    assert report.begun(there, {}, {})["device"] == "A GPU"
 
 
 def test_training_steps_are_hifigans(capsys):
@@ -190,6 +145,17 @@ def test_memory_is_what_is_held_above_what_was_there():
 
 
 @linux
+def test_what_is_kept_for_another_step_is_let_go():
+    backend = dispatch.BACKENDS["cpu"]
+    if backend.cannot_run(CPU, torch.float32):
+        pytest.skip(backend.cannot_run(CPU, torch.float32))
+    backend.empty(2**24, torch.float32, "cpu").fill_(1)  # 64 MiB, which nobody holds
+    before = memory.resident_mib()
+    memory._let_go()
+    assert memory.resident_mib() < before - 60
+
+
+@linux
 def test_rows_are_given_their_memory(monkeypatch):
     asked = []
 
@@ -215,14 +181,10 @@ def test_rows_are_given_their_memory(monkeypatch):
     }
 
 
-def ends(code):
-    os._exit(code)
-
-
 def test_a_process_that_dies_is_told():
     assert memory.in_fresh_process(math.hypot, 3, 4) == 5
     with pytest.raises(RuntimeError, match="terminated abruptly"):
-        memory.in_fresh_process(ends, 9)
+        memory.in_fresh_process(os._exit, 9)
 
 
 def grown(monkeypatch, power, values, budget, fails=(), room=True):
@@ -273,6 +235,17 @@ def test_points_that_take_too_long_or_fail_are_left_out(monkeypatch):
     assert grown(monkeypatch, 1.0, [1, 2, 4], budget=1e9, room=False)["left_out"] == [2, 4]
 
 
+def test_waveforms_that_do_not_fit_are_left_out():
+    def made(value):
+        if value == 2:
+            raise RuntimeError("CUDA out of memory")
+        return dict.fromkeys((ORIGINAL, OURS), lambda: None)
+
+    curve = {"over": "batch", "ensemble": "both", "ways": {}, "left_out": []}
+    scaling.trace(scaling.Axis("batch", [1, 2, 4], "both", made), 1e9, CPU, curve)
+    assert curve["left_out"] == [2, 4] and curve["ways"][OURS]["at"] == [1]
+
+
 @linux
 def test_room_is_of_the_machines_memory():
     memory.begin_peak()
@@ -282,7 +255,7 @@ def test_room_is_of_the_machines_memory():
 @pytest.mark.usefixtures("narrow")
 def test_each_axis_is_measured(monkeypatch):
     """Real steps, few channels; the largest values are left out by the budget, Ctrl-C keeps what is there."""
-    plan = command._plan("hifigan", 1, 300, None, None, None, False, "cpu")
+    plan = command._plan("bigvgan", 1, 300, None, None, None, False, "cpu")
     monkeypatch.setattr(scaling, "_threads", lambda: [1, 2])
     set_to, curves, shown = [], [], []
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)  # two would wait for each other where cores are busy
@@ -304,185 +277,3 @@ def test_each_axis_is_measured(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         scaling.measure(plan, 1e9, SimpleNamespace(set_description=shown.append, update=lambda n: None), curves)
     assert len(curves[0]["ways"][OURS]["at"]) == 2 and curves[1]["ways"] == {}
-
-
-def test_cudas_ways_are_measured_where_it_is():
-    quick = asked_ways(None, False, "cuda")
-    assert {"no_tf32", "no_benchmark", "graph", "bf16_graph", f"{OURS} no_tf32", f"{OURS} graph"} <= set(quick)
-    assert "compile" not in quick and "compile" in asked_ways(None, True, "cuda")
-    assert not any(way.needs_cuda for way in asked_ways(None, True, "cpu").values())
-    assert list(asked_ways(["no_tf32"], False, "cuda")) == [ORIGINAL, "no_tf32", OURS, f"{OURS} no_tf32"]
-    with pytest.raises(ValueError, match="rivals: expected of original, .*bf16 on this device, got graph"):
-        asked_ways(["graph"], False, "cpu")
-    assert set(asked_ways(RIVALS, True, "cuda")) == set(WAYS)
-
-
-def test_each_of_ours_has_a_rival_in_its_arithmetic():
-    """TF32 is held against TF32, float32 against float32, bfloat16 against bfloat16."""
-    times = {name: [9.0, 1.0 + index, 1.0 + index] for index, name in enumerate(WAYS)}
-    rows = {row["way"]: row for row in timing.rows_of(times, {}, "cuda")}
-    assert {row["dtype"] for row in rows.values()} == {"tf32", "float32", "bfloat16"}
-    for name, row in rows.items():
-        if WAYS[name].ours:
-            assert rows[row["best_rival"]]["dtype"] == row["dtype"]
-    assert rows[f"{OURS} no_tf32"]["best_rival"] == "no_tf32"
-    assert {row["dtype"] for row in timing.rows_of(times, {}, "cpu")} == {"float32", "bfloat16"}
-
-
-@pytest.mark.parametrize("way", [Way(), Way(tf32=False), Way(benchmark=False), Way(dtype="bfloat16")])
-@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
-def test_a_ways_flags_are_set_while_it_runs(way):
-    """cuDNN's flags can be seen without a device."""
-
-    def flags():
-        return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
-
-    seen, before = [], flags()
-    way.under_flags(lambda: seen.append(flags()), torch.device("cuda"), [])()
-    way.under_flags(lambda: seen.append(flags()), CPU, [])()
-    assert seen == [(way.tf32, way.benchmark), before] and flags() == before
-
-
-@pytest.fixture
-def streams(monkeypatch):
-    """CUDA's streams and graphs by stand-ins: what was captured on which stream, and how often it was replayed."""
-    seen = SimpleNamespace(current="main", captures=0, replays=0)
-
-    @contextlib.contextmanager
-    def on(stream):
-        seen.current, before = stream, seen.current
-        yield
-        seen.current = before
-
-    class Stream(SimpleNamespace):
-        def wait_stream(self, other):
-            pass
-
-    class Graph:
-        def replay(self):
-            seen.replays += 1
-
-    main = Stream()
-    seen.main = seen.current = main
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: seen.current)
-    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(seen, "current", stream))
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", on)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: on("capture"))
-    return seen
-
-
-def test_a_graph_is_captured_once_and_replayed(streams):
-    (module,) = build(["mpd"], plain=True)
-    conv = module.discriminators[0].convs[0]
-    module(*(torch.zeros(1, 1, 200, dtype=torch.float32, device="cpu") for _ in range(2)))
-    assert conv.weight.grad_fn is not None
-    ran = []
-    step = graphs.captured(lambda: ran.append(streams.current), [module])
-    assert not ran
-    for _ in range(3):
-        step()
-    assert len(ran) == graphs.WARM_UP + 1 and ran[-1] == "capture"
-    assert all(stream is not streams.main for stream in ran)
-    assert streams.replays == 3 and conv.weight.grad_fn is None
-
-
-def test_a_graph_that_fails_leaves_the_stream(streams):
-    def fails():
-        if streams.current == "capture":
-            raise RuntimeError("operation not permitted when stream is capturing")
-
-    with pytest.raises(RuntimeError, match="not permitted"):
-        graphs.captured(fails, [])()
-    assert streams.current is streams.main and streams.replays == 0
-
-
-def test_the_models_figures_follow_the_datasheet(tiny):
-    sheet = datasheets.DEVICES["H200"]
-    found = model.seconds_per_step(tiny, sheet, "bfloat16")
-    assert 0 < found[OURS] < found["frozen"] < found[ORIGINAL]
-    with model.META:
-        modules = [reference.MultiPeriodDiscriminator(), reference.MultiScaleDiscriminator()]
-        waves = [
-            torch.empty(tiny.batch_size, 1, tiny.segment_size, dtype=torch.float32, device="meta") for _ in range(2)
-        ]
-    fused = 0
-    for step in (DISCRIMINATOR, GENERATOR):  # all but convolutions is done where they store
-        with model.Bounds(sheet, "bfloat16") as bounds:
-            FROZEN_STEPS[step](modules, *waves, reference)
-        fused += bounds.all - bounds.convolutions
-    assert found["frozen"] - found[OURS] == pytest.approx(fused)
-    half = datasheets.Device("sm_90", 132, sheet.half / 2, sheet.tf32 / 2, sheet.float32 / 2, sheet.bandwidth / 2)
-    for way, seconds in model.seconds_per_step(tiny, half, "bfloat16").items():
-        assert seconds == pytest.approx(2 * found[way])
-
-
-def test_the_models_convolutions_are_those_of_the_work():
-    """Without a bandwidth to bound it, the arithmetic of a discriminator step is that of its floor."""
-    modules = [reference.MultiPeriodDiscriminator((2, 3))]
-    y = torch.zeros(1, 1, 600, dtype=torch.float32, device="cpu")
-    endless = datasheets.Device("sm_90", 1, 1, 1, 1, 1e12)
-    with model.Bounds(endless, "float32") as bounds:
-        FROZEN_STEPS[DISCRIMINATOR](modules, y, y, reference)
-    work = cases.forward_work(modules, y, y)
-    assert bounds.convolutions == pytest.approx(3 * work.flops / 1e12, rel=0.01)  # but for the stems' input gradients
-
-
-def test_estimate_by_a_model(tiny, capsys):
-    from hifigan_fast.cli import main
-
-    assert main(["estimate", "--device-model", "h200", "--precision", "bf16", "--steps", "3600000"]) == 0
-    out = capsys.readouterr().out
-    assert "a model of training steps on H200" in out and "nothing was timed" in out and "not measured" in out
-    assert main(["estimate", "--device-model", "t4", "--precision", "bf16"]) == 2
-    assert "precision: expected fp32 on a device of sm_75, which has no bfloat16" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="device_model: expected one of t4, a100, 4090.*got 'v100'"):
-        datasheets.named("v100")
-
-
-def test_ceilings_of_a_gpu_are_of_each_arithmetic(monkeypatch):
-    seen = []
-
-    def products(dtype, device):
-        seen.append((dtype, torch.backends.cuda.matmul.allow_tf32))
-        return float(len(seen))
-
-    before = torch.backends.cuda.matmul.allow_tf32
-    monkeypatch.setattr(machine, "_products", products)
-    monkeypatch.setattr(machine, "_copied", lambda device: 9.0)
-    found = machine.ceilings(torch.device("cuda"))
-    assert found == {"gflops": {"bfloat16": 1.0, "tf32": 2.0, "float32": 3.0}, "gbytes": 9.0}
-    assert seen[1:] == [(torch.float32, True), (torch.float32, False)]
-    assert torch.backends.cuda.matmul.allow_tf32 == before
-
-
-@pytest.mark.parametrize("red, passes", [(None, True), ("tf32", True), ("float32", False), ("bfloat16", False)])
-def test_each_arithmetic_is_judged_but_tf32_only_told(monkeypatch, red, passes):
-    """TF32 by the same flag as the ways that are measured in it."""
-
-    def found(write, verbose, after, autocast, backends, device):
-        arithmetic = "bfloat16" if autocast else "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
-        ratio = 2 * parity.LIMIT if arithmetic == red else 1.0
-        verdicts = {"mpd": {name: parity.Verdict({"maps": (ratio, "real 0")}) for name in backends}}
-        return verdicts, arithmetic != red
-
-    monkeypatch.setattr(gate, "gate", found)
-    monkeypatch.setattr(gate, "measured_backend", lambda device, autocast: "triton")
-    ways = asked_ways(None, False, "cuda")
-    verdicts, passed = gate.judge(ways, False, tqdm.tqdm(total=0, disable=True), torch.device("cuda"), False)
-    assert passed is passes and list(verdicts) == ["tf32", "bfloat16", "float32"]
-    assert all(list(of["mpd"]) == ["triton"] for of in verdicts.values())
-
-
-@pytest.mark.usefixtures("narrow")
-def test_cudas_ways_by_a_cpu_in_its_place():
-    """Each way's steps run, without what only a device has, and are told."""
-    plan = command._plan("bigvgan", 1, 1024, None, 1, None, False, "cpu")
-    plan = plan._replace(ways=asked_ways(None, False, "cuda"))
-    result = report.begun(plan, {}, {"gflops": {"float32": 100.0, "bfloat16": 200.0}, "gbytes": 50.0})
-    command._measure(plan, parity.waveforms(1, 1024), tqdm.tqdm(disable=True), result, None)
-    assert not [row for row in result["speed"] if "error" in row]
-    told = {(row["step"], row["way"]) for row in result["speed"] if row["of_floor"]}
-    assert told == {(step, name) for step in plan.steps for name, way in plan.ways.items() if way.does(step)}
-    assert "bf16_graph" in page.page(json.loads(json.dumps(result)), "hifigan-fast bench")

@@ -29,7 +29,15 @@ def run(date, factor, **changes):
         rows += [{"ensemble": "both", "step": step, "peak_mib": held[row["way"]], **row} for row in found]
     return {
         **{"format": report.FORMAT, "date": date, "commit": "a", "device": "one", "processor": "one", "threads": 2},
-        **{"what": "it", "batch": 4, "segment": 8192, "repeats": 2, "versions": {"torch": "2"}, "speed": rows},
+        **{
+            "workload": "hifigan",
+            "what": "it",
+            "batch": 4,
+            "segment": 8192,
+            "repeats": 2,
+            "versions": {"torch": "2"},
+            "speed": rows,
+        },
         **changes,
     }
 
@@ -44,7 +52,12 @@ def kept(folder, monkeypatch, *runs):
 
 
 def test_runs_of_one_commit_and_machine_are_taken_together(tmp_path, monkeypatch):
-    others = run("2026-01-09", 0.1, commit="b"), run("2026-01-01", 0.1, device="two"), {"layers": []}
+    others = (
+        run("2026-01-09", 0.1, commit="b"),
+        run("2026-02-09", 0.1, workload="vits"),
+        run("2026-01-01", 0.1, device="two"),
+        {"layers": []},
+    )
     mine = run("2026-02-03", 0.5), run("2026-02-01", 0.25), run("2026-02-02", 0.4)
     text = kept(tmp_path, monkeypatch, *others, *mine)
     assert "medians of 3 runs (and their range)" in text and "2026-02-03" in text

@@ -17,13 +17,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   if (out >= outs) return;
   const int size = job[FINISH_CHANNELS] * job[FINISH_TAPS];
   grads_t *to = grads + job[FINISH_GRAD] + static_cast<long long>(out) * size;
+  float totals[MOST_SETS] = {};
+#pragma unroll
+  for (int s = 0; s < MOST_SETS; ++s) {
+    const long long *set = job + FINISH_SETS + s * SET_FIELDS;
+    const int count = set[SET_BEGIN] < set[SET_END] ? outs : 0;
+    for (int o = lane; o < count; o += 32) totals[s] += inners[set[SET_INNER] + o];
+  }
+#pragma unroll
+  for (int s = 0; s < MOST_SETS; ++s) totals[s] = warp_sum(totals[s]);
+#pragma unroll
   for (int s = 0; s < MOST_SETS; ++s) {
     const long long *set = job + FINISH_SETS + s * SET_FIELDS;
     if (set[SET_BEGIN] >= set[SET_END]) continue;
-    float total = 0;
-    for (int o = lane; o < outs; o += 32) total += inners[set[SET_INNER] + o];
     const float sigma = wide(sigmas.of[set[SET_SLOT]][0]);
-    const float u = wide(us.of[set[SET_SLOT]][out]) * (warp_sum(total) / (sigma * sigma));
+    const float u = wide(us.of[set[SET_SLOT]][out]) * (totals[s] / (sigma * sigma));
     const vs_t *v = vs.of[set[SET_SLOT]];
     for (int k = lane; k < size; k += 32) to[k] = narrow<grads_t>(wide(to[k]) - u * wide(v[k]));
   }

@@ -14,7 +14,9 @@ constexpr int LANES = CHUNKS >= 32   ? 32
 constexpr int PLACES = THREADS / LANES;  // at a time
 constexpr bool WHOLE = OUT % EACH == 0;
 static_assert(BM % PLACES == 0);
-constexpr bool FIT = TAPS * OUT * sizeof(float) <= 48 * 1024;  // filters, into shared memory
+
+// Whether filters go into shared memory, turned; of a long stem they are read where they are.
+constexpr bool FIT = (TAPS * OUT + BM) * sizeof(float) <= 48 * 1024;
 
 // This lane's part of the gradient of the fold's position `at`, of waveform `sample`. filter(tap, out
 // channel).
@@ -41,13 +43,13 @@ inline float passed_back(const grad_out_t *grad_out, Filter filter, const long l
   return total;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS)
     stem_input_grad(const grad_out_t *grad_out, const weight_t *weight, grad_waves_t *grad_waves,
                     const long long *runs, const long long *tiles) {
-  __shared__ float filters[FIT ? TAPS * OUT : 1];  // [tap][out channel]
+  __shared__ float filters[FIT ? TAPS * OUT : 1], totals[BM];
   const long long *tile = tiles + 5 * blockIdx.x;
-  const int begin = tile[0], end = tile[1], sample = tile[2], length = runs[begin * RUN_FIELDS + RUN_IN_ROWS];
-  float totals[BM / PLACES] = {};
+  const int begin = tile[0], end = tile[1], sample = tile[2], first = tile[3];
+  const int length = runs[begin * RUN_FIELDS + RUN_IN_ROWS];
   for (int index = begin; index < end; ++index) {
     const long long *run = runs + index * RUN_FIELDS;
     const int period = run[RUN_PERIOD], folded_length = ceil_div(length, period) * period;
@@ -62,21 +64,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const auto filter = [&](int tap, int channel) {
       return FIT ? filters[tap * OUT + channel] : wide(own[channel * TAPS + tap]);
     };
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < BM / PLACES; ++i) {
-      const int at = static_cast<int>(tile[3]) + i * PLACES + threadIdx.x / LANES,
+      const int place = i * PLACES + threadIdx.x / LANES, at = first + place,
                 mirrored = 2 * (length - 1) - at;
-      if (at >= length) continue;
-      totals[i] += passed_back(grads, filter, run, sample, at);
+      float total = at < length ? passed_back(grads, filter, run, sample, at) : 0;
       // The reflect pad mirrors the samples before the last.
-      if (mirrored >= length && mirrored < folded_length)
-        totals[i] += passed_back(grads, filter, run, sample, mirrored);
+      if (at < length && mirrored >= length && mirrored < folded_length)
+        total += passed_back(grads, filter, run, sample, mirrored);
+      for (int by = LANES / 2; by; by /= 2) total += __shfl_xor_sync(0xFFFFFFFF, total, by);
+      if (threadIdx.x % LANES == 0) totals[place] = index == begin ? total : totals[place] + total;
     }
   }
-#pragma unroll
-  for (int i = 0; i < BM / PLACES; ++i) {
-    for (int by = LANES / 2; by; by /= 2) totals[i] += __shfl_xor_sync(0xFFFFFFFF, totals[i], by);
-    const int at = static_cast<int>(tile[3]) + i * PLACES + threadIdx.x / LANES;
-    if (at < length && threadIdx.x % LANES == 0) grad_waves[tile[4] + at] = narrow<grad_waves_t>(totals[i]);
-  }
+  __syncthreads();
+  for (int place = threadIdx.x; place < min(BM, length - first); place += THREADS)
+    grad_waves[tile[4] + first + place] = narrow<grad_waves_t>(totals[place]);
 }

@@ -82,12 +82,16 @@ def _plan(workload, batch, length, steps, repeats, rivals, full, device):
             )
         named = [name for name in named if STEPS[name] not in TRAINING]
     named = [STEPS[name] for name in STEPS if name in named]
+    batch, length = batch or (chosen.cpu_batch if kind == "cpu" else chosen.batch), length or chosen.segment
     if any(step in TRAINING for step in named):
         extras.require("a whole training step", "train", "librosa")
-    batch = batch or (chosen.cpu_batch if kind == "cpu" else chosen.batch)
+        from . import training
+
+        for step in (step for step in named if step in TRAINING):
+            training.config_of(step, batch, length)  # what it refuses it refuses now
     repeats = repeats or (FULL_REPEATS if full else REPEATS)[kind]
     ways = asked_ways(rivals, full, kind)
-    return Plan(workload, chosen, batch, length or chosen.segment, named, ways, repeats, device, full)
+    return Plan(workload, chosen, batch, length, named, ways, repeats, device, full)
 
 
 def _cases(plan, waves):

@@ -5,6 +5,8 @@ what they had; on a CUDA device PyTorch's account.
 """
 
 import concurrent.futures
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import re
@@ -12,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from .. import parity
+from .. import dispatch, parity
+from ..backends.memory import LEAST, PATIENCE
 from .steps import TRAINING, WAYS
 from .workloads import WORKLOADS, modules_of
 
@@ -54,13 +57,28 @@ def _peak(call, before):
     return resident_mib("VmHWM") - before
 
 
+def _let_go():
+    """Give back what was left with allocators: a step would take it, and seem to need nothing."""
+    backend = dispatch.BACKENDS["cpu"]
+    if backend.cannot_run(torch.device("cpu"), torch.float32) is None:
+        for _ in range(PATIENCE + 1):  # requests, after which it keeps no buffer that none has taken
+            backend.empty(LEAST // 4, torch.float32, "cpu")
+    with contextlib.suppress(AttributeError, OSError):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def halves(workload, way, steps, batch, length, threads):
     """{step: MiB} of a workload's last ensemble by the way of this name, on the CPU."""
     torch.set_num_threads(threads)
     chosen, how, waves = WORKLOADS[workload], WAYS[way], parity.waveforms(batch, length)
     modules = modules_of(chosen, {way: how}, torch.device("cpu"))[way][chosen.ensembles[-1]]
-    before = resident_mib()
-    return {step: _peak(how.call(step, modules, *waves), before) for step in steps}
+    found = {}
+    for step in steps:
+        for module in modules:
+            module.zero_grad(set_to_none=True)  # the last step's
+        _let_go()
+        found[step] = _peak(how.call(step, modules, *waves), resident_mib())
+    return found
 
 
 def training(_, way, steps, batch, length, threads):
@@ -69,7 +87,8 @@ def training(_, way, steps, batch, length, threads):
 
     torch.set_num_threads(threads)
     (step,), y = steps, parity.waveforms(batch, length)[0].squeeze(1)
-    run = training.ready(training.config_of(step, y), WAYS[way], y)
+    run = training.ready(training.config_of(step, batch, length), WAYS[way], y)
+    _let_go()
     return {step: _peak(run, resident_mib())}
 
 

@@ -104,7 +104,10 @@ def trace(axis, budget, device, curve):
             continue
         with contextlib.suppress(OSError):
             memory.begin_peak()
-        calls, errors = guarded(axis.calls(value))
+        try:
+            calls, errors = guarded(axis.calls(value))
+        except (RuntimeError, MemoryError):  # there is no room for its waveforms
+            calls, errors = {}, True
         times = interleaved(calls, REPEATS, device=device)
         if errors:
             curve["left_out"].append(value)

@@ -25,9 +25,11 @@ class OriginalTrainer(Trainer):
         return contextlib.nullcontext()
 
 
-def config_of(step, y):
-    """The configuration of a step of `TRAINING` on waveforms of y's shape; ValueError for one that it cannot take."""
-    return load_config(TRAINING[step], batch_size=len(y), segment_size=y.shape[-1])
+def config_of(step, batch, length):
+    """The configuration of a step of `TRAINING` on so many waveforms of so many samples; ValueError for what it cannot
+    take.
+    """
+    return load_config(TRAINING[step], batch_size=batch, segment_size=length)
 
 
 def ready(config, way, y):
@@ -66,7 +68,7 @@ def cases(waves, steps, ways):
     """Yield the cases of whole training steps: of `steps` those of `TRAINING`."""
     y, y_hat = waves
     for step in (step for step in steps if step in TRAINING):
-        config = config_of(step, y)
+        config = config_of(step, len(y), y.shape[-1])
         calls = {name: call(config, way, y.squeeze(1)) for name, way in ways.items() if way.does(step)}
         yield Case("both", step, _work(config, y, y_hat), calls)
         calls.clear()  # their networks are gone before the next are made

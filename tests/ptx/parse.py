@@ -147,15 +147,15 @@ def _statements(text, files):
         if code.startswith(".loc"):
             source = _source(code, comment, files) or source
             continue
+        for label in re.findall(r"^[\w$]+:", code):
+            yield number, label, source
+            code = code[len(label) :].strip()
         if waiting or code.startswith(".branchtargets"):  # over several lines
             waiting += " " + code
             if ";" in code:
                 yield number, waiting.strip().rstrip(";"), source
                 waiting = ""
             continue
-        for label in re.findall(r"^[\w$]+:", code):
-            yield number, label, source
-            code = code[len(label) :].strip()
         if code in ("", "{", "}", ")", "("):
             continue
         for statement in code.strip("{}\t ").split(";") if not _has_vector(code) else [code.rstrip(";")]:

@@ -9,7 +9,6 @@ from unittest import mock
 import pytest
 import torch
 
-import hifigan_fast as hf
 from benchmarks import host
 from hifigan_fast import dispatch, trust
 from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernel, kernels
@@ -54,13 +53,9 @@ def asked(monkeypatch):
 @pytest.fixture
 def device(asked, monkeypatch):
     """CPU tensors pass as an H200's."""
-    monkeypatch.setattr(devices, "capability", lambda device: (9, 0))
-    monkeypatch.setattr(devices, "multiprocessors", lambda device: 132)
-    monkeypatch.setattr(devices, "tf32", lambda device: False)
-    monkeypatch.setattr(CudaBackend, "cannot_run", lambda self, device, dtype: None)
     monkeypatch.setattr(CUDA.kernels, "_loaded", {})
     ensemble_of.cache_clear()
-    with hf.use_backend("cuda"):
+    with host.as_a_device("cuda"):
         yield asked
 
 
@@ -90,8 +85,7 @@ def test_a_recorded_pass_asks_for_the_same(device, monkeypatch):
 
     monkeypatch.setattr(program.Recording, "__init__", start)
     monkeypatch.setattr(program.Recording, "program", stop)
-    with mock.patch.object(kernels, "compiled", lambda *_: b""):
-        step([small(torch.nn.utils.weight_norm), small(torch.nn.utils.spectral_norm)])
+    step([small(torch.nn.utils.weight_norm), small(torch.nn.utils.spectral_norm)])
     assert len(recorded) == 6  # backward twice, of two ensembles, and one forward of each
     for made, addresses, launched in recorded:
         device.launches.clear()
@@ -100,13 +94,14 @@ def test_a_recorded_pass_asks_for_the_same(device, monkeypatch):
         assert device.launches == launched and len(launched) > 2
 
 
-def test_a_pass_is_compiled_as_a_whole_before_it_is_launched(device, monkeypatch):
-    compiled, run = [], CUDA.whole
-    monkeypatch.setattr(kernels, "compiled", lambda kernel, *_: compiled.append(kernel.source) or b"")
-    tried = []
-    monkeypatch.setattr(CudaBackend, "whole", lambda self, again: run(lambda: tried.append(1) or again()))
+def test_a_pass_is_compiled_as_a_whole_before_it_is_launched(device):
+    compiled, tried, run = [], [], CUDA.whole
     module = small(torch.nn.utils.weight_norm)
-    module(*torch.randn(2, 1, 1, 300).unbind())
+    with (  # not by monkeypatch: what `device` has changed is put back before that
+        mock.patch.object(kernels, "compiled", lambda kernel, *_: compiled.append(kernel.source) or b""),
+        mock.patch.object(CudaBackend, "whole", lambda self, again: run(lambda: tried.append(1) or again())),
+    ):
+        module(*torch.randn(2, 1, 1, 300).unbind())
     assert len(tried) == 3  # begun, compiled, run
     first, again = compiled[:4], compiled[4:]  # by threads; as they are launched, from the cache
     assert sorted(first) == sorted(again) == ["convolution_forward", "head_forward", "pack", "stem_forward"]
@@ -118,6 +113,9 @@ def test_what_is_missing_is_said(monkeypatch):
     assert CUDA.cannot_run(cuda, torch.float32) == ("the device has compute capability 7.0, the CUDA kernels need 7.5")
     monkeypatch.setattr(devices, "_capability", lambda device: (7, 5))
     assert CUDA.cannot_run(cuda, torch.bfloat16) == "the device has compute capability 7.5, bfloat16 needs 8.0"
+    monkeypatch.setattr(devices, "_capability", lambda device: (31, 4))
+    assert "does not know compute capability 31.4" in CUDA.cannot_run(cuda, torch.float16)
+    monkeypatch.setattr(devices, "_capability", lambda device: (12, 1))
     monkeypatch.setattr(driver, "missing", lambda: "no driver")
     assert CUDA.cannot_run(cuda, torch.float16) == "no driver"
     monkeypatch.setattr(compiler, "missing", lambda: "no NVRTC")

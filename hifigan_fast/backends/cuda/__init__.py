@@ -39,7 +39,11 @@ class CudaBackend(GpuBackend):
             )
         if dtype == torch.bfloat16 and capability < BFLOAT16_FROM:
             return f"the device has compute capability {_dotted(capability)}, bfloat16 needs {_dotted(BFLOAT16_FROM)}"
-        return compiler.missing() or (driver.missing() if device.type == "cuda" else None)
+        if compiler.missing():
+            return compiler.missing()
+        if 10 * capability[0] + capability[1] not in compiler.known():
+            return f"NVRTC {_dotted(compiler.version())} does not know compute capability {_dotted(capability)}"
+        return driver.missing() if device.type == "cuda" else None
 
     def contact(self, device):
         if device.type != "cuda":

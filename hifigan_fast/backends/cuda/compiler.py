@@ -55,6 +55,14 @@ def version():
 
 
 @functools.lru_cache(maxsize=1)
+def known():
+    """Compute capabilities that NVRTC compiles for, 90 of 9.0."""
+    from cuda.bindings import nvrtc
+
+    return frozenset(_checked(nvrtc.nvrtcGetSupportedArchs()))
+
+
+@functools.lru_cache(maxsize=1)
 def folder():
     """Where the sources are: of an installed package in it, of a clone in csrc."""
     installed = Path(__file__).with_name("sources")

@@ -1,0 +1,152 @@
+"""Does it train the same? Writes docs/fidelity.png and the tables of docs/fidelity.md.
+
+Measures how fast runs of one seed part, where that is missing (ten minutes a seed on a quiet core), and draws it with
+those training runs that there are: `python docs/train_studies.py` makes them.
+
+python docs/make_fidelity_figure.py [--data DIR]
+"""
+
+import statistics
+import sys
+
+from studies import bands, clips, pages, parting, results, runs
+from tabulate import tabulate
+
+PAGE = pages.DOCS / "fidelity.md"
+MEASURES = {"mel_error": "mel error", "stft": "STFT distance", "pesq": "PESQ"}
+PARTS = ("generator", "discriminators")
+
+
+def measure(args):
+    """Measure what is missing of the first question."""
+    lacking = [run for run in parting.RUNS if not results.of_plan(parting.PARTING, [run])]
+    for run in lacking:
+        parting.measure(run, parting.PARTING, clips.chosen(args.data, args.scratch))
+
+
+def parting_section(found):
+    """How far each rival is from plain PyTorch of the same seed, and against the control; `found`: results by name."""
+    how = f"{results.missing(found, parting.RUNS)}, {parting.PARTING.steps} steps each"
+    if not found:
+        return f"Not measured yet ({how}).\n"
+    lines = []
+    for name, rival in parting.RIVALS.items():
+        cells = []
+        for part in PARTS:
+            curves = [result["rivals"][name][part] for result in found.values()]
+            cells += [f"{statistics.median(c[at] for c in curves):.1e}" for at in (0, -1)]
+            if name in parting.OURS:
+                every = [r for result in found.values() for r in parting.ratios(result, part, name)]
+                cells.append(f"{statistics.median(every):.2f} (≤ {max(every):.2f})")
+            else:
+                cells.append("")
+        lines.append((rival.title, *cells))
+    last = f"step {parting.PARTING.steps}"
+    headers = ["", *(f"{part}, {column}" for part in PARTS for column in ("step 1", last, "× control"))]
+    table = tabulate(lines, headers, "github", disable_numparse=True)
+    conditions = next(iter(found.values()))["conditions"]
+    plan = parting.PARTING
+    size = f"V2, batch {plan.batch_size} × {plan.segment_size}"
+    return f"{size}; {pages.where(conditions)}; {how}. Medians over the seeds:\n\n{table}\n"
+
+
+def probed(result, name):
+    """A measure over a run's probes, None where it has none."""
+    return [probe[name] for probe in result["probes"]]
+
+
+def training_section(found):
+    """Each way's last measures, and how much of its curves lies in the band of plain PyTorch's seeds."""
+    how = results.missing(found, runs.FIDELITY)
+    if not found:
+        return f"{how}.\n"
+    lines = []
+    for way, settings in runs.WAYS.items():
+        own = of_way(found, way)
+        if own:
+            last = [", ".join(shown(probed(result, name)[-1]) for result in own) for name in MEASURES]
+            lines.append((settings.title, len(own), *last, *(inside(found, way, loss) for loss in runs.LOSSES)))
+    headers = ["", "seeds", *MEASURES.values(), *(f"{loss} in the band" for loss in runs.LOSSES)]
+    return f"{how}.\n\n{tabulate(lines, headers, 'github', disable_numparse=True)}\n"
+
+
+def shown(value):
+    return "–" if value is None else f"{value:.3f}"
+
+
+def of_way(found, way):
+    """The results of a way's runs, seed by seed."""
+    names = [run.name for run in runs.FIDELITY if run.way == way]
+    return [found[name] for name in names if name in found]
+
+
+def inside(found, way, loss):
+    """The share of a way's curve in plain PyTorch's band, in words: the least over its seeds."""
+    limits = bands.band([result["curve"][loss] for result in of_way(found, "plain")])
+    if limits is None or way == "plain":
+        return "no band yet" if limits is None else ""
+    return f"≥ {min(bands.within(result['curve'][loss], limits) for result in of_way(found, way)):.0%}"
+
+
+def section(parted, trained):
+    """All that the page has of results."""
+    plan = runs.WHOLE
+    return (
+        f"### How fast do runs of one seed part?\n\n{parting_section(parted)}\n"
+        f"### {plan.steps} steps, three seeds\n\n{training_section(trained)}"
+    )
+
+
+def draw_parting(axes, found, part):
+    if not found:
+        return pages.absent(axes, f"Distance of the {part}", "not measured yet")
+    for index, (name, rival) in enumerate(parting.RIVALS.items()):
+        curves = [result["rivals"][name][part] for result in found.values()]
+        values = [statistics.median(own) for own in zip(*curves)]
+        control = name in parting.CONTROLS
+        style = {"color": "0.45", "linestyle": ("--", ":", "-.")[index]} if control else {"color": f"C{index - 3}"}
+        axes.plot(range(1, len(values) + 1), [max(v, 1e-9) for v in values], label=rival.title, **style)
+    axes.set(title=f"Distance of the {part} from plain PyTorch's", yscale="log", xlabel="step")
+    axes.set_ylabel("over the way from the start")
+    axes.legend(fontsize="x-small")
+
+
+def draw_training(axes, found):
+    title = f"Mel error of the training batches, {runs.WHOLE.steps} steps"
+    if not found:
+        return pages.absent(axes, title, f"{results.missing([], runs.FIDELITY).split(';')[0]}:\ndocs/train_studies.py")
+    plain = of_way(found, "plain")
+    limits = bands.band([result["curve"]["mel_error"] for result in plain])
+    if limits:
+        axes.fill_between(plain[0]["curve"]["step"], *limits, color="0.85", label="plain PyTorch's 95 % band")
+    for index, (way, settings) in enumerate(runs.WAYS.items()):
+        for number, result in enumerate(of_way(found, way)):
+            color = "0.45" if way == "plain" else f"C{index - 1}"
+            curve = result["curve"]
+            label = None if number else settings.title
+            axes.plot(curve["step"], curve["mel_error"], color=color, linewidth=0.8, label=label)
+    axes.set(title=title, xlabel="step")
+    axes.legend(fontsize="x-small", title=results.missing(found, runs.FIDELITY).split(";")[0])
+
+
+def main():
+    args = pages.arguments(__doc__)
+    try:
+        figure, axes = pages.canvas(3)
+        measure(args)
+        parted = results.of_plan(parting.PARTING, parting.RUNS)
+        trained = results.of_plan(runs.WHOLE, runs.FIDELITY)
+        pages.write(PAGE, section(parted, trained))
+    except (ValueError, OSError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    for own, part in zip(axes, PARTS):
+        draw_parting(own, parted, part)
+    draw_training(axes[2], trained)
+    pages.save(figure, "fidelity.png")
+    print(f"{PAGE.name}, fidelity.png: trainings: {results.missing(trained, runs.FIDELITY)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""The article's two questions. Writes docs/questions-*.png and the tables of docs/questions.md.
+
+Measures what takes no long training, where it is missing (the folds: a minute; three runs of 20 steps: ten), and draws
+it with those training runs that there are: `python docs/train_studies.py` makes them.
+
+python docs/make_questions_figures.py [--data DIR]
+"""
+
+import math
+import sys
+
+import numpy as np
+from studies import bands, clips, pages, periods, results, runs
+from tabulate import tabulate
+
+PAGE = pages.DOCS / "questions.md"
+FOLDS = results.RESULTS / "periods.json"
+SHORT = [runs.Run("step-losses", runs.SEEDS[0], spectral=name) for name in runs.SPECTRAL]
+NORMS = {"first": "the first scale (as it is)", "none": "no scale", "all": "all scales"}
+KINDS = {
+    periods.ALONE: "apart, below rate/2p",
+    periods.ALIASED: "apart, aliased",
+    periods.MERGED: "merged with another",
+}
+
+
+def measure(args):
+    """Measure what is missing of both questions without long trainings. Returns a signal's number, or 0."""
+    short = [run for run in SHORT if not results.of_plan(runs.SHORT, [run])]
+    folds = results.read(FOLDS)
+    if short or folds is None:
+        data = clips.chosen(args.data, args.scratch)
+        if folds is None:
+            periods.measure(data)
+        return runs.work(short, runs.SHORT, data, args.scratch)
+    return 0
+
+
+def named(periods_of_set):
+    return ", ".join(map(str, periods_of_set))
+
+
+def folds_section(found):
+    """Of each period: what its columns do to partials; of each set: what it sees once and twice."""
+    rows = [
+        (p, *(f"{found['folds'][p][kind][0]:.1%}, {found['folds'][p][kind][1]:.0%}" for kind in KINDS))
+        + (f"{found['reach'][p][1]:.0%}", f"{found['reach'][p][2]:.0%}")
+        for p in found["folds"]
+    ]
+    headers = ["period", *KINDS.values(), "pitch period within layer 2's field", "layer 3's"]
+    first = tabulate(rows, headers, "github", disable_numparse=True)
+    sets = [
+        (named(runs.PERIODS[name]), f"{own['covered']:.1%}", f"{own['weighted']:.1%}", f"{own['twice']:.1%}")
+        + (", ".join(f"{share:.0%}" for share in own["own"].values()),)
+        for name, own in found["sets"].items()
+    ]
+    headers = ["periods", "distances seen", "weighted by resemblance", "by two or more", "each one's alone"]
+    second = tabulate(sets, headers, "github", disable_numparse=True)
+    pitch = f"{found['f0']['0.1']:.0f}, {found['f0']['0.5']:.0f} and {found['f0']['0.9']:.0f} Hz"
+    return (
+        f"{found['frames']} voiced frames, pitch {pitch} (a tenth, half, nine tenths of them below); of their energy "
+        f"{found['harmonic_share']:.0%} is in the pitch and its harmonics. Shares of the partials' energy, and of "
+        f"their number:\n\n{first}\n\nDistances from 1 to {periods.DISTANCES} samples:\n\n{second}\n"
+    )
+
+
+def trained_section(found, wanted, value, title):
+    """The last measures of runs that differ in one thing, `value` of a run; `title` says it."""
+    how = results.missing(found, wanted)
+    rows = []
+    for name in dict.fromkeys(map(value, wanted)):
+        own = [found[run.name] for run in wanted if value(run) == name and run.name in found]
+        last = [[result["probes"][-1][measure] for result in own] for measure in ("mel_error", "stft", "pesq")]
+        if own:
+            cells = (", ".join("–" if v is None else f"{v:.3f}" for v in values) for values in last)
+            rows.append((title(name), len(own), *cells, inside(found, wanted, value, name)))
+    if not rows:
+        return f"{how}.\n"
+    headers = ["", "seeds", "mel error", "STFT distance", "PESQ", "mel error in the standard's band"]
+    return f"{how}.\n\n{tabulate(rows, headers, 'github', disable_numparse=True)}\n"
+
+
+def curves(found, wanted, value, name, loss="mel_error"):
+    """A loss of those runs of which `value` is `name`, seed by seed."""
+    return [found[run.name]["curve"][loss] for run in wanted if value(run) == name and run.name in found]
+
+
+def inside(found, wanted, value, name):
+    """The least share of a variant's curves in the band of the standard's seeds, in words."""
+    standard = value(wanted[0])
+    limits = bands.band(curves(found, wanted, value, standard))
+    if limits is None or name == standard:
+        return "no band yet" if limits is None else ""
+    return f"≥ {min(bands.within(own, limits) for own in curves(found, wanted, value, name)):.0%}"
+
+
+def spectral_section(short):
+    """MSD's first scale in the short runs: gains, gradients and losses at their beginning and end."""
+    rows = []
+    for run in SHORT:
+        if run.name not in short:
+            continue
+        for probe in (short[run.name]["probes"][0], short[run.name]["probes"][-1]):
+            layers = [own for name, own in probe["layers"].items() if name.startswith("msd.0.")]
+            matrix, gain = ([own[index] for own in layers] for index in (0, 1))
+            cells = (f"{min(matrix):.2f} – {max(matrix):.2f}", f"{min(gain):.2f} – {max(gain):.2f}")
+            bound = f"{math.prod(gain):.2f}"
+            rows.append(
+                (NORMS[run.spectral], probe["step"], *cells, bound, *map("{:.1e}".format, probe["gradients"]["msd.0"]))
+            )
+    headers = ["spectral-normed", "step", "σ of the matrices", "gains", "their product", "gradient, real", "generated"]
+    table = tabulate(rows, headers, "github", disable_numparse=True)
+    return f"{results.missing(short, SHORT)}, {runs.SHORT.steps} steps each. MSD's first scale:\n\n{table}\n"
+
+
+def section(folds, short, whole):
+    """All that the page has of results; `folds` may be None."""
+    of_sets = trained_section(whole, runs.OF_PERIODS, lambda r: r.periods, lambda name: named(runs.PERIODS[name]))
+    of_norms = trained_section(whole, runs.OF_SPECTRAL, lambda r: r.spectral, NORMS.get)
+    return (
+        f"### Periods: figures\n\n{folds_section(folds) if folds else 'Not measured yet.'}\n"
+        f"Trainings of {runs.WHOLE.steps} steps: {of_sets}\n"
+        f"### Spectral norm: figures\n\n{spectral_section(short)}\n"
+        f"Trainings of {runs.WHOLE.steps} steps: {of_norms}"
+    )
+
+
+def draw_folds(axes, found):
+    names = list(found["folds"])
+    for offset, (index, pattern) in ((-0.2, (0, "")), (0.2, (1, "//"))):
+        bottom = np.zeros(len(names))
+        for color, kind in zip(("C0", "C1", "0.7"), KINDS):
+            values = np.array([found["folds"][p][kind][index] for p in names])
+            label = KINDS[kind] if index == 0 else None
+            axes.bar(np.arange(len(names)) + offset, values, 0.36, bottom, color=color, hatch=pattern, label=label)
+            bottom += values
+    axes.set(title="Partials in a column: energy (left), number (hatched)", xlabel="period", ylabel="share")
+    axes.set_xticks(range(len(names)), names, fontsize="x-small")
+    axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
+
+
+def draw_sets(axes, found):
+    names = list(found["sets"])
+    seen, twice = ([found["sets"][name][key] for name in names] for key in ("covered", "twice"))
+    axes.barh(names, seen, color="C0", label="by one or more")
+    axes.barh(names, twice, color="C1", height=0.4, label="by two or more")
+    axes.set(title=f"Distances up to {periods.DISTANCES} that a set sees", xlabel="share", xlim=(0, 1))
+    axes.set_yticks(range(len(names)), [named(runs.PERIODS[name]) for name in names], fontsize="small")
+    axes.invert_yaxis()
+    axes.legend(fontsize="x-small", loc="lower right")
+
+
+def draw_trained(axes, found, wanted, plan, value, title, loss):
+    """The curves of runs that differ in one thing, with the standard's band."""
+    heading = f"{loss}, {plan.steps} steps"
+    if not any(run.name in found for run in wanted):
+        lacking = results.missing(found, wanted).split(";")[0]
+        return pages.absent(axes, heading, f"{lacking}:\ndocs/train_studies.py")
+    for index, name in enumerate(dict.fromkeys(map(value, wanted))):
+        for number, own in enumerate(curves(found, wanted, value, name, loss)):
+            steps = plan.mean * np.arange(1, len(own) + 1)
+            axes.plot(steps, own, f"C{index}", linewidth=0.8, label=None if number else title(name))
+    axes.set(title=heading, xlabel="step")
+    axes.legend(fontsize="x-small", title=results.missing(found, wanted).split(";")[0])
+
+
+def draw_gains(axes, short):
+    for index, run in enumerate(SHORT):
+        for probe, style in zip((short[run.name]["probes"][i] for i in (0, -1)), ("--", "-")):
+            gains = [own[1] for name, own in probe["layers"].items() if name.startswith("msd.0.")]
+            axes.plot(gains, f"C{index}o{style}", markersize=3, label=f"{NORMS[run.spectral]}, step {probe['step']}")
+    axes.set(
+        title="Gain of the layers of MSD's first scale", xlabel="layer", ylabel="largest singular value", yscale="log"
+    )
+    axes.legend(fontsize="x-small")
+
+
+def draw_gradients(axes, short):
+    for index, run in enumerate(SHORT):
+        probes = short[run.name]["probes"]
+        for side, style in enumerate(("-", "--")):
+            values = [probe["gradients"]["msd.0"][side] for probe in probes]
+            label = f"{NORMS[run.spectral]}, {('real', 'generated')[side]}"
+            axes.plot([probe["step"] for probe in probes], values, f"C{index}{style}", label=label)
+    axes.set(title="Gradient of its mean logit at the clips", xlabel="step", ylabel="length", yscale="log")
+    axes.legend(fontsize="x-small")
+
+
+def draw(drawn, folds, short, whole):
+    """Both figures on two canvases, of what there is."""
+    (figure, axes), (other, others) = drawn
+    if folds:
+        draw_folds(axes[0], folds)
+        draw_sets(axes[1], folds)
+        draw_trained(
+            axes[2],
+            whole,
+            runs.OF_PERIODS,
+            runs.WHOLE,
+            lambda r: r.periods,
+            lambda n: named(runs.PERIODS[n]),
+            "mel_error",
+        )
+        pages.save(figure, "questions-periods.png")
+    if len(short) == len(SHORT):
+        draw_gains(others[0], short)
+        draw_gradients(others[1], short)
+        some = any(run.name in whole for run in runs.OF_SPECTRAL)
+        longest = (whole, runs.OF_SPECTRAL, runs.WHOLE) if some else (short, SHORT, runs.SHORT)
+        draw_trained(others[2], *longest, lambda r: r.spectral, NORMS.get, "disc_loss")
+        pages.save(other, "questions-spectral.png")
+
+
+def main():
+    args = pages.arguments(__doc__)
+    try:
+        drawn = [pages.canvas(3) for _ in range(2)]
+        ended_by = measure(args)
+        if ended_by:
+            return 128 + ended_by
+        folds, short = results.read(FOLDS), results.of_plan(runs.SHORT, SHORT)
+        whole = results.of_plan(runs.WHOLE, runs.RUNS)
+        pages.write(PAGE, section(folds, short, whole))
+    except (ValueError, OSError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    draw(drawn, folds, short, whole)
+    both = dict.fromkeys([*runs.OF_PERIODS, *runs.OF_SPECTRAL])
+    print(f"{PAGE.name} and its figures: trainings: {results.missing(whole, both)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

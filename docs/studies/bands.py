@@ -1,0 +1,26 @@
+"""What the seeds say: the band in which one more run of plain PyTorch lies, and how much of a curve lies in it."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+CONFIDENCE = 0.95
+FEWEST = 3  # seeds: of fewer there is no band
+
+
+def band(curves: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Low and high of the prediction interval (Student's t) of one more run, at each point; None of too few runs."""
+    if len(curves) < FEWEST:
+        return None
+    from scipy.stats import t
+
+    values, runs = np.array(curves, dtype=float), len(curves)
+    half = t.ppf((1 + CONFIDENCE) / 2, runs - 1) * values.std(0, ddof=1) * math.sqrt(1 + 1 / runs)
+    return values.mean(0) - half, values.mean(0) + half
+
+
+def within(curve: Sequence[float], of: tuple[np.ndarray, np.ndarray]) -> float:
+    """The share of a curve's points that lie in a band."""
+    low, high = of
+    return float(np.mean((low <= np.array(curve)) & (np.array(curve) <= high)))

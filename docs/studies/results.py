@@ -1,0 +1,65 @@
+"""Results: a small JSON file each, in docs/studies/results, committed; and what of a plan is missing."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hifigan_fast.bench import machine
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def conditions() -> dict[str, Any]:
+    """When, where and by which versions something was measured."""
+    found = machine.conditions(1)
+    del found["repeats"]
+    return found
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """A key a line; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in result.items()]
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A result, None where there is none; ValueError for a file that is no result."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"results: {path} is no JSON ({error}); delete it, and it is measured again") from None
+    if not isinstance(found, dict) or "data" not in found:
+        raise ValueError(f"results: {path} does not say of which clips it is; delete it, and it is measured again")
+    return found
+
+
+def of_plan(plan: Any, runs: Iterable[Any], folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """{name: result} of those of `runs` that were finished by this very plan.
+
+    Raises ValueError where two of them were trained on different clips: no band is drawn over both.
+    """
+    names = [run.name for run in runs]
+    read_ones = {name: read(folder / plan.name / f"{name}.json") for name in names}
+    found = {name: r for name, r in read_ones.items() if r and r["plan"] == dataclasses.asdict(plan)}
+    by_clips = {result["data"]: name for name, result in found.items()}
+    if len(by_clips) > 1:
+        raise ValueError(
+            f"results: {' and '.join(by_clips.values())} were trained on different clips; keep those of one set"
+        )
+    return found
+
+
+def missing(found: Iterable[str], runs: Iterable[Any]) -> str:
+    """How many of the runs there are, and the names of those that are not, in words."""
+    names = [run.name for run in runs]
+    lacking = [name for name in names if name not in set(found)]
+    line = f"{len(names) - len(lacking)} of {len(names)} runs"
+    return f"{line}; missing: {', '.join(lacking)}" if lacking else line

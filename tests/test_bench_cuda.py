@@ -1,0 +1,168 @@
+"""hifigan-fast bench on a CUDA device, by stand-ins: its ways, flags, graphs, ceilings and gate."""
+
+import contextlib
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import tqdm
+
+from hifigan_fast import parity
+from hifigan_fast.bench import command, gate, graphs, machine, page, report, timing
+from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS, RIVALS, STEPS, WAYS, Way, asked_ways
+from hifigan_fast.bench.workloads import build
+
+CPU = torch.device("cpu")
+
+
+def test_the_default_is_by_the_machine(monkeypatch):
+    """And says so."""
+    here = command._plan("hifigan", None, None, None, None, None, False, "cpu")
+    assert (here.batch, here.repeats, here.steps) == (4, 3, [DISCRIMINATOR, GENERATOR])
+    assert "batch 4 × 8192, threads: " in str(here) and "it trains with batch 16" in str(here)
+    monkeypatch.setattr("hifigan_fast.training.processes.pick_device", lambda name: torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    there = command._plan("hifigan", None, None, None, None, None, False, None)
+    assert (there.batch, there.repeats, there.steps) == (16, 20, list(STEPS.values()))
+    assert "on A GPU, batch 16 × 8192, interleaved repeats: 20" in str(there) and "graph" in there.ways
+    assert report.begun(there, {}, {})["device"] == "A GPU"
+
+
+def test_cudas_ways_are_measured_where_it_is():
+    quick = asked_ways(None, False, "cuda")
+    assert {"no_tf32", "no_benchmark", "graph", "bf16_graph", f"{OURS} no_tf32", f"{OURS} graph"} <= set(quick)
+    assert "compile" not in quick and "compile" in asked_ways(None, True, "cuda")
+    assert not any(way.needs_cuda for way in asked_ways(None, True, "cpu").values())
+    assert list(asked_ways(["no_tf32"], False, "cuda")) == [ORIGINAL, "no_tf32", OURS, f"{OURS} no_tf32"]
+    with pytest.raises(ValueError, match="rivals: expected of original, .*bf16 on this device, got graph"):
+        asked_ways(["graph"], False, "cpu")
+    assert set(asked_ways(RIVALS, True, "cuda")) == set(WAYS)
+
+
+def test_each_of_ours_has_a_rival_in_its_arithmetic():
+    """TF32 is held against TF32, float32 against float32, bfloat16 against bfloat16."""
+    times = {name: [9.0, 1.0 + index, 1.0 + index] for index, name in enumerate(WAYS)}
+    rows = {row["way"]: row for row in timing.rows_of(times, {}, "cuda")}
+    assert {row["dtype"] for row in rows.values()} == {"tf32", "float32", "bfloat16"}
+    for name, row in rows.items():
+        if WAYS[name].ours:
+            assert rows[row["best_rival"]]["dtype"] == row["dtype"]
+    assert rows[f"{OURS} no_tf32"]["best_rival"] == "no_tf32"
+    assert {row["dtype"] for row in timing.rows_of(times, {}, "cpu")} == {"float32", "bfloat16"}
+
+
+@pytest.mark.parametrize("way", [Way(), Way(tf32=False), Way(benchmark=False), Way(dtype="bfloat16")])
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_a_ways_flags_are_set_while_it_runs(way):
+    """cuDNN's flags can be seen without a device."""
+
+    def flags():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+
+    seen, before = [], flags()
+    way.under_flags(lambda: seen.append(flags()), torch.device("cuda"), [])()
+    way.under_flags(lambda: seen.append(flags()), CPU, [])()
+    assert seen == [(way.tf32, way.benchmark), before] and flags() == before
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """CUDA's streams and graphs by stand-ins: what was captured on which stream, and how often it was replayed."""
+    seen = SimpleNamespace(current="main", captures=0, replays=0)
+
+    @contextlib.contextmanager
+    def on(stream):
+        seen.current, before = stream, seen.current
+        yield
+        seen.current = before
+
+    class Stream(SimpleNamespace):
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def replay(self):
+            seen.replays += 1
+
+    main = Stream()
+    seen.main = seen.current = main
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: seen.current)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(seen, "current", stream))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: on("capture"))
+    return seen
+
+
+def test_a_graph_is_captured_once_and_replayed(streams):
+    (module,) = build(["mpd"], plain=True)
+    conv = module.discriminators[0].convs[0]
+    module(*(torch.zeros(1, 1, 200, dtype=torch.float32, device="cpu") for _ in range(2)))
+    assert conv.weight.grad_fn is not None
+    ran = []
+    step = graphs.captured(lambda: ran.append(streams.current), [module])
+    assert not ran
+    for _ in range(3):
+        step()
+    assert len(ran) == graphs.WARM_UP + 1 and ran[-1] == "capture"
+    assert all(stream is not streams.main for stream in ran)
+    assert streams.replays == 3 and conv.weight.grad_fn is None
+
+
+def test_a_graph_that_fails_leaves_the_stream(streams):
+    def fails():
+        if streams.current == "capture":
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        graphs.captured(fails, [])()
+    assert streams.current is streams.main and streams.replays == 0
+
+
+def test_ceilings_of_a_gpu_are_of_each_arithmetic(monkeypatch):
+    seen = []
+
+    def products(dtype, device):
+        seen.append((dtype, torch.backends.cuda.matmul.allow_tf32))
+        return float(len(seen))
+
+    before = torch.backends.cuda.matmul.allow_tf32
+    monkeypatch.setattr(machine, "_products", products)
+    monkeypatch.setattr(machine, "_copied", lambda device: 9.0)
+    found = machine.ceilings(torch.device("cuda"))
+    assert found == {"gflops": {"bfloat16": 1.0, "tf32": 2.0, "float32": 3.0}, "gbytes": 9.0}
+    assert seen[1:] == [(torch.float32, True), (torch.float32, False)]
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+@pytest.mark.parametrize("red, passes", [(None, True), ("tf32", True), ("float32", False), ("bfloat16", False)])
+def test_each_arithmetic_is_judged_but_tf32_only_told(monkeypatch, red, passes):
+    """TF32 by the same flag as the ways that are measured in it."""
+
+    def found(write, verbose, after, autocast, backends, device):
+        arithmetic = "bfloat16" if autocast else "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
+        ratio = 2 * parity.LIMIT if arithmetic == red else 1.0
+        verdicts = {"mpd": {name: parity.Verdict({"maps": (ratio, "real 0")}) for name in backends}}
+        return verdicts, arithmetic != red
+
+    monkeypatch.setattr(gate, "gate", found)
+    monkeypatch.setattr(gate, "measured_backend", lambda device, autocast: "triton")
+    ways = asked_ways(None, False, "cuda")
+    verdicts, passed = gate.judge(ways, False, tqdm.tqdm(total=0, disable=True), torch.device("cuda"), False)
+    assert passed is passes and list(verdicts) == ["tf32", "bfloat16", "float32"]
+    assert all(list(of["mpd"]) == ["triton"] for of in verdicts.values())
+
+
+@pytest.mark.usefixtures("narrow")
+def test_cudas_ways_by_a_cpu_in_its_place():
+    """Each way's steps run, without what only a device has, and are told."""
+    plan = command._plan("bigvgan", 1, 1024, None, 1, None, False, "cpu")
+    plan = plan._replace(ways=asked_ways(None, False, "cuda"))
+    result = report.begun(plan, {}, {"gflops": {"float32": 100.0, "bfloat16": 200.0}, "gbytes": 50.0})
+    command._measure(plan, parity.waveforms(1, 1024), tqdm.tqdm(disable=True), result, None)
+    assert not [row for row in result["speed"] if "error" in row]
+    told = {(row["step"], row["way"]) for row in result["speed"] if row["of_floor"]}
+    assert told == {(step, name) for step in plan.steps for name, way in plan.ways.items() if way.does(step)}
+    assert "bf16_graph" in page.page(json.loads(json.dumps(result)), "hifigan-fast bench")

@@ -1,0 +1,346 @@
+"""docs/studies: a killed run goes on to the same result, missing runs are named, what is measured is right."""
+
+import dataclasses
+import json
+import math
+
+import make_fidelity_figure
+import make_questions_figures
+import numpy as np
+import pytest
+import torch
+import train_studies
+from studies import bands, clips, pages, parting, periods, probes, results, runs
+from torch.nn.utils import spectral_norm, weight_norm
+
+from hifigan_fast import DiscriminatorP, extras
+from hifigan_fast.training import loop, step
+from hifigan_fast.voice import write_clips
+
+from .conftest import ROOT
+
+RUN = runs.Run("step-losses", 1, spectral="none")
+
+
+@pytest.fixture
+def plan(tiny_config_file):
+    return runs.Plan(
+        "tiny", steps=3, mark=2, mean=2, checkpoint=1, batch_size=4, segment_size=1024, config=str(tiny_config_file)
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    return clips.chosen(write_clips(folder / "voice", clips.CLIPS, 0.3)[0].parent, folder)
+
+
+@pytest.fixture
+def execute(narrow, plan, data, tmp_path, monkeypatch):
+    """execute(run) in a folder of its own; returns its result. Distances that other libraries measure are a mean."""
+
+    def quality(pairs, *_):
+        return round(float(torch.cat([generated for _, generated in pairs], 1).abs().mean()), 9)
+
+    for name in ("_stft", "_pesq"):
+        monkeypatch.setattr(probes, name, quality)
+    monkeypatch.setattr(loop, "show_samples", lambda *_, **__: None)
+
+    def call(run, folder):
+        assert runs.execute(run, plan, data, tmp_path / folder, tmp_path / folder / "results") == 0
+        return json.loads((tmp_path / folder / "results" / "tiny" / f"{run.name}.json").read_text())
+
+    return call
+
+
+def without_clock(result):
+    return {key: value for key, value in result.items() if key not in ("conditions", "seconds_per_step")}
+
+
+class Killed(BaseException):
+    """What nothing catches: a kill, as far as the files go."""
+
+
+def dies(function, at):
+    """`function` until its call number `at`, which is killed once it is done."""
+    calls = []
+
+    def dying(*args, **kwargs):
+        calls.append(None)
+        found = function(*args, **kwargs)
+        if len(calls) == at:
+            raise Killed
+        return found
+
+    return dying
+
+
+def test_a_killed_run_goes_on_to_the_same_result(execute, tmp_path, monkeypatch):
+    expected = execute(RUN, "whole")
+    assert [row["step"] for row in expected["probes"]] == [0, 2, 3] and expected["curve"]["step"] == [2, 3]
+    assert len({json.dumps(row["layers"]) for row in expected["probes"]}) == 3, "the probes are of one state"
+    kills = [(step.Trainer, "train_step", 3), (loop, "_save", 1), (probes, "probe", 2), (results, "write", 1)]
+    for where, name, at in kills:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(where, name, dies(getattr(where, name), at))
+            execute(RUN, f"{name}-{at}")
+        with open(tmp_path / f"{name}-{at}" / "tiny" / RUN.name / "probes.jsonl", "a") as file:
+            file.write('{"step": 3, "mel_er')  # what a kill leaves of a line
+        assert without_clock(execute(RUN, f"{name}-{at}")) == without_clock(expected), f"killed in {name}, call {at}"
+        assert not (tmp_path / f"{name}-{at}" / "tiny" / RUN.name).exists(), "its checkpoint stayed"
+
+
+def test_work_leaves_out_what_is_finished(execute, plan, data, tmp_path, capsys):
+    execute(RUN, "a")
+    other = dataclasses.replace(RUN, seed=2)
+    assert runs.work([RUN, other], plan, data, tmp_path / "a", tmp_path / "a" / "results") == 0
+    said = capsys.readouterr().out
+    assert f"{other.name}: done" in said and f"{RUN.name}: done" not in said
+    found = results.of_plan(plan, [RUN, other], tmp_path / "a" / "results")
+    assert found[RUN.name]["curve"] != found[other.name]["curve"]
+    third = dataclasses.replace(RUN, seed=3)
+    assert results.missing(found, [RUN, other, third]) == "2 of 3 runs; missing: spectral-none-3"
+    assert results.missing(found, [RUN, other]) == "2 of 2 runs"
+
+
+def test_each_way_runs_as_it_says(narrow, plan, data):
+    spectral = {name: _spectral_scales(dataclasses.replace(RUN, spectral=name), plan) for name in runs.SPECTRAL}
+    assert spectral == {"first": [True, False, False], "none": [False] * 3, "all": [True] * 3}
+    for way in runs.WAYS:
+        assert _spectral_scales(runs.Run(way, 1), plan) == [True, False, False]
+    for name in runs.PERIODS:
+        assert (
+            tuple(runs.config_of(runs.Run("plain", 1, periods=name), plan).discriminator_periods) == runs.PERIODS[name]
+        )
+    assert len({run.name for run in runs.RUNS}) == len(runs.RUNS) == 30
+
+
+def _spectral_scales(run, plan):
+    step.DISCRIMINATORS[run.name] = runs.kind_of(run)
+    trainer = step.Trainer(runs.config_of(run, plan), torch.device("cpu"), run.name)
+    assert math.isfinite(trainer.train_step(0.1 * torch.randn(2, 1024)).read()[1])
+    return [hasattr(scale.conv_post, "weight_orig") for scale in trainer.msd.discriminators]
+
+
+def test_results_of_another_plan_do_not_count_and_of_other_clips_are_refused(plan, tmp_path):
+    others = [RUN, dataclasses.replace(RUN, seed=2)]
+    for run, digest, steps in ((others[0], "a", 3), (others[1], "b", 3)):
+        result = {"plan": dataclasses.asdict(dataclasses.replace(plan, steps=steps)), "data": digest}
+        results.write(tmp_path / "tiny" / f"{run.name}.json", result)
+    with pytest.raises(ValueError, match="spectral-none-1 and spectral-none-2 were trained on different clips"):
+        results.of_plan(plan, others, tmp_path)
+    assert not results.of_plan(dataclasses.replace(plan, steps=4), others, tmp_path)
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "tiny" / f"{RUN.name}.json").write_text(content)
+        with pytest.raises(ValueError, match="delete it, and it is measured again"):
+            results.of_plan(plan, others, tmp_path)
+
+
+def test_clips_are_the_first_sixteen_and_every_fourth_is_held_out(data, tmp_path):
+    training, held_out = (
+        (data.folder / f"{name}.txt").read_text().split("\n")[:-1] for name in ("training", "validation")
+    )
+    assert len(training) == 12 and len(held_out) == 4 and not set(training) & set(held_out)
+    assert clips.chosen(data.paths[0].parent, tmp_path / "again").digest == data.digest
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="--data: expected a folder of at least 4 wavs, got 0"):
+        clips.chosen(tmp_path / "none", tmp_path)
+
+
+@pytest.mark.parametrize("norm", [weight_norm, spectral_norm, lambda conv: conv], ids=["weight", "spectral", "none"])
+@pytest.mark.parametrize("make", [torch.nn.Conv1d, torch.nn.Conv2d])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_gain_is_the_norm_of_the_convolution_as_a_matrix(make, norm, monkeypatch):
+    monkeypatch.setattr(probes, "ROWS", 20)
+    monkeypatch.setattr(probes, "ITERATIONS", 500)
+    column = (lambda n: (n, 1)) if make is torch.nn.Conv2d else (lambda n: n)
+    options = {"bias": False, "groups": 2} if make is torch.nn.Conv1d else {"bias": False}
+    padding = (2, 0) if make is torch.nn.Conv2d else 2
+    conv = norm(make(4, 6, column(5), column(3), padding=padding, **options))
+    inputs = torch.eye(80).view(80, 4, 20, *([1] if make is torch.nn.Conv2d else []))
+    with torch.no_grad():
+        vectors = [buffer.clone() for buffer in conv.buffers()]
+        weight = probes._effective(conv)
+        assert all(map(torch.equal, conv.buffers(), vectors)), "the probe iterated"
+        matrix = conv(inputs).flatten(1)  # in training: spectral norm iterates before
+        assert torch.equal(weight.flatten(1), conv.weight.flatten(1))
+        assert probes._gain(conv, weight) == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-3)
+        assert probes._largest(weight.flatten(1)) == pytest.approx(
+            float(torch.linalg.matrix_norm(conv.weight.flatten(1), 2)), rel=1e-4
+        )
+
+
+def test_gradient_norms_are_those_of_plain_pytorch(narrow, plan):
+    found = {}
+    pairs = [tuple(0.1 * torch.randn(2, 1, 2048, generator=torch.Generator().manual_seed(seed))) for seed in range(2)]
+    for way in ("plain", "step-losses"):
+        step.DISCRIMINATORS[way] = runs.kind_of(runs.Run(way, 1))
+        trainer = step.Trainer(runs.config_of(runs.Run(way, 1), plan), torch.device("cpu"), way)
+        found[way] = probes.gradient_norms(trainer, pairs)
+    assert list(found["plain"]) == [*(f"mpd.{i}" for i in range(5)), *(f"msd.{i}" for i in range(3))]
+    for name, sides in found["plain"].items():
+        assert found["step-losses"][name] == pytest.approx(sides, rel=2e-3) and sides[0] != sides[1], name
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # pesq divides silence by its peak
+def test_quality_measures_are_their_libraries(speech):
+    pytest.importorskip("auraloss", reason="measures the STFT distance")
+    pytest.importorskip("pesq", reason="measures PESQ")
+    soundfile = pytest.importorskip("soundfile", reason="reads the clips")
+    audio, rate = soundfile.read(sorted(speech.glob("*.wav"))[0], dtype="float32")
+    clip = torch.from_numpy(audio[: 2 * rate]).unsqueeze(0)
+    noisy = clip + 0.05 * torch.randn(clip.shape)
+    assert probes._stft([(clip, clip)]) < 1e-3 < 0.1 < probes._stft([(clip, noisy)])
+    if clips.SPEECH.is_dir():
+        assert probes._pesq([(clip, clip)], rate) > 4.5 > probes._pesq([(clip, noisy)], rate) > 1
+    assert probes._pesq([(0 * clip, 0 * clip)], rate) is None
+
+
+def test_fields_are_what_an_output_depends_on(narrow):
+    discriminator = DiscriminatorP(1)
+    x = torch.randn(1, 1, 2001, requires_grad=True)
+    _, maps = discriminator(x)
+    for rows, own in zip(periods.fields(), maps, strict=True):
+        middle = own[0, :, own.shape[2] // 2].sum()
+        [gradient] = torch.autograd.grad(middle, x, retain_graph=True)
+        reached = gradient[0, 0].nonzero()
+        assert int(reached[-1] - reached[0]) + 1 == rows
+
+
+def test_a_fold_keeps_apart_aliases_and_merges():
+    energies = np.array([1.0, 1.0, 1.0, 0.01])
+    where = np.array([400.0, 2600.0, 3000.0 - 400.0 + 1000.0 - 1.0, 405.0 + 2000.0])
+    found = periods.folded(
+        where, energies, 11, 11000
+    )  # a column has 1000 Hz; 2600 folds to 400, 3599 and 2405 to 401, 405
+    assert found[periods.MERGED].tolist() == [True, True, True, True]
+    found = periods.folded(where[[0, 3]], energies[[0, 3]], 11, 11000)
+    assert found[periods.ALONE].tolist() == [True, False], "a partial below a tenth hides another"
+    assert found[periods.MERGED].tolist() == [False, True]
+    found = periods.folded(np.array([100.0, 2600.0]), energies[:2], 11, 11000)
+    assert found[periods.ALIASED].tolist() == [False, True] and found[periods.ALONE].tolist() == [True, False]
+
+
+def test_what_a_set_sees_is_counted():
+    even = [1.0] * periods.DISTANCES
+    primes = periods.overlap((2, 3, 5, 7, 11), np.array(even))
+    seen = [d for d in range(1, periods.DISTANCES + 1) if any(d % p == 0 for p in (2, 3, 5, 7, 11))]
+    assert primes["covered"] == primes["weighted"] == round(len(seen) / periods.DISTANCES, 4)
+    others = periods.overlap((2, 4, 6, 8, 10), np.array(even))
+    assert others["covered"] == 0.5 and [share for p, share in others["own"].items() if p != "2"] == [0, 0, 0, 0]
+    assert periods.seen([1])[0].sum() == periods.fields()[-1] - 1, "beyond the field nothing is seen"
+
+
+def test_partials_of_a_known_voice():
+    rate, f0 = 22050, 210.0
+    time = np.arange(periods.WINDOW) / rate
+    frame = periods.Frame(f0, sum(np.cos(2 * np.pi * h * f0 * time) / h for h in (1, 2, 3)))
+    frequencies, energies, whole = periods.partials(frame, rate)
+    assert frequencies[:3].tolist() == [210, 420, 630] and len(frequencies) == 52
+    assert energies[:3] / energies[0] == pytest.approx([1, 1 / 4, 1 / 9], rel=0.05)
+    assert energies.sum() / whole == pytest.approx(1, abs=0.01)
+    assert periods.resemblance([frame])[rate // 210 - 1] > 0.95, "a pitch period later it is the same"
+
+
+def test_the_derived_set_is_that_of_the_clips():
+    found = results.read(results.RESULTS / "periods.json")
+    assert tuple(found["pitch_set"]) == runs.PERIODS["pitch"]
+
+
+def test_the_band_holds_one_more_run():
+    random = np.random.default_rng(0)
+    inside = [bands.within(run[3], bands.band(run[:3])) for run in random.standard_normal((400, 4, 50))]
+    assert np.mean(inside) == pytest.approx(bands.CONFIDENCE, abs=0.01)
+    assert bands.band(random.standard_normal((2, 5))) is None
+
+
+def test_runs_part_by_rounding_only(narrow, plan, data, tmp_path, monkeypatch):
+    plan = dataclasses.replace(plan, steps=2, batch_size=1)
+    quick = {name: rival for name, rival in parting.RIVALS.items() if rival.threads == 1}  # busy cores make others wait
+    monkeypatch.setattr(parting, "RIVALS", quick)
+    parting.measure(parting.RUNS[0], plan, data, tmp_path)
+    [found] = results.of_plan(plan, parting.RUNS[:1], tmp_path).values()
+    for part in ("generator", "discriminators"):
+        rivals = {name: own[part] for name, own in found["rivals"].items()}
+        assert list(rivals) == list(parting.RIVALS) and all(len(own) == 2 for own in rivals.values())
+        assert rivals["functions"][0] < 0.05 < 1e3 * rivals["autocast"][0], "of another seed it would be 1.4"
+        assert parting.ratios(found, part, "autocast")[0] == pytest.approx(
+            rivals["autocast"][0] / rivals["plain-autocast"][0]
+        )
+
+
+def test_a_way_that_trains_otherwise_parts(narrow, plan, data, monkeypatch):
+    plan = dataclasses.replace(plan, steps=1, batch_size=1)
+    [(right, losses)] = parting._steps(runs.Run("plain", 1), plan, data, parting.Rival("plain", ""))
+    [(again, _)] = parting._steps(runs.Run("plain", 1), plan, data, parting.Rival("plain", ""))
+    assert all(torch.equal(right[part], again[part]) for part in right) and len(losses) == 3
+    monkeypatch.setattr(step, "MEL_WEIGHT", 44)
+    [(wrong, _)] = parting._steps(runs.Run("plain", 1), plan, data, parting.Rival("plain", ""))
+    assert not torch.equal(right["generator"], wrong["generator"])
+    assert torch.equal(right["discriminators"], wrong["discriminators"])
+
+
+def test_pages_say_what_the_results_say():
+    parted, trained = (results.of_plan(p, r) for p, r in ((parting.PARTING, parting.RUNS), (runs.WHOLE, runs.FIDELITY)))
+    text = make_fidelity_figure.PAGE.read_text(encoding="utf-8")
+    assert text == pages.with_section(text, make_fidelity_figure.section(parted, trained))
+    short = results.of_plan(runs.SHORT, make_questions_figures.SHORT)
+    folds, whole = results.read(make_questions_figures.FOLDS), results.of_plan(runs.WHOLE, runs.RUNS)
+    text = make_questions_figures.PAGE.read_text(encoding="utf-8")
+    assert text == pages.with_section(text, make_questions_figures.section(folds, short, whole))
+    with pytest.raises(ValueError, match="put both back"):
+        pages.with_section("no lines", "")
+
+
+def test_pages_of_finished_trainings_have_their_figures(monkeypatch, tmp_path):
+    random = np.random.default_rng(0)
+    runs_done = [run for run in runs.RUNS if run.seed < 3 or run.way == "plain"]
+    found = {run.name: made_up(random, run.way == "autocast") for run in runs_done}
+    section = make_fidelity_figure.section({}, found)
+    assert "11 of 15 runs; missing: functions-3, step-losses-3" in section and "ours, bf16 autocast" in section
+    rows = {line.split("|")[1].strip(): line for line in section.splitlines() if line.startswith("|")}
+    assert "≥ 0%" in rows["ours, bf16 autocast"] and "≥ 0%" not in rows["ours, float32, step losses"]
+    section = make_questions_figures.section(None, {}, found)
+    assert "8 of 12 runs" in section and "no band yet" in section and "2, 4, 6, 8, 10" in section
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
+    figure, axes = pages.canvas(2)
+    make_fidelity_figure.draw_training(axes[0], found)
+    make_questions_figures.draw_trained(
+        axes[1], found, runs.OF_SPECTRAL, runs.WHOLE, lambda r: r.spectral, str, "disc_loss"
+    )
+    pages.save(figure, "figure.png")
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
+        "plain PyTorch's 95 % band",
+        *(way.title for way in runs.WAYS.values()),
+    ]
+
+
+def made_up(random, far):
+    """A result whose curves are noise, far from all others' if `far`."""
+    points = runs.WHOLE.steps // runs.WHOLE.mean
+    curve = {loss: (random.standard_normal(points) + 1e3 * far).tolist() for loss in runs.LOSSES}
+    probe = {"step": runs.WHOLE.steps, "mel_error": 1.0, "stft": 2.0, "pesq": None}
+    return {"curve": {"step": list(range(25, runs.WHOLE.steps + 1, 25))} | curve, "probes": [probe]}
+
+
+def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train_studies.py", "plain-9", "--list"])
+    assert train_studies.main() == 1
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("RUN: expected names of plain-1, ") and said.endswith("got plain-9\n") and said.count("\n") == 1
+    )
+    monkeypatch.setattr("sys.argv", ["train_studies.py", "--list", "--plan", "short", "plain-1"])
+    assert train_studies.main() == 0
+    assert capsys.readouterr().out == "0 of 1 runs; missing: plain-1\n"
+    monkeypatch.setattr("sys.argv", ["train_studies.py", "--data", str(ROOT / "nowhere"), "plain-1"])
+    assert train_studies.main() == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_figure_without_matplotlib_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    for script in (make_fidelity_figure, make_questions_figures):
+        monkeypatch.setattr("sys.argv", [script.__name__])
+        assert script.main() == 1
+        assert capsys.readouterr().err.startswith("drawing needs matplotlib: pip install 'hifigan-fast[studies]'")
