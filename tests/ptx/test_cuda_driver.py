@@ -12,9 +12,10 @@ import torch
 from benchmarks import host
 from hifigan_fast import dispatch, trust
 from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernel, kernels
-from hifigan_fast.backends.gpu import devices, program
+from hifigan_fast.backends.gpu import devices, losses, program
 from hifigan_fast.backends.gpu import driver as launches
 from hifigan_fast.backends.gpu.convolutions import STEM_BLOCK
+from hifigan_fast.backends.gpu.kernels import instead_of_launching
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import ensemble_of
 
@@ -205,3 +206,10 @@ def test_nothing_is_left_of_code_that_cannot_be_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(compiler.os, "replace", mock.Mock(side_effect=PermissionError))
     compiler._keep("name.cubin", b"code")
     assert list((tmp_path / "hifigan_fast" / compiler.KEPT).iterdir()) == []
+
+
+def test_no_grid_has_more_programs_than_a_device_takes():
+    grids, scores = [], torch.empty(65536 * losses.MAP_BLOCK + 1, dtype=torch.float16)  # no page of which is touched
+    with instead_of_launching(lambda kernel, grid, args, meta: grids.append(grid)):
+        CUDA.squared_means_backward([scores], (1,), torch.ones(()), None, [True])
+    assert grids == [(1, 65535)]
