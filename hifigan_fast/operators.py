@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from . import loss_grads, passes
-from .backends.contract import packed_room, widened
+from .backends.contract import ALIGNED, packed_room, widened
 from .backward import Backward, MapGrads, Packing, Saved, Wanted
 from .dispatch import BACKENDS, autocast_dtype
 from .geometry import Ensemble, Layer, Stack, ensemble_of
@@ -177,8 +177,10 @@ def sizes(waves, described):
 
 
 def _flat(saved):
-    """What a forward pass saved, as it was in memory: a hook on saved tensors may give it back in another layout."""
-    return [t if t.is_contiguous() and not t.is_neg() else t.resolve_neg().contiguous() for t in saved]
+    """What a forward pass saved, as it was in memory: a hook on saved tensors may give it back in another layout, or
+    at an address that is not aligned."""
+    plain = [t if t.is_contiguous() and not t.is_neg() else t.resolve_neg().contiguous() for t in saved]
+    return [t if t.data_ptr() % ALIGNED == 0 else t.clone() for t in plain]
 
 
 def traced(tensors):

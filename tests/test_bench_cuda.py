@@ -10,6 +10,7 @@ import tqdm
 
 from hifigan_fast import parity
 from hifigan_fast.bench import command, gate, graphs, machine, page, report, timing
+from hifigan_fast.bench.cases import Case, Work
 from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS, RIVALS, STEPS, WAYS, Way, asked_ways
 from hifigan_fast.bench.workloads import build
 
@@ -166,3 +167,12 @@ def test_cudas_ways_by_a_cpu_in_its_place():
     told = {(row["step"], row["way"]) for row in result["speed"] if row["of_floor"]}
     assert told == {(step, name) for step in plan.steps for name, way in plan.ways.items() if way.does(step)}
     assert "bf16_graph" in page.page(json.loads(json.dumps(result)), "hifigan-fast bench")
+
+
+def test_no_memory_is_told_of_a_graph(monkeypatch):
+    """Its replay allocates nothing: it holds what its capture took."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(timing, "allocated_mib", lambda call: 12.0)
+    case = Case("mpd", DISCRIMINATOR, Work(1.0, 1.0), {name: lambda: None for name in (ORIGINAL, "graph", OURS)})
+    rows = timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 1.0}, torch.device("cuda"))
+    assert [row["peak_mib"] for row in rows] == [12.0, None, 12.0]

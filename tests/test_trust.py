@@ -262,6 +262,7 @@ def test_info_shows_verdicts_and_checks_nothing(plant):
         return {what: value for what, value in info.rows() if what.startswith("check of triton, ")}
 
     assert shown()["check of triton, float32"] == "not yet, its first use is checked" and not checks
+    assert "speed of triton" not in dict(info.rows())  # of which nothing is known
     for dtype in (torch.float32, torch.bfloat16):
         dispatch.no_kernels(CPU, dtype)
     rows = shown()

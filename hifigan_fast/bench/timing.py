@@ -105,7 +105,7 @@ def line(row):
 def measure(cases, repeats, bar, ceilings, device):
     """Time cases, and yield the rows of `rows_of` with {ensemble, step, gflops: of the direct count of operations a
     second, floor_ms: what the `machine.ceilings` allow, of_floor: of the time, both None where none is known, peak_mib:
-    None on a CPU}. Ours are printed above the progress bar.
+    None on a CPU and of a CUDA graph}. Ours are printed above the progress bar.
     """
     for case in cases:
         bar.set_description(f"{case.ensemble}, {case.step}")
@@ -125,5 +125,6 @@ def _measured(case, repeats, bar, ceilings, device):
             peak, itemsize = ceilings["gflops"].get(row["dtype"]), 2 if row["dtype"] == "bfloat16" else 4
             row["floor_ms"] = case.work.floor_ms(peak, ceilings["gbytes"], itemsize) if peak else None
             row["of_floor"] = row["floor_ms"] / row["ms"] if peak else None
-            row["peak_mib"] = allocated_mib(calls[row["way"]]) if device.type == "cuda" else None
+            accounted = device.type == "cuda" and not WAYS[row["way"]].graph  # a replay allocates nothing
+            row["peak_mib"] = allocated_mib(calls[row["way"]]) if accounted else None
     return rows

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import sys
 from types import SimpleNamespace
 from unittest import mock
 
@@ -10,9 +11,11 @@ import torch
 
 from benchmarks import host
 from hifigan_fast import dispatch, trust
-from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernels
-from hifigan_fast.backends.gpu import devices, program
+from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernel, kernels
+from hifigan_fast.backends.gpu import devices, losses, program
 from hifigan_fast.backends.gpu import driver as launches
+from hifigan_fast.backends.gpu.convolutions import STEM_BLOCK
+from hifigan_fast.backends.gpu.kernels import instead_of_launching
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import ensemble_of
 
@@ -129,7 +132,8 @@ def test_a_driver_that_is_older_than_the_compiler(monkeypatch):
     monkeypatch.setattr(compiler, "version", lambda: (12, 9))
     assert driver.missing.__wrapped__() is None
     monkeypatch.setattr(compiler, "version", lambda: (13, 5))
-    assert "the driver is CUDA 12.8's, NVRTC is of 13.5" in driver.missing.__wrapped__()
+    said = driver.missing.__wrapped__()
+    assert said.startswith("the driver is CUDA 12.8's, NVRTC is of 13.5: ") and said.endswith("NVRTC 12.x")
 
 
 @pytest.mark.parametrize("capability, chosen", [((7, 5), "cuda"), ((8, 0), "triton")])
@@ -166,3 +170,46 @@ def without(*modules):
 def test_without_cuda_bindings():
     with without("cuda.bindings", "cuda.bindings.nvrtc"):
         assert "cuda-bindings is not installed" in compiler.missing.__wrapped__()
+
+
+def test_a_refusal_of_the_compiler_says_the_error():
+    text = 'extern "C" __global__ void name(float *to) { int no; __shared__ float own[1 << 14]; *to = own[*to > 0]; }'
+    with pytest.raises(compiler.CompilationError, match="^name.cu for sm_80: ptxas error.* too much shared data"):
+        compiler.compile_("name", text, {}, 80, "cubin")
+    with pytest.raises(compiler.CompilationError, match=r"^name.cu for sm_80: name.cu\(1\): error: .*nothing"):
+        compiler.compile_("name", text.replace("*to =", "nothing ="), {}, 80, "cubin")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("taps, channels", [(300, 64), (41, 512), (1, 1)])
+def test_the_gradient_of_a_waveform_is_compiled_for_any_stem(dtype, taps, channels):
+    """Also for one whose filters do not fit into shared memory."""
+    maps, table = torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=torch.int64)
+    constants = {"OUT": channels, "TAPS": taps, "STRIDE": 3, "PADDING": taps // 2, "BM": STEM_BLOCK}
+    entry = CUDA.kernels.stem_input_grad
+    args, constants = kernel.arguments(entry, (maps, maps, torch.zeros(1), table, table), constants)
+    assert kernels.compiled(entry, args, constants, (7, 5), "cubin")
+
+
+def test_a_module_of_the_same_name_is_not_cuda_bindings(tmp_path, monkeypatch):
+    (tmp_path / "cuda.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with mock.patch.dict("sys.modules"):
+        for name in [name for name in sys.modules if name.split(".")[0] == "cuda"]:
+            del sys.modules[name]
+        assert "cuda-bindings is not installed" in compiler.missing.__wrapped__()
+
+
+def test_nothing_is_left_of_code_that_cannot_be_kept(tmp_path, monkeypatch):
+    """As on Windows, where another process reads what is in its place."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiler.os, "replace", mock.Mock(side_effect=PermissionError))
+    compiler._keep("name.cubin", b"code")
+    assert list((tmp_path / "hifigan_fast" / compiler.KEPT).iterdir()) == []
+
+
+def test_no_grid_has_more_programs_than_a_device_takes():
+    grids, scores = [], torch.empty(65536 * losses.MAP_BLOCK + 1, dtype=torch.float16)  # no page of which is touched
+    with instead_of_launching(lambda kernel, grid, args, meta: grids.append(grid)):
+        CUDA.squared_means_backward([scores], (1,), torch.ones(()), None, [True])
+    assert grids == [(1, 65535)]

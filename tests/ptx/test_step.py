@@ -43,6 +43,7 @@ ENSEMBLES = {
     "groups of 8": scale(4, 16, 32),
     "groups of 32 and 64": scale(2, 64, 128, periods=(1, 1)),
     "256 groups of 4": scale(256, 1024, 1024, 60, samples=1),
+    "a long stem": {"layers": (Layer(1, 48, 300, 2, 150), Layer(48, 1, **HEAD)), "length": 30, "samples": 1},
 }
 
 
@@ -199,6 +200,16 @@ def direct(monkeypatch):
 def test_layers_of_any_geometry(name, arithmetic, monkeypatch, poisoned):
     direct(monkeypatch)
     assert_ensemble_is_right(name, arithmetic, CUDA, 80)
+
+
+def misaligned(tensor):
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+
+def test_saved_tensors_that_come_back_misaligned(poisoned):
+    """Kernels take 16 bytes of them at once."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, misaligned):
+        assert_ensemble_is_right("groups of 8", "bfloat16", CUDA, 80)
 
 
 ALL = pytest.mark.parametrize("backend, target", TARGETS, ids=lambda own: getattr(own, "name", own))

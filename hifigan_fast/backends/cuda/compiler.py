@@ -25,7 +25,11 @@ class CompilationError(RuntimeError):
 @functools.lru_cache(maxsize=1)
 def missing():
     """Why nothing can be compiled, in words; None if it can."""
-    if not importlib.util.find_spec("cuda") or not importlib.util.find_spec("cuda.bindings"):
+    try:
+        found = importlib.util.find_spec("cuda.bindings")
+    except ImportError:  # of no `cuda`, or of another one: a module of the user's
+        found = None
+    if not found:
         return "cuda-bindings is not installed (pip install 'hifigan-fast[cuda]')"
     try:
         version()
@@ -114,9 +118,13 @@ def _keep(name, code):
         place = cache.folder() / KEPT
         place.mkdir(parents=True, exist_ok=True)
         number, path = tempfile.mkstemp(dir=place, prefix=name)
-        with open(number, "wb") as file:
-            file.write(code)
-        os.replace(path, place / name)
+        try:
+            with open(number, "wb") as file:
+                file.write(code)
+            os.replace(path, place / name)
+        except BaseException:
+            os.unlink(path)
+            raise
     except OSError:
         return
 
@@ -134,7 +142,9 @@ def compile_(name, text, included, target, form):
         if status.value:
             log = bytes(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
             _checked(nvrtc.nvrtcGetProgramLog(program, log))
-            raise CompilationError(f"{name}.cu for sm_{target}: {log.decode(errors='replace').rstrip(chr(0))}")
+            said = log.decode(errors="replace").replace("\0", "").strip()
+            errors = [line.strip() for line in said.splitlines() if "error" in line]  # not the warnings before them
+            raise CompilationError(f"{name}.cu for sm_{target}: {'; '.join(errors) or said}")
         sized, got = (
             (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
             if form == "ptx"

@@ -31,10 +31,9 @@ def missing():
     except (ImportError, RuntimeError) as error:
         return f"CUDA's driver does not answer: {error}".splitlines()[0]
     if known // 1000 < compiler.version()[0]:  # its code would not load
-        found, made = f"{known // 1000}.{known % 1000 // 10}", ".".join(map(str, compiler.version()))
-        return (
-            f"the driver is CUDA {found}'s, NVRTC is of {made}: a newer driver, or cuda-bindings of {found} or before"
-        )
+        major, made = known // 1000, ".".join(map(str, compiler.version()))
+        found = f"{major}.{known % 1000 // 10}"
+        return f"the driver is CUDA {found}'s, NVRTC is of {made}: a newer driver, or cuda-bindings and NVRTC {major}.x"
     return None
 
 

@@ -11,6 +11,7 @@ from .kernels import cdiv
 from .pointers import from_aligned
 
 MAP_BLOCK, MAP_CHUNK = 1024, 16384  # elements of a pair of maps: at a time, and a program
+MOST_PROGRAMS = 65535  # of a grid's second axis, all that a device takes
 SCORES_AT_ONCE = 4096  # by the one program that sums all logits
 
 
@@ -48,7 +49,7 @@ def squared_means_backward(kernels, scores, targets, grad_total, grad_means, wan
     kernels.launch(
         grads.device,
         kernels.squared_means_gradients,
-        (len(scores), cdiv(max(sizes), MAP_BLOCK)),
+        (len(scores), min(cdiv(max(sizes), MAP_BLOCK), MOST_PROGRAMS)),
         memory,
         grad_total,
         grad_means,
