@@ -38,6 +38,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     add_product(sums, shared);
   }
+  if (depth <= 0) __syncthreads();  // a phase without taps has waited for no places yet
   const int channel = group * IG + first + own_column();
   if (first + own_column() >= IG) return;
   const map_grads_t *map = map_grads.of[index];

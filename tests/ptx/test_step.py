@@ -202,6 +202,13 @@ def test_layers_of_any_geometry(name, arithmetic, monkeypatch, poisoned):
     assert_ensemble_is_right(name, arithmetic, CUDA, 80)
 
 
+def test_a_phase_without_taps_by_the_kernel_of_any_geometry(monkeypatch, poisoned):
+    direct(monkeypatch)
+    layers = Layer(1, 6, 5, 3, 2), Layer(6, 40, 2, 3, 0), Layer(40, 1, **HEAD)
+    with judged(CUDA, 75, "float32"):
+        assert SmallEnsemble(layers, (1,), samples=1).worst_ratio(CUDA, torch.float32) <= parity.LIMIT
+
+
 def misaligned(tensor):
     return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
 
