@@ -71,7 +71,7 @@ def save(what: str) -> contextlib.AbstractContextManager[None]:
     """Within the block (of this thread), what a forward pass keeps of its maps for the backward pass.
 
     Args:
-        what: "maps" as they are (the default); "bf16", rounded, for half the memory and gradients of that accuracy;
+        what: "maps" as they are (the default); "bf16", rounded: half of what they take, gradients of that accuracy;
             "recompute", nothing, for another forward pass in the backward one. ValueError for anything else.
 
     The environment's HIFIGAN_FAST_SAVE says the same for a whole process; a call without `with` does nothing. What

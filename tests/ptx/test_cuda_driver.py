@@ -208,6 +208,25 @@ def test_nothing_is_left_of_code_that_cannot_be_kept(tmp_path, monkeypatch):
     assert list((tmp_path / "hifigan_fast" / compiler.KEPT).iterdir()) == []
 
 
+def test_a_damaged_file_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiler, "compile_", lambda *_: made.append(1) or b"code")
+    made, what = [], ("name", "text", (), (13, 5), 80, "cubin")
+    for damage in (
+        None,
+        None,
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[1:]),
+    ):
+        if damage:
+            (file,) = (tmp_path / "hifigan_fast" / compiler.KEPT).iterdir()
+            damage(file)
+        compiler._compiled.cache_clear()
+        assert compiler._compiled(*what) == b"code"
+    compiler._compiled.cache_clear()
+    assert len(made) == 3
+
+
 def test_no_grid_has_more_programs_than_a_device_takes():
     grids, scores = [], torch.empty(65536 * losses.MAP_BLOCK + 1, dtype=torch.float16)  # no page of which is touched
     with instead_of_launching(lambda kernel, grid, args, meta: grids.append(grid)):

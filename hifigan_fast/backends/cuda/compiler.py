@@ -16,6 +16,7 @@ OPTIONS = {"cubin": ("--std=c++17", "--device-as-default-execution-space")}
 OPTIONS["ptx"] = (*OPTIONS["cubin"], "--generate-line-info")
 TARGETS = (75, 80, 86, 89, 90, 100, 120)  # compute capabilities that the kernels are compiled for in tests
 KEPT = "cuda"  # of the cache folder
+SUM = hashlib.sha256().digest_size  # bytes behind the code in a file: a damaged one is made anew
 
 
 class CompilationError(RuntimeError):
@@ -105,10 +106,14 @@ def _compiled(*what):
     key = hashlib.sha256(repr((*what, OPTIONS[form])).encode()).hexdigest()[:32]
     file = f"{name}-sm_{target}-{key}.{form}"
     try:
-        return (cache.folder() / KEPT / file).read_bytes()
+        found = (cache.folder() / KEPT / file).read_bytes()
     except OSError:
-        code = compile_(name, text, dict(included), target, form)
-    _keep(file, code)
+        found = b""
+    code, sum_of_it = found[:-SUM], found[-SUM:]
+    if code and hashlib.sha256(code).digest() == sum_of_it:
+        return code
+    code = compile_(name, text, dict(included), target, form)
+    _keep(file, code + hashlib.sha256(code).digest())
     return code
 
 

@@ -45,16 +45,15 @@ class TritonBackend(GpuBackend):
     kernels = property(lambda self: _kernels())
 
     def cannot_run(self, device, dtype):
+        stands_for_one = device.type == "cpu" and (devices.absent() or interpreting())
+        if device.type != "cuda" and not stands_for_one:
+            return f"tensors are on {device.type}, the Triton kernels run on a GPU"
         if _missing():
             return _missing()
         if dtype not in DTYPES:
             return f"the Triton kernels are for {', '.join(str(d)[6:] for d in DTYPES)}, tensors are {str(dtype)[6:]}"
-        if device.type == "cpu" and devices.absent():
-            return None
-        if device.type == "cpu" and interpreting():
-            return "Triton's interpreter has no bfloat16" if dtype == torch.bfloat16 else None
-        if device.type != "cuda":
-            return f"tensors are on {device.type}, the Triton kernels run on a GPU"
+        if stands_for_one:
+            return "Triton's interpreter has no bfloat16" if interpreting() and dtype == torch.bfloat16 else None
         if torch.version.hip is None and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
             found, least = (".".join(map(str, c)) for c in (torch.cuda.get_device_capability(device), LEAST_CAPABILITY))
             return f"the device has compute capability {found}, the Triton kernels need {least}"
