@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from . import loss_grads, passes
-from .backends.contract import ALIGNED, packed_room, widened
+from .backends.contract import ALIGNED, packed_parts, packed_room, widened
 from .backward import Backward, MapGrads, Packing, Saved, Wanted
 from .dispatch import BACKENDS, autocast_dtype
 from .geometry import Ensemble, Layer, Stack, ensemble_of
@@ -236,7 +236,11 @@ def _forward(waves, parameters, states, *described):
     call = call_of(*sizes(waves, described), *described)
     check(call, waves, parameters)
     call.states = call.split_states(states)
-    return _run_forward(call, waves, parameters)
+    buffers, scaling, packed = _run_forward(call, waves, parameters)
+    if packed.numel():  # what an operator returns is the same again, all of it
+        e = call.ensemble
+        torch._foreach_zero_(packed_parts(packed, e.layers, [e.set_count] * len(e.layers))[1::2])
+    return buffers, scaling, packed
 
 
 def _fake_forward(waves, parameters, states, *described):

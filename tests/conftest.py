@@ -77,6 +77,7 @@ def poisoned(monkeypatch):
 
         return allocated
 
+    torch.utils._device._device_constructors()  # which PyTorch finds once: these, not what stands for them here
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
     for name in ("empty", "empty_like", "frombuffer"):
         monkeypatch.setattr(torch, name, poison(getattr(torch, name)))

@@ -106,14 +106,20 @@ def packed_room(layer, sets):
     return -(-sets * layer.weights // ALIGNED) * ALIGNED
 
 
+def packed_parts(packed, layers, sets):
+    """Views of packed weights: of each layer its own, under so many `sets`, and the room behind them, which nothing
+    writes."""
+    sizes = [(count * layer.weights, packed_room(layer, count)) for layer, count in zip(layers, sets)]
+    return packed.split_with_sizes([size for own, room in sizes for size in (own, room - own)])
+
+
 def weights_of(layers, sets, scaling, packed):
     """What `Backend.prepare` returned for `WeightSet`s [depth][set] -> `Weights` [depth], views of it."""
     rows = [len(own) * layer.out_channels for layer, own in zip(layers, sets)]
     parts, biases = scaling.split_with_sizes(rows, 1), scaling[0].split_with_sizes(rows)
     forms = [None] * len(rows)
     if packed.numel():
-        sizes = [(len(own) * layer.weights, packed_room(layer, len(own))) for layer, own in zip(layers, sets)]
-        forms = packed.split_with_sizes([size for own, room in sizes for size in (own, room - own)])[::2]
+        forms = packed_parts(packed, layers, map(len, sets))[::2]
     return [Weights(*own) for own in zip(sets, parts, biases, forms)]
 
 
