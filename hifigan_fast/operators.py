@@ -239,7 +239,9 @@ def _forward(waves, parameters, states, *described):
     buffers, scaling, packed = _run_forward(call, waves, parameters)
     if packed.numel():  # what an operator returns is the same again, all of it
         e = call.ensemble
-        torch._foreach_zero_(packed_parts(packed, e.layers, [e.set_count] * len(e.layers))[1::2])
+        for room in packed_parts(packed, e.layers, [e.set_count] * len(e.layers))[1::2]:
+            if room.numel():  # behind the layers of published discriminators there is none
+                room.zero_()
     return buffers, scaling, packed
 
 

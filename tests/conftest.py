@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils import _device
 
 os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # they do not know that an operator has changed
 if not torch.cuda.is_available():
@@ -77,7 +78,7 @@ def poisoned(monkeypatch):
 
         return allocated
 
-    torch.utils._device._device_constructors()  # which PyTorch finds once: these, not what stands for them here
+    _device._device_constructors()  # which PyTorch finds once: these, not what stands for them here
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
     for name in ("empty", "empty_like", "frombuffer"):
         monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
