@@ -1,4 +1,4 @@
-"""Small JSON files in the user's cache folder, whole at any time and safe for many processes."""
+"""Files in the user's cache folder, whole at any time and safe for many processes."""
 
 import contextlib
 import json
@@ -49,14 +49,19 @@ def keep(name, change):
 
     For the block of `locked`: what another process writes meanwhile would be lost.
     """
-    folder().mkdir(parents=True, exist_ok=True)
     entries = read(name)
     change(entries)
-    number, path = tempfile.mkstemp(dir=folder(), prefix=name)
+    put(folder() / name, json.dumps(entries, indent=1).encode())
+
+
+def put(place, data):
+    """Write a file whole, in its place at once. OSError where that cannot be, and nothing is left of it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    number, path = tempfile.mkstemp(dir=place.parent, prefix=place.name)
     try:
-        with open(number, "w", encoding="utf-8") as file:
-            json.dump(entries, file, indent=1)
-        os.replace(path, folder() / name)
+        with open(number, "wb") as file:
+            file.write(data)
+        os.replace(path, place)
     except BaseException:
         os.unlink(path)
         raise

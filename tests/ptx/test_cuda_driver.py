@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import host
-from hifigan_fast import dispatch, trust
+from hifigan_fast import cache, dispatch, trust
 from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernel, kernels
 from hifigan_fast.backends.gpu import devices, losses, program
 from hifigan_fast.backends.gpu import driver as launches
@@ -203,7 +203,7 @@ def test_a_module_of_the_same_name_is_not_cuda_bindings(tmp_path, monkeypatch):
 def test_nothing_is_left_of_code_that_cannot_be_kept(tmp_path, monkeypatch):
     """As on Windows, where another process reads what is in its place."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiler.os, "replace", mock.Mock(side_effect=PermissionError))
+    monkeypatch.setattr(cache.os, "replace", mock.Mock(side_effect=PermissionError))
     compiler._keep("name.cubin", b"code")
     assert list((tmp_path / "hifigan_fast" / compiler.KEPT).iterdir()) == []
 

@@ -50,10 +50,6 @@ class CudaBackend(GpuBackend):
             return None
         return devices.contact(device, nvrtc=_dotted(compiler.version())) | {"kernels": compiler.digest()}
 
-    def arithmetic(self, device, dtype):
-        exact = dtype != torch.float32 or not devices.tf32(device)
-        return super().arithmetic(device, dtype) if exact else "tf32"
-
     def whole(self, run):
         return compilers.whole(run, side_by_side)
 

@@ -1,10 +1,9 @@
 """NVRTC: a kernel's source, specialised, becomes code for a device; once, it is kept in the user's cache folder."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
-import os
-import tempfile
 from pathlib import Path
 
 from ... import cache
@@ -39,11 +38,11 @@ def missing():
     return None
 
 
-def _checked(result):
-    """What a call returned beside its status; RuntimeError for a status that is none of success."""
+def checked(result, whose="NVRTC"):
+    """What a call of cuda-bindings returned beside its status; RuntimeError for a status that is none of success."""
     status, *values = result
     if status.value:
-        raise RuntimeError(f"NVRTC: {status.name}")
+        raise RuntimeError(f"{whose}: {status.name}")
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -52,7 +51,7 @@ def version():
     """NVRTC's, (13, 5) say."""
     from cuda.bindings import nvrtc
 
-    return _checked(nvrtc.nvrtcVersion())
+    return checked(nvrtc.nvrtcVersion())
 
 
 @functools.lru_cache(maxsize=1)
@@ -60,7 +59,7 @@ def known():
     """Compute capabilities that NVRTC compiles for, 90 of 9.0."""
     from cuda.bindings import nvrtc
 
-    return frozenset(_checked(nvrtc.nvrtcGetSupportedArchs()))
+    return frozenset(checked(nvrtc.nvrtcGetSupportedArchs()))
 
 
 @functools.lru_cache(maxsize=1)
@@ -119,19 +118,8 @@ def _compiled(*what):
 
 def _keep(name, code):
     """In its place at once, for all processes; nothing where the folder cannot be written."""
-    try:
-        place = cache.folder() / KEPT
-        place.mkdir(parents=True, exist_ok=True)
-        number, path = tempfile.mkstemp(dir=place, prefix=name)
-        try:
-            with open(number, "wb") as file:
-                file.write(code)
-            os.replace(path, place / name)
-        except BaseException:
-            os.unlink(path)
-            raise
-    except OSError:
-        return
+    with contextlib.suppress(OSError):
+        cache.put(cache.folder() / KEPT / name, code)
 
 
 def compile_(name, text, included, target, form):
@@ -139,14 +127,14 @@ def compile_(name, text, included, target, form):
     from cuda.bindings import nvrtc
 
     names, texts = ([text.encode() for text in own] for own in (included, included.values()))
-    program = _checked(nvrtc.nvrtcCreateProgram(text.encode(), f"{name}.cu".encode(), len(names), texts, names))
+    program = checked(nvrtc.nvrtcCreateProgram(text.encode(), f"{name}.cu".encode(), len(names), texts, names))
     try:
         architecture = f"--gpu-architecture={'compute' if form == 'ptx' else 'sm'}_{target}"
         options = [option.encode() for option in (architecture, *OPTIONS[form])]
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         if status.value:
-            log = bytes(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
-            _checked(nvrtc.nvrtcGetProgramLog(program, log))
+            log = bytes(checked(nvrtc.nvrtcGetProgramLogSize(program)))
+            checked(nvrtc.nvrtcGetProgramLog(program, log))
             said = log.decode(errors="replace").replace("\0", "").strip()
             errors = [line.strip() for line in said.splitlines() if "error" in line]  # not the warnings before them
             raise CompilationError(f"{name}.cu for sm_{target}: {'; '.join(errors) or said}")
@@ -155,8 +143,8 @@ def compile_(name, text, included, target, form):
             if form == "ptx"
             else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
         )
-        code = bytes(_checked(sized(program)))
-        _checked(got(program, code))
+        code = bytes(checked(sized(program)))
+        checked(got(program, code))
         return code.rstrip(b"\0") if form == "ptx" else code
     finally:
         nvrtc.nvrtcDestroyProgram(program)

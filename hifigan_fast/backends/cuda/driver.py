@@ -14,10 +14,7 @@ STATIC_SHARED = 48 * 1024  # bytes: for more a kernel must ask
 
 
 def _checked(result):
-    status, *values = result
-    if status.value:
-        raise RuntimeError(f"CUDA's driver: {status.name}")
-    return values[0] if len(values) == 1 else tuple(values)
+    return compiler.checked(result, "CUDA's driver")
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,11 +12,8 @@ from . import compiler, driver
 from .kernel import Kernel, arguments, kind, specialisation
 
 THREADS = 256  # of a block, where nothing else is said
-KINDS = (
-    "direct",
-    "stem",
-    "head",
-)  # of kernels of layers, beside the window kernels: of any layer, of a waveform's, of scores
+# Of kernels of layers, beside the window kernels: of any layer, of a waveform's, of scores.
+KINDS = ("direct", "stem", "head")
 MOST_TAPS, MOST_CHANNELS = 16, 512  # of stems and heads that have kernels of their own
 
 

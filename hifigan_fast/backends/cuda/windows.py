@@ -2,13 +2,10 @@
 
 import functools
 
-import torch
-
-from ..contract import ALIGNED
 from ..gpu import devices, tables
-from ..gpu.convolutions import PROGRAMS, Sums, geometry
+from ..gpu.convolutions import Sums, geometry, splits_of_a_set
 from ..gpu.kernels import cdiv
-from ..gpu.program import empty
+from ..gpu.pointers import aligned
 from . import blocks, tiles
 
 AT_ONCE = 2  # programs for each multiprocessor, of layers whose weights stay in shared memory
@@ -77,7 +74,7 @@ def input_grad(kernels, found, layer, slope, runs, grad_out, weights, saved, map
         grad_out,
         weights.packed,
         saved,
-        tuple(g if g is None or g.data_ptr() % ALIGNED == 0 else g.clone() for g in map_grads),
+        aligned(map_grads),
         matching,
         grad_in,
         tables.runs_on(runs, device),
@@ -92,24 +89,20 @@ def weight_grad(kernels, found, layer, runs, x, grad_out):
     own, constants = found
     device, group = grad_out.device, layer.in_channels // layer.groups
     columns = layer.groups * cdiv(layer.out_channels // layer.groups, own.columns)
-    positions = cdiv(layer.taps, own.taps) * cdiv(group, own.channels)
-    sets = len({run.weights for run in runs})
-    by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * layer.weights)  # as `gpu.convolutions.weight_grad`
-    wanted = max(1, min(cdiv(PROGRAMS, columns * positions * sets), by_memory))
-    walked, of_set = tiles.split(runs, layer, own, wanted, device)
-    rows = len(walked.spans), layer.out_channels
-    sums, bias = (empty(shape, torch.float32, device) for shape in ((*rows, layer.taps, group), rows))
+    programs = columns, cdiv(layer.taps, own.taps) * cdiv(group, own.channels)
+    walked, of_set = tiles.split(runs, layer, own, splits_of_a_set(layer, runs, programs, x, grad_out), device)
+    sums = Sums.empty(layer, len(walked.spans), of_set, device)
     kernels.launch(
         device,
         kernels.window_weight_grad,
-        (len(walked.spans), columns, positions),
+        (len(walked.spans), *programs),
         x,
         grad_out,
-        sums,
-        bias,
+        sums.partial,
+        sums.bias,
         tables.runs_on(runs, device),
         walked.tiles,
         walked.spans,
         **constants,
     )
-    return Sums(sums, bias, of_set)
+    return sums

@@ -3,7 +3,7 @@
 import torch
 
 from ..contract import Backend
-from . import convolutions, losses, program, weights
+from . import convolutions, devices, losses, program, weights
 
 
 class GpuBackend(Backend):
@@ -17,6 +17,10 @@ class GpuBackend(Backend):
     packs = True
     flat_grads = True
     scaling_dtype = torch.float32
+
+    def arithmetic(self, device, dtype):
+        exact = dtype != torch.float32 or not devices.tf32(device)
+        return super().arithmetic(device, dtype) if exact else "tf32"
 
     def empty(self, count, dtype, device):
         return program.empty((count,), dtype, device)

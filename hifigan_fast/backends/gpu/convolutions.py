@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..contract import ALIGNED
 from . import tables
 from .devices import precision
 from .kernels import cdiv
+from .pointers import aligned
 from .program import empty, not_again
 
 STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a time
@@ -64,7 +64,7 @@ def input_grad(kernels, role, layer, slope, runs, grad_out, weights, saved, map_
         grad_out,
         weights.packed,
         saved,
-        tuple(g if g is None or g.data_ptr() % ALIGNED == 0 else g.clone() for g in map_grads),
+        aligned(map_grads),
         matching,
         grad_in,
         tables.runs_on(runs, grad_in.device),
@@ -104,6 +104,24 @@ class Sums:
     bias: torch.Tensor  # [split, out]
     of_set: dict  # {weight set: (first split, end)}
 
+    @classmethod
+    def empty(cls, layer, splits, of_set, device):
+        """To be written by one launch of so many splits."""
+        rows = splits, layer.out_channels
+        shapes = (*rows, layer.taps, layer.in_channels // layer.groups), rows
+        return cls(*(empty(shape, torch.float32, device) for shape in shapes), of_set)
+
+
+def splits_of_a_set(layer, runs, blocks, x, grad_out):
+    """How many programs share the rows of a set, where `blocks` (two numbers) of them share a weight gradient.
+
+    More fill the device, and all their sums are written: a fourth of what is read, at most.
+    """
+    sets = len({run.weights for run in runs})
+    by_programs = cdiv(PROGRAMS, blocks[0] * blocks[1] * sets)
+    by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * layer.weights)
+    return max(1, min(by_programs, by_memory))
+
 
 def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
     kernel, config = kernels.config("weight_grad", role, layer, grad_out)
@@ -113,21 +131,16 @@ def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
         return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
     out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
     blocks = layer.groups * cdiv(out_group, config.BM), cdiv(layer.taps * in_group, config.BN)
-    sets = len({run.weights for run in runs})
-    # More splits of the rows fill the device, and all their sums are written: a fourth of what is read, at most.
-    by_programs = cdiv(PROGRAMS, blocks[0] * blocks[1] * sets)
-    by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * layer.weights)
-    splits = tables.splits(runs, config.BK, max(1, min(by_programs, by_memory)), grad_out.device)
-    rows = len(splits.table), layer.out_channels
-    sums, bias = (empty(shape, torch.float32, grad_out.device) for shape in ((*rows, layer.taps, in_group), rows))
+    splits = tables.splits(runs, config.BK, splits_of_a_set(layer, runs, blocks, x, grad_out), grad_out.device)
+    found = Sums.empty(layer, len(splits.table), splits.of_set, grad_out.device)
     kernels.launch(
         grad_out.device,
         kernel,
         (len(splits.table), *blocks),
         x,
         grad_out,
-        sums,
-        bias,
+        found.partial,
+        found.bias,
         tables.runs_on(runs, grad_out.device),
         splits.tiles,
         splits.table,
@@ -137,4 +150,4 @@ def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
         **geometry(layer),
         **config.arguments(),
     )
-    return Sums(sums, bias, splits.of_set)
+    return found

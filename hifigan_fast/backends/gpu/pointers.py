@@ -18,6 +18,11 @@ def from_aligned(tensor):
     return tensor.as_strided((lead + tensor.numel(),), (1,), begin), lead
 
 
+def aligned(grads):
+    """Gradients of maps, or None, those that begin elsewhere copied."""
+    return tuple(g if g is None or g.data_ptr() % ALIGNED == 0 else g.clone() for g in grads)
+
+
 def alike(tensors):
     """Tensors of one dtype: kernels pick one of them by number, as a pointer of one type."""
     tensors = tuple(tensors)

@@ -67,10 +67,6 @@ class TritonBackend(GpuBackend):
 
         return {**configs.contact(device), "configurations": configs.digest()} if device.type == "cuda" else None
 
-    def arithmetic(self, device, dtype):
-        exact = dtype != torch.float32 or not devices.tf32(device)
-        return super().arithmetic(device, dtype) if exact else "tf32"
-
     def advice(self, device):
         from . import configs
 
