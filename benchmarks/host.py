@@ -61,7 +61,8 @@ def stub_driver():
         def get_active_torch_device(self):
             return torch.device("cpu")
 
-    driver.set_active(Stub())
+    loaded.active = Stub()
+    driver.set_active(loaded.active)
     return loaded
 
 
@@ -78,7 +79,9 @@ def as_a_device(backend="triton"):
 
     Triton's compiles; of CUDA's kernels the stub takes anything for code.
     """
-    stub_driver()
+    from triton.runtime import driver
+
+    driver.set_active(stub_driver().active)  # who pretends a device has another one, and takes it away
     from hifigan_fast.backends.cuda import kernels
     from hifigan_fast.backends.gpu import devices
 
