@@ -10,7 +10,7 @@ import math
 import sys
 
 import numpy as np
-from studies import bands, clips, pages, periods, results, runs
+from studies import bands, clips, course, pages, periods, results, runs
 from tabulate import tabulate
 
 PAGE = pages.DOCS / "questions.md"
@@ -25,14 +25,14 @@ KINDS = {
 
 
 def measure(args):
-    """Measure what is missing of both questions without long trainings. Returns a signal's number, or 0."""
+    """Measure what is missing of both questions without long trainings. Returns an exit status."""
     short = [run for run in SHORT if not results.of_plan(runs.SHORT, [run])]
     folds = results.read(FOLDS)
     if short or folds is None:
         data = clips.chosen(args.data, args.scratch)
         if folds is None:
             periods.measure(data)
-        return runs.work(short, runs.SHORT, data, args.scratch)
+        return course.work(short, runs.SHORT, data, args.scratch)
     return 0
 
 
@@ -215,9 +215,9 @@ def main():
     args = pages.arguments(__doc__)
     try:
         drawn = [pages.canvas(3) for _ in range(2)]
-        ended_by = measure(args)
-        if ended_by:
-            return 128 + ended_by
+        status = measure(args)
+        if status:
+            return status
         folds, short = results.read(FOLDS), results.of_plan(runs.SHORT, SHORT)
         whole = results.of_plan(runs.WHOLE, runs.RUNS)
         pages.write(PAGE, section(folds, short, whole))

@@ -12,9 +12,9 @@ from hifigan_fast.bench import machine
 RESULTS = Path(__file__).parent / "results"
 
 
-def conditions() -> dict[str, Any]:
+def conditions(device: Any = "cpu") -> dict[str, Any]:
     """When, where and by which versions something was measured."""
-    found = machine.conditions(1)
+    found = machine.conditions(1, device)
     del found["repeats"]
     return found
 
