@@ -35,7 +35,7 @@ def parsed():
     parser.add_argument("--plan", choices=runs.PLANS, help="default: whole on a CPU, gpu on a GPU; short: 20 steps")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default %(default)s")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="processes; each has four runs at once on a GPU; default %(default)s"
+        "--jobs", type=int, default=1, help="processes; each has five runs at once on a GPU; default %(default)s"
     )
     parser.add_argument("--threads", type=int, help="of a process; default: torch's, of several an equal share")
     parser.add_argument("--list", action="store_true", help="say which runs are finished and which are missing")

@@ -24,7 +24,7 @@ from . import probes, results
 from .clips import Data
 from .runs import LOSSES, PERIODS, WAYS, Plan, Run, config_of, kind_of
 
-ABREAST = {"cpu": 1, "cuda": 4}  # a step of a small batch leaves most of a GPU idle
+ABREAST = {"cpu": 1, "cuda": 5}  # a step of a small batch leaves most of a GPU idle
 
 
 class Read(Clips):

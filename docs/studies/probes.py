@@ -23,7 +23,7 @@ PESQ_RATE = 16000
 def required() -> None:
     """Raise ImportError, with what to install, where a library that measures is missing."""
     require("the STFT distance", "studies", "auraloss")
-    require("PESQ", "studies", "pesq", "librosa")
+    require("PESQ", "studies", "pesq")
 
 
 def probe(trainer: Trainer, held_out: Clips, speech: bool) -> dict[str, Any]:
@@ -95,12 +95,12 @@ def _stft(pairs):
 
 def _pesq(pairs, rate):
     """Wide-band PESQ (ITU-T P.862.2), 1 to 4.64; None where it finds no utterance."""
-    from librosa import resample
     from pesq import PesqError, pesq
+    from scipy.signal import resample_poly
 
-    found = []
+    found, common = [], math.gcd(PESQ_RATE, rate)
     for pair in pairs:
-        real, generated = (resample(x[0].cpu().numpy(), orig_sr=rate, target_sr=PESQ_RATE) for x in pair)
+        real, generated = (resample_poly(x[0].cpu().numpy(), PESQ_RATE // common, rate // common) for x in pair)
         found.append(float(pesq(PESQ_RATE, real, generated, "wb", on_error=PesqError.RETURN_VALUES)))
     return _mean(found) if min(found) > 0 else None
 

@@ -57,6 +57,12 @@ def of_plan(plan: Any, runs: Iterable[Any], folder: Path = RESULTS) -> dict[str,
     return found
 
 
+def fullest(plans: Iterable[Any], runs: Iterable[Any], folder: Path = RESULTS) -> tuple[Any, dict[str, dict[str, Any]]]:
+    """Of `plans` the one by which most of `runs` were finished, the first of equals; and their results."""
+    wanted = list(runs)
+    return max(((plan, of_plan(plan, wanted, folder)) for plan in plans), key=lambda own: len(own[1]))
+
+
 def missing(found: Iterable[str], runs: Iterable[Any]) -> str:
     """How many of the runs there are, and the names of those that are not, in words."""
     names = [run.name for run in runs]

@@ -367,13 +367,14 @@ def test_a_way_that_trains_otherwise_parts(narrow, plan, data, monkeypatch):
 
 
 def test_pages_say_what_the_results_say():
-    parted, trained = (results.of_plan(p, r) for p, r in ((parting.PARTING, parting.RUNS), (runs.WHOLE, runs.FIDELITY)))
+    parted = results.of_plan(parting.PARTING, parting.RUNS)
     text = make_fidelity_figure.PAGE.read_text(encoding="utf-8")
-    assert text == pages.with_section(text, make_fidelity_figure.section(parted, trained))
-    short = results.of_plan(runs.SHORT, make_questions_figures.SHORT)
-    folds, whole = results.read(make_questions_figures.FOLDS), results.of_plan(runs.WHOLE, runs.RUNS)
+    section = make_fidelity_figure.section(parted, *results.fullest(runs.LONG, runs.FIDELITY))
+    assert text == pages.with_section(text, section)
+    short, folds = results.of_plan(runs.SHORT, make_questions_figures.SHORT), results.read(make_questions_figures.FOLDS)
     text = make_questions_figures.PAGE.read_text(encoding="utf-8")
-    assert text == pages.with_section(text, make_questions_figures.section(folds, short, whole))
+    trained = results.fullest(runs.LONG, [*runs.OF_PERIODS, *runs.OF_SPECTRAL])
+    assert text == pages.with_section(text, make_questions_figures.section(folds, short, *trained))
     with pytest.raises(ValueError, match="put both back"):
         pages.with_section("no lines", "")
 
@@ -382,17 +383,17 @@ def test_pages_of_finished_trainings_have_their_figures(monkeypatch, tmp_path):
     random = np.random.default_rng(0)
     runs_done = [run for run in runs.RUNS if run.seed < 3 or run.way == "plain"]
     found = {run.name: made_up(random, run.way == "autocast") for run in runs_done}
-    section = make_fidelity_figure.section({}, found)
+    section = make_fidelity_figure.section({}, runs.GPU, found)
     assert "11 of 15 runs; missing: functions-3, step-losses-3" in section and "ours, bf16 autocast" in section
     rows = {line.split("|")[1].strip(): line for line in section.splitlines() if line.startswith("|")}
     assert "≥ 0%" in rows["ours, bf16 autocast"] and "≥ 0%" not in rows["ours, float32, step losses"]
-    section = make_questions_figures.section(None, {}, found)
+    section = make_questions_figures.section(None, {}, runs.GPU, found)
     assert "8 of 12 runs" in section and "no band yet" in section and "2, 4, 6, 8, 10" in section
     monkeypatch.setattr(pages, "DOCS", tmp_path)
     figure, axes = pages.canvas(2)
-    make_fidelity_figure.draw_training(axes[0], found)
+    make_fidelity_figure.draw_training(axes[0], runs.GPU, found)
     make_questions_figures.draw_trained(
-        axes[1], found, runs.OF_SPECTRAL, runs.WHOLE, lambda r: r.spectral, str, "disc_loss"
+        axes[1], found, runs.OF_SPECTRAL, runs.GPU, lambda r: r.spectral, str, "disc_loss"
     )
     pages.save(figure, "figure.png")
     assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
@@ -403,10 +404,36 @@ def test_pages_of_finished_trainings_have_their_figures(monkeypatch, tmp_path):
 
 def made_up(random, far):
     """A result whose curves are noise, far from all others' if `far`."""
-    points = runs.WHOLE.steps // runs.WHOLE.mean
+    plan = runs.GPU
+    points = plan.steps // plan.mean
     curve = {loss: (random.standard_normal(points) + 1e3 * far).tolist() for loss in runs.LOSSES}
-    probe = {"step": runs.WHOLE.steps, "mel_error": 1.0, "stft": 2.0, "pesq": None}
-    return {"curve": {"step": list(range(25, runs.WHOLE.steps + 1, 25))} | curve, "probes": [probe]}
+    probe = {"step": plan.steps, "mel_error": 1.0, "stft": 2.0, "pesq": None}
+    conditions = results.conditions() | {"device": "NVIDIA H200"}
+    steps = list(range(plan.mean, plan.steps + 1, plan.mean))
+    return {
+        "plan": dataclasses.asdict(plan),
+        "data": "clips",
+        "conditions": conditions,
+        "curve": {"step": steps} | curve,
+        "probes": [probe],
+    }
+
+
+def test_a_page_has_the_plan_with_most_results(tmp_path):
+    """And says which machine that was."""
+    random = np.random.default_rng(0)
+    plan, found = results.fullest(runs.LONG, runs.FIDELITY, tmp_path)
+    assert plan is runs.WHOLE and not found
+    for run in runs.FIDELITY[:2]:
+        results.write(tmp_path / "gpu" / f"{run.name}.json", made_up(random, False))
+    plan, found = results.fullest(runs.LONG, runs.FIDELITY, tmp_path)
+    assert plan is runs.GPU and len(found) == 2
+    said = pages.made(plan, found, runs.FIDELITY)
+    assert said.startswith("V2, batch 2 × 4096, 1500 steps; NVIDIA H200, Triton ") and "; 2 of 15 runs; " in said
+    assert said.endswith(pages.TF32)
+    [short] = results.of_plan(runs.SHORT, make_questions_figures.SHORT[:1]).values()
+    said = pages.made(runs.SHORT, {"step-losses-1": short}, make_questions_figures.SHORT[:1])
+    assert "AMD EPYC, 1 thread, torch" in said and "TF32" not in said
 
 
 def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch, capsys):
