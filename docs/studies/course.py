@@ -67,7 +67,7 @@ class Course:
         )
 
     def turns(self, stopped: Callable[[], Any]) -> Iterator[None]:
-        """Train to the end, or until `stopped`; other runs may go on at each yield, while a GPU works on what it has."""
+        """Train to the end, or until `stopped`; other runs may go on at each yield, while a GPU works on this one."""
         trainer, plan = self.trainer, self.plan
         while True:
             if trainer.step in plan.marks and trainer.step not in [row["step"] for row in self.probed]:
@@ -144,6 +144,7 @@ def work(
     with Interrupts(say=plan.checkpoint is not None) as interrupts:
         while going or (waiting and not interrupts.signal):
             while waiting and len(going) < ABREAST[device.type]:
+                gc.collect()  # a trainer and its graph refer to each other, and no capture may see their end
                 run = waiting.pop(0)
                 stream = torch.cuda.Stream(device) if device.type == "cuda" else None
                 going[run] = _whole(run, plan, data, scratch, folder, device, lambda: interrupts.signal), stream
@@ -171,8 +172,6 @@ def _whole(run, plan, data, scratch, folder, device, stopped):
     results.write(folder / plan.name / f"{run.name}.json", course.result())
     shutil.rmtree(out, ignore_errors=True)
     print(f"{run.name}: done, {(time.perf_counter() - begun) / 60:.1f} minutes of this session", flush=True)
-    del course
-    gc.collect()  # a trainer and its graph refer to each other
 
 
 def _report(run, error):
