@@ -145,7 +145,7 @@ def _cuda(kernel, grid, args, meta):
     ptx, cubin = (cuda.compiled(kernel, args, constants, absent().capability, form) for form in ("ptx", "cubin"))
     registers, spills, shared = _nvidia_resources(cubin)
     if absent().capability >= (9, 0):  # what the system takes of a block is counted, but is in no block's limit
-        shared -= RESERVED
+        shared = max(0, shared - RESERVED)
     return ptx.decode(), constants["THREADS"] // 32, shared + constants.get("SHARED", 0), registers, spills
 
 
