@@ -35,6 +35,7 @@ class Config:
     BK: int
     THREADS: int = THREADS
     library: bool = False
+    stretch: int = 1
 
     def arguments(self):
         return {"BM": self.BM, "BN": self.BN, "BK": self.BK, "THREADS": self.THREADS}

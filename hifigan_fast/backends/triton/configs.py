@@ -31,6 +31,7 @@ class Config:
 
     Attributes:
         library: PyTorch's own convolution is faster, and runs in the place of our kernel.
+        stretch: rows of the layer that are one of the matrix (`convolution`): in no table, it follows from the columns.
     """
 
     BM: int
@@ -39,9 +40,13 @@ class Config:
     num_warps: int
     num_stages: int
     library: bool = False
+    stretch: int = 1
 
     def arguments(self):
-        return {name: number for name, number in asdict(self).items() if name != "library"}
+        """As the kernels name them."""
+        own = asdict(self)
+        del own["library"]
+        return own | {"STRETCH": own.pop("stretch")}
 
 
 def layer_class(role, layer):
