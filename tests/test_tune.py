@@ -37,11 +37,11 @@ def test_the_library_is_kept_where_it_is_faster(name, faster, kept, case_of):
     before = configs.Config(64, 64, 64, 4, 2)
 
     def clock(call):
-        library = configs.config("interpreter", "forward", "float32", name).library
+        library = configs.config("interpreter", "forward", "float32", name).by == "library"
         return 1.0 if library and faster else 2.0
 
     found = tune.best(BACKEND, case_of(name, "forward"), before, time=clock, say=lambda text: None)
-    assert found.config == replace(before, library=kept)
+    assert found.config == replace(before, by="library" if kept else "triton")
     assert (found.ours, found.library) == (2.0, None if name == "stem" else 1.0 if faster else 2.0)
 
 
@@ -86,7 +86,7 @@ def test_the_table_is_written_as_it_is_read(tmp_path, monkeypatch):
     tune.write(tmp_path / "configs.json", configs.table())
     assert (tmp_path / "configs.json").read_text() == configs.TABLE.read_text()
     changed = {g: {d: dict(kinds) for d, kinds in of.items()} for g, of in configs.table().items()}
-    dense = replace(configs.table()["sm_90"]["forward"]["half"]["dense"], library=True)
+    dense = replace(configs.table()["sm_90"]["forward"]["half"]["dense"], by="library")
     changed["sm_90"]["forward"]["half"] = {**changed["sm_90"]["forward"]["half"], "dense": dense}
     monkeypatch.setattr(configs, "TABLE", tmp_path / "configs.json")
     tune.write(configs.TABLE, changed)
@@ -118,7 +118,7 @@ def device(tmp_path, monkeypatch):
 
 def faster_by_library(call):
     """Milliseconds of a case: forward passes are faster by the library."""
-    return 1.0 if "forward" in call.__qualname__ and configs.config(*FORWARD).library else 2.0
+    return 1.0 if "forward" in call.__qualname__ and configs.config(*FORWARD).by == "library" else 2.0
 
 
 FORWARD = "interpreter", "forward", "half", "narrow"
@@ -128,10 +128,10 @@ def test_what_was_measured_is_taken_and_kept_for_the_device(device, monkeypatch)
     from hifigan_fast.backends.triton import tune
 
     before, shipped, said = configs.digest(), configs.config(*FORWARD), Said()
-    assert not configs.measurements(device) and not shipped.library
+    assert not configs.measurements(device) and shipped.by == "triton"
     assert tune.run(quick=True, device=device, timed=faster_by_library, say=said.append) == 0
-    assert configs.config(*FORWARD) == replace(shipped, library=True) and configs.digest() != before
-    assert not configs.config("interpreter", "weight_grad", "half", "narrow").library
+    assert configs.config(*FORWARD) == replace(shipped, by="library") and configs.digest() != before
+    assert configs.config("interpreter", "weight_grad", "half", "narrow").by == "triton"
     assert len(configs.measurements(device)) == 6  # two arithmetics, three directions
     assert "forward, half, narrow: ours 2.000 ms, PyTorch's own 1.000 ms: the library" in str(said)
     assert said[0].startswith("  forward, half") and "kept for a planted device in " in said[-1]
@@ -162,7 +162,9 @@ def test_the_whole_table_is_written_where_it_is_asked_for(device, tmp_path, monk
     assert configs.table.__wrapped__() == expected
 
 
-@pytest.mark.parametrize("entry", ["3", "{}", '{"config": [1, 2]}', '{"config": "12345"}'])
+@pytest.mark.parametrize(
+    "entry", ["3", "{}", '{"config": [1, 2]}', '{"config": "12345"}', '{"config": [1, 2, 3, 4, 5, true]}']
+)
 def test_broken_measurements_are_none(entry, device, tmp_path):
     file = tmp_path / "hifigan_fast" / configs.MEASURED
     file.parent.mkdir()

@@ -8,7 +8,7 @@ from . import tables
 from .devices import precision
 from .kernels import cdiv
 from .pointers import aligned
-from .program import empty, not_again
+from .program import empty
 
 STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a time
 PROGRAMS = 1056  # of a weight gradient, where rows allow: eight for each multiprocessor of a large device
@@ -27,10 +27,10 @@ def geometry(layer):
 
 
 def forward(kernels, role, layer, runs, x, weights, out):
+    stand_in = kernels.stand_in("forward", role, layer, out)
+    if stand_in:
+        return stand_in(layer, runs, x, weights, out)
     kernel, config = kernels.config("forward", role, layer, out)
-    if config.library:
-        not_again()
-        return kernels.library.forward(layer, runs, x, weights, out)
     tiles = tables.tiles(runs, config.BM, config.stretch, out.device)
     kernels.launch(
         out.device,
@@ -52,10 +52,10 @@ def forward(kernels, role, layer, runs, x, weights, out):
 
 
 def input_grad(kernels, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+    stand_in = kernels.stand_in("input_grad", role, layer, grad_in)
+    if stand_in:
+        return stand_in(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
     kernel, config = kernels.config("input_grad", role, layer, grad_in)
-    if config.library:
-        not_again()
-        return kernels.library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
     tiles = tables.phase_tiles(runs, layer, config.BM, config.stretch, grad_in.device)
     kernels.launch(
         grad_in.device,
@@ -124,11 +124,10 @@ def splits_of_a_set(layer, runs, blocks, x, grad_out, each=1):
 
 
 def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
+    stand_in = kernels.stand_in("weight_grad", role, layer, grad_out)
+    if stand_in:
+        return stand_in(layer, runs, x, grad_out, weights)
     kernel, config = kernels.config("weight_grad", role, layer, grad_out)
-    if config.library:
-        not_again()
-        sums, bias, own = kernels.library.weight_grad(layer, runs, x, grad_out, weights)
-        return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
     out_group, in_group, stretch = layer.out_channels // layer.groups, layer.in_channels // layer.groups, config.stretch
     positions = (layer.taps + (stretch - 1) * layer.stride) * in_group
     blocks = layer.groups * cdiv(stretch * out_group, config.BM), cdiv(positions, config.BN)

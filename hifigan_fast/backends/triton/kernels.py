@@ -6,7 +6,7 @@ import triton
 
 from ..gpu import devices
 from ..gpu.kernels import Kernels
-from . import adversarial, configs, convolution, feature_l1, launch, library, pooling, spectral, stem, weights
+from . import adversarial, configs, convolution, feature_l1, launch, others, pooling, spectral, stem, weights
 
 ROWS = {"ROWS": 4, "AT_ONCE": 32, "TAPS_AT_ONCE": 8}  # of weights a program; channels and taps of each at a time
 ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
@@ -36,15 +36,13 @@ class TritonKernels(Kernels):
     stem_input_grad, pooled = stem.stem_input_grad, pooling.pooled
     squared_means, squared_means_gradients = adversarial.squared_means, adversarial.gradients
     l1_means, l1_gradients = feature_l1.means, feature_l1.gradients
-    library = library
     run, on_device, watched = map(staticmethod, (launch.run, launch.on_device, launch.watched))
 
     def launch(self, device, kernel, grid, *args, **meta):
         super().launch(device, kernel, grid, *args, **meta, **OPTIONS)
 
     def config(self, direction, role, layer, like):
-        generation = configs.generation_of(devices.capability(like.device))
-        found = configs.config(generation, direction, devices.arithmetic(like), configs.layer_class(role, layer))
+        found = configs.of(direction, role, layer, like)
         columns = "BM" if direction == "weight_grad" else "BN"
         if role == "conv":
             found = replace(found, stretch=stretch(direction, layer, getattr(found, columns)))
@@ -54,6 +52,9 @@ class TritonKernels(Kernels):
         if columns == "BN" or convolution.turns(found.BN, devices.precision(like)):
             found = replace(found, **{columns: min(getattr(found, columns), widest)})
         return getattr(self, direction), found
+
+    def stand_in(self, direction, role, layer, like):
+        return others.stand_in(direction, role, layer, like)
 
     def of_rows(self, device):
         return ROWS_INTERPRETED if devices.capability(device) is None else ROWS

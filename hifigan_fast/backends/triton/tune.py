@@ -26,6 +26,7 @@ BATCH, LENGTH = 16, 8192
 LAYERS = {
     "stem": Layer(1, 32, 5, 3, 2),
     "narrow": Layer(128, 256, 41, 2, 20, 16),
+    "middle": Layer(128, 128, 41, 2, 20, 4),
     "grouped": Layer(1024, 1024, 41, 1, 20, 16),
     "dense": Layer(1024, 1024, 5, 1, 2),
     "head": Layer(1024, 1, 3, 1, 1, slope=1.0),
@@ -59,7 +60,7 @@ class Case:
         self.name, self.layer, self.direction = name, LAYERS[name], direction
         self.role = name if name in ("stem", "head") else "conv"
         self.dtype = dtype
-        rows = length // 9 if name == "narrow" else length // 81
+        rows = length // 9 if name in ("narrow", "middle") else length // 81
         stem = self.role == "stem"
         # The layer alone, as a stack; its input is a stem's output unless it is a stem itself.
         under = (self.layer,) if stem else (Layer(1, self.layer.in_channels, 1, 1, 0), self.layer)
@@ -139,7 +140,7 @@ class Best:
 
     def __str__(self):
         rival = "" if self.library is None else f", PyTorch's own {self.library:.3f} ms"
-        return f"ours {self.ours:.3f} ms{rival}: {'the library' if self.config.library else 'ours'}"
+        return f"ours {self.ours:.3f} ms{rival}: {'the library' if self.config.by == 'library' else 'ours'}"
 
 
 def best(backend, case, before, rounds=ROUNDS, time=_time, say=print):
@@ -162,7 +163,7 @@ def best(backend, case, before, rounds=ROUNDS, time=_time, say=print):
             say(f"    {config}: {found[config]:.3f} ms")
         return found[config]
 
-    kept = replace(before, library=False)
+    kept = replace(before, by="triton")
     for _ in range(rounds):
         fastest = min((kept, *neighbours(kept)), key=measured)
         if measured(fastest) > 0.98 * measured(kept):
@@ -171,19 +172,19 @@ def best(backend, case, before, rounds=ROUNDS, time=_time, say=print):
     ours = measured(kept)
     if case.name not in configs.LIBRARY_CLASSES:
         return Best(kept, ours, None)
-    library = measured(replace(kept, library=True))
-    return Best(replace(kept, library=library < 0.98 * ours), ours, library)
+    library = measured(replace(kept, by="library"))
+    return Best(replace(kept, by="library" if library < 0.98 * ours else "triton"), ours, library)
 
 
 def _numbers(config):
     """A configuration as tables have it."""
-    return list(astuple(config)[:5]) + [True] * config.library
+    return list(astuple(config)[:5]) + [config.by] * (config.by != "triton")
 
 
 def write(path, table):
     """The table as JSON, a configuration a line."""
     text = json.dumps(configs.like(table, lambda g, d, a, name: _numbers(table[g][d][a][name])), indent=1)
-    text = re.sub(r"\[\s+([\w,\s]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+    text = re.sub(r"\[\s+([\w,\s\"]+?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
     Path(path).write_text(text + "\n")
 
 
