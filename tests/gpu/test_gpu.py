@@ -13,6 +13,7 @@ from hifigan_fast.bench.workloads import build
 from hifigan_fast.passes import Call
 from hifigan_fast.training.config import load_config
 from hifigan_fast.training.step import Trainer
+from hifigan_fast.tuning import command
 from hifigan_fast.voice import write_clips
 
 from ..small import SmallEnsemble
@@ -103,15 +104,13 @@ def test_first_contact(arithmetic, backend):
 
 
 def test_a_quick_tuning_is_kept(tmp_path, monkeypatch):
-    from hifigan_fast.backends.triton import tune
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tune, "QUICK_SECONDS", 5)
     said = []
-    tune.run(quick=True, say=said.append)
+    command.run(quick=True, arithmetics=["half"], say=said.append)
     found = configs.measurements(torch.device("cuda"))
     configs.forget_measured()
-    assert found and all(entry["ms"][0] > 0 < entry["ms"][1] for entry in found.values()), said
+    assert len(found) == len(configs.DIRECTIONS) * len(configs.LIBRARY_CLASSES), said
+    assert all(entry["ms"]["triton"] > 0 < entry["ms"]["library"] for entry in found.values()), said
 
 
 @pytest.mark.parametrize("generation", [g for g in configs.table() if g.startswith("sm_")])
