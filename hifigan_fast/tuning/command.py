@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ QUICK_SECONDS = 60
 
 def _numbers(config):
     """A configuration as tables have it."""
-    return list(config.arguments().values()) + [config.by] * (config.by != "triton")
+    return [*astuple(config)[:5], *([config.by] if config.by != "triton" else [])]
 
 
 def write(path, table):
