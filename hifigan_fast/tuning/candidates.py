@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from ..backends.gpu.kernels import cdiv
 from ..backends.triton.configs import Config
+from ..backends.triton.kernels import stretch
 
 SIZES = (16, 32, 64, 128, 256)
 CHOICES = {"BM": SIZES, "BN": SIZES, "BK": SIZES[:-1], "num_warps": (4, 8), "num_stages": (2, 3, 4)}
@@ -21,12 +22,13 @@ STEPS = {
 
 
 def _limits(direction, layer):
-    """{name of a block size: the most that makes sense}: none is wider than a layer's group, or longer than its sum."""
+    """{name of a block size: the most that makes sense}: none is wider than what a product has, or longer."""
     inner, outer = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    along = 1 if 1 in (layer.in_channels, layer.out_channels) else stretch(direction, layer, SIZES[-1])
     found = {
-        "forward": {"BN": outer, "BK": layer.taps * inner},
-        "input_grad": {"BN": inner, "BK": cdiv(layer.taps, layer.stride) * outer},
-        "weight_grad": {"BM": outer, "BN": layer.taps * inner},
+        "forward": {"BN": along * outer, "BK": layer.taps * inner},
+        "input_grad": {"BN": along * inner, "BK": cdiv(layer.taps, layer.stride) * outer},
+        "weight_grad": {"BM": along * outer, "BN": layer.taps * inner},
     }[direction]
     return {name: max(SIZES[0], 1 << (most - 1).bit_length()) for name, most in found.items()}
 

@@ -19,7 +19,7 @@ QUICK_SECONDS = 60
 
 def _numbers(config):
     """A configuration as tables have it."""
-    return [*astuple(config)[:5], *([config.by] if config.by != "triton" else [])]
+    return [*astuple(config)[:5], *[config.by] * (config.by != "triton")]
 
 
 def write(path, table):
@@ -56,7 +56,11 @@ def _batches(entries):
         yield list(batch)
 
 
-def run(out=None, quick=False, arithmetics=tuple(cases.DTYPES), device=None, timed=search.do_bench, say=print):
+def _say(text):
+    print(text, flush=True)  # also in a file it is there as it comes
+
+
+def run(out=None, quick=False, arithmetics=tuple(cases.DTYPES), device=None, timed=search.do_bench, say=_say):
     """Measure on a GPU, and keep what was found for this device and these versions (`configs.measurements`).
 
     Args:

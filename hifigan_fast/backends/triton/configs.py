@@ -120,7 +120,7 @@ def place(device):
 def measurements(device):
     """What was measured on a CUDA device with these versions: {"direction, arithmetic, class": entry}.
 
-    An entry is a dict: generation; config, as the table has it; ms of our kernels and of the library.
+    An entry is a dict: generation; config, as the table has it; ms, {of `WAYS`: milliseconds of the class's layers}.
     """
     found = cache.read(MEASURED).get(place(device))
     return {what: entry for what, entry in found.items() if _is_entry(entry)} if isinstance(found, dict) else {}
