@@ -12,15 +12,26 @@ STRETCH times, for a few products with taps that there are not.
 import triton
 import triton.language as tl
 
-from ..gpu import fields
-from .constants import constants
 from .pointers import pick
 from .rounding import rounded
-
-WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFSET, GRAD_OUT_OFFSET = constants(
-    fields.Run
+from .rows import (
+    FIELDS,
+    GRAD_IN_OFFSET,
+    GRAD_OUT_OFFSET,
+    IN_OFFSET,
+    IN_ROWS,
+    OUT_OFFSET,
+    OUT_ROWS,
+    PERIOD,
+    SAMPLES,
+    WEIGHTS,
+    beside,
+    divided,
+    head_row,
+    load_input,
+    outputs,
+    rows_of,
 )
-FIELDS = tl.constexpr(len(fields.Run))
 
 
 @triton.constexpr_function
@@ -40,130 +51,6 @@ def _sum(a, b, sums, PRECISION: tl.constexpr):
         return tl.fma(tl.dot(a, b, input_precision=PRECISION), 1.0, sums)
     else:
         return tl.dot(a, b, sums, input_precision=PRECISION)
-
-
-@triton.jit
-def _split(k0, size: tl.constexpr, COUNT: tl.constexpr):
-    """k0 … k0 + COUNT - 1 as (quotients, remainders) by `size`, without a division where a block does not straddle."""
-    k = tl.arange(0, COUNT)
-    if size % COUNT == 0:
-        return tl.zeros([COUNT], tl.int32) + k0 // size, tl.max_contiguous(tl.multiple_of(k0 % size + k, COUNT), COUNT)
-    else:
-        return (k0 + k) // size, (k0 + k) % size
-
-
-@triton.jit
-def _beside(begin, sequence, step, rows, pitch, STRIDE: tl.constexpr):
-    """Rows step · STRIDE in a buffer of `pitch` rows a sequence: a tile's first one, and how far all are behind it.
-
-    A tile's rows are counted through from `begin`, `rows` a sequence. So offsets have 32 bits: fewer registers, so that
-    more programs fit.
-    """
-    first = begin // rows * pitch + begin % rows * STRIDE
-    return first, sequence * pitch + step * STRIDE - first
-
-
-@triton.jit
-def _stretches(run, STRETCH: tl.constexpr):
-    """How many stretches of output rows a sequence of a run has."""
-    return tl.cdiv(tl.load(run + OUT_ROWS).to(tl.int32), STRETCH)
-
-
-@triton.jit
-def _load_input(
-    x,
-    run,
-    begin,
-    sequence,
-    row,
-    live,
-    tap,
-    channel,
-    IN: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PADDING: tl.constexpr,
-    STEM: tl.constexpr,
-    STRETCH: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """[rows, columns]: what a tap of stretch `row` reads; zero outside. Stems read the waveform's fold."""
-    in_rows, offset = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + IN_OFFSET)
-    place = (row * (STRIDE * STRETCH) - PADDING)[:, None] + tap[None, :]
-    if STEM:
-        period = tl.load(run + PERIOD).to(tl.int32)
-        inside = place < tl.cdiv(in_rows, period)
-        at = place * period + (sequence % period)[:, None]
-        at = tl.where(at < in_rows, at, 2 * (in_rows - 1) - at)  # the reflect pad
-        at += offset + (sequence // period).to(tl.int64)[:, None] * in_rows
-    else:
-        inside = place < in_rows
-        first, near = _beside(begin, sequence, row, _stretches(run, STRETCH), in_rows, STRIDE * STRETCH)
-        at = (near[:, None] + tap[None, :]) * IN + channel[None, :]
-        x += (offset + first - PADDING) * IN
-    return rounded(tl.load(x + at, live & inside & (place >= 0), other=0.0), PRECISION)
-
-
-@triton.jit
-def _head_row(run, sequence, row):
-    """The number of a head's row, [...] int64; they are H-major."""
-    period = tl.load(run + PERIOD).to(tl.int32)
-    return ((sequence // period).to(tl.int64) * tl.load(run + OUT_ROWS) + row) * period + sequence % period
-
-
-@triton.jit
-def _outputs(
-    map,
-    run,
-    offset,
-    begin,
-    sequence,
-    row,
-    n,
-    OUT: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD: tl.constexpr,
-    STRETCH: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """[BLOCK, columns]: addresses of column n of a tile's stretches, and which of their rows there are.
-
-    Rows lie one behind the other, but for a head's.
-    """
-    if HEAD:
-        at = map + (offset + _head_row(run, sequence, row)) * OUT
-        return at[:, None] + n[None, :], (n < GROUP)[None, :]
-    elif STRETCH == 1:
-        at = map + (offset + begin) * OUT + tl.arange(0, BLOCK) * OUT
-        return at[:, None] + n[None, :], (n < GROUP)[None, :]
-    else:
-        out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
-        first, near = _beside(begin, sequence, row, tl.cdiv(out_rows, STRETCH), out_rows, STRETCH)
-        behind = n // GROUP
-        at = near[:, None] * OUT + (behind * OUT + n % GROUP)[None, :]
-        there = (row * STRETCH)[:, None] + behind[None, :] < out_rows
-        return map + (offset + first) * OUT + at, there & (n < STRETCH * GROUP)[None, :]
-
-
-@triton.jit
-def _left(run, begin, STRETCH: tl.constexpr):
-    """How many stretches a run has from number `begin` on."""
-    sequences = (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32)
-    return sequences * _stretches(run, STRETCH) - begin
-
-
-@triton.jit
-def _rows(runs, tiles, tile, STRETCH: tl.constexpr, BLOCK: tl.constexpr):
-    """A tile's run, its first stretch, and of each whether it is there, its sequence and its number in that."""
-    run = runs + tl.load(tiles + 2 * tile) * FIELDS
-    out_rows = _stretches(run, STRETCH)
-    begin = tl.load(tiles + 2 * tile + 1).to(tl.int32)
-    i = tl.arange(0, BLOCK)
-    sequence, row = begin // out_rows, begin % out_rows + i
-    # How many sequences further: a division by few rows. Sequences longer than a tile count as one of its length.
-    fewest = tl.minimum(out_rows, BLOCK)
-    behind = tl.maximum(row - (out_rows - fewest), 0)
-    further = ((behind + 0.5) * (1.0 / fewest)).to(tl.int32)
-    return run, begin, i < _left(run, begin, STRETCH), sequence + further, row - further * out_rows
 
 
 @triton.jit
@@ -202,7 +89,7 @@ def forward(
     OWN: tl.constexpr = TAPS * IG
     K: tl.constexpr = OWN + (STRETCH - 1) * STRIDE * IG
     group, first_column = _block(STRETCH * OG, BN)
-    run, begin, live, sequence, row = _rows(runs, tiles, tl.program_id(0), STRETCH, BM)
+    run, begin, live, sequence, row = rows_of(runs, tiles, tl.program_id(0), STRETCH, BM)
     n = first_column + tl.arange(0, BN)
     wanted = n < STRETCH * OG
     channel = group * OG + n
@@ -214,8 +101,8 @@ def forward(
     sums = tl.zeros([BM, BN], tl.float32)
     for k0 in range(0, K, BK):
         k = k0 + tl.arange(0, BK)
-        tap, part = _split(k0, IG, BK)
-        a = _load_input(
+        tap, part = divided(k0, IG, BK)
+        a = load_input(
             x,
             run,
             begin,
@@ -239,7 +126,7 @@ def forward(
     sums += tl.load(bias + weights * OUT + channel, wanted, other=0.0).to(tl.float32)[None, :]
     sums = tl.where(sums > 0, sums, sums * slope)
     to = out + group * OG
-    at, there = _outputs(to, run, tl.load(run + OUT_OFFSET), begin, sequence, row, n, OUT, OG, HEAD, STRETCH, BM)
+    at, there = outputs(to, run, tl.load(run + OUT_OFFSET), begin, sequence, row, n, OUT, OG, HEAD, STRETCH, BM)
     tl.store(at, sums.to(out.dtype.element_ty), live[:, None] & there)
 
 
@@ -314,16 +201,16 @@ def input_grad(
     behind = (phase - (MOVED - 1) * STRIDE) * IG + n  # from a filter's begin, of the first tap
     column = weight + tl.load(run + WEIGHTS) * (OUT * TAPS * IG) + behind
     offset = tl.load(run + GRAD_OUT_OFFSET)
-    reached, near = _beside(begin, sequence, step, rows, out_rows, MOVED)
+    reached, near = beside(begin, sequence, step, rows, out_rows, MOVED)
     sums = tl.zeros([BM, BN], tl.float32)
     depth = (tl.cdiv(TAPS - phase, STRIDE) + (MOVED - 1)) * OG
     for k0 in range(0, depth, BK):
-        back, part = _split(k0, OG, BK)
+        back, part = divided(k0, OG, BK)
         k_live = k0 + tl.arange(0, BK) < depth
         row = nearest[:, None] - back[None, :]
         channel = group * OG + part
         if HEAD:
-            grads = grad_out + (offset + _head_row(run, sequence[:, None], row)) * OUT
+            grads = grad_out + (offset + head_row(run, sequence[:, None], row)) * OUT
         else:
             grads = grad_out + (offset + reached + shift) * OUT + (near[:, None] - back[None, :]) * OUT
         inside = live[:, None] & k_live[None, :] & (row >= 0) & (row < out_rows)
@@ -337,7 +224,7 @@ def input_grad(
         filters = (channel * TAPS + back * STRIDE) * IG
         b = tl.load(column[None, :] + filters[:, None], met, other=0.0)
         sums = _sum(a, b, sums, PRECISION)
-    nearby, own = _beside(begin, sequence, step, rows, in_rows, EACH)
+    nearby, own = beside(begin, sequence, step, rows, in_rows, EACH)
     above = (nearby + first).to(tl.int64) * IN + group * IG
     stored, to = saved + tl.load(run + IN_OFFSET) * IN + above, grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + above
     scale = 0.0
@@ -377,9 +264,9 @@ def _column_sums(
     """
     sums = tl.zeros([BLOCK, o.shape[0]], tl.float32)
     for tile in range(first_tile, end):
-        run, begin, live, sequence, row = _rows(runs, tiles, tile, STRETCH, BLOCK)
+        run, begin, live, sequence, row = rows_of(runs, tiles, tile, STRETCH, BLOCK)
         offset = tl.load(run + GRAD_OUT_OFFSET)
-        at, there = _outputs(grad_out, run, offset, begin, sequence, row, o, OUT, GROUP, False, STRETCH, BLOCK)
+        at, there = outputs(grad_out, run, offset, begin, sequence, row, o, OUT, GROUP, False, STRETCH, BLOCK)
         sums += tl.load(at, live[:, None] & there, other=0.0).to(tl.float32)
     return tl.sum(sums, 0)
 
@@ -419,17 +306,17 @@ def weight_grad(
     group, first_channel = _block(STRETCH * OG, BM)
     k0 = tl.program_id(2) * BN
     o, k = first_channel + tl.arange(0, BM), k0 + tl.arange(0, BN)
-    tap, part = _split(k0, IG, BN)
+    tap, part = divided(k0, IG, BN)
     TURNED: tl.constexpr = BM < 64 and turns(BN, PRECISION)
     sums = tl.zeros([BN, BM] if TURNED else [BM, BN], tl.float32)
     first_tile, end = tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)
     grads = grad_out + group * OG
     for tile in range(first_tile, end):
-        run, begin, live, sequence, row = _rows(runs, tiles, tile, STRETCH, BK)
+        run, begin, live, sequence, row = rows_of(runs, tiles, tile, STRETCH, BK)
         offset = tl.load(run + GRAD_OUT_OFFSET)
-        at, there = _outputs(grads, run, offset, begin, sequence, row, o, OUT, OG, HEAD, STRETCH, BK)
+        at, there = outputs(grads, run, offset, begin, sequence, row, o, OUT, OG, HEAD, STRETCH, BK)
         grad = tl.load(at, live[:, None] & there, other=0.0)
-        inputs = _load_input(
+        inputs = load_input(
             x,
             run,
             begin,
