@@ -16,6 +16,7 @@ from hifigan_fast.training.step import Trainer
 from hifigan_fast.tuning import command
 from hifigan_fast.voice import write_clips
 
+from .. import ways
 from ..small import SmallEnsemble
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -122,7 +123,8 @@ def test_every_configuration(generation, dtype, name, monkeypatch):
 
     monkeypatch.setattr(configs, "generation_of", lambda capability: generation)
     try:
-        verdict = judged("triton", name, 1, 4096, dtype)
+        with ways.by("triton"):
+            verdict = judged("triton", name, 1, 4096, dtype)
     except OutOfResources as error:
         pytest.skip(f"more than this device has: {error}")
     assert verdict.passed, verdict.worst
@@ -240,6 +242,30 @@ def test_the_library_with_step_losses_and_the_same_bits(name, by_library):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("name", ["mpd", "msd"])
 def test_the_library_in_the_place_of_our_kernels(name, dtype, by_library):
+    verdict = judged("triton", name, 2, 8192, dtype)
+    assert verdict.passed, verdict.worst
+
+
+@pytest.fixture
+def by_cuda():
+    """The Triton backend leaves every layer class that it may to the CUDA kernels."""
+    reason = dispatch.BACKENDS["cuda"].cannot_run(torch.device("cuda"), torch.float32)
+    if reason:
+        pytest.skip(reason)
+    with ways.by("cuda"):
+        yield
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_cuda_kernels_within_tritons_passes_the_same_bits_and_graphs(name, by_cuda):
+    test_step_losses(name)
+    test_the_same_bits_every_run(torch.bfloat16)
+    test_a_step_in_a_cuda_graph(name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_cuda_kernels_within_tritons_passes(name, dtype, by_cuda):
     verdict = judged("triton", name, 2, 8192, dtype)
     assert verdict.passed, verdict.worst
 

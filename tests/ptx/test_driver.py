@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import threading
+from unittest import mock
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from triton.runtime import driver as active
 
 import hifigan_fast as hf
 from benchmarks import host
+from hifigan_fast.backends.cuda import kernels
 from hifigan_fast.backends.cuda.driver import Loaded
 from hifigan_fast.backends.gpu import driver, program
 from hifigan_fast.backends.triton import launch, others
@@ -100,6 +103,20 @@ def step(modules):
     y, y_hat = torch.randn(2, 1, 1, 300).unbind()
     discriminator_step(modules, y, y_hat, FastLosses)
     frozen_generator_step(modules, y, y_hat, FastLosses)
+
+
+def test_a_pass_of_two_kinds_is_compiled_as_a_whole(ear):
+    """By threads; the main one finds the code, and launches."""
+    here = []
+
+    def compiled(*_):
+        here.append(threading.current_thread() is threading.main_thread())
+        return b""
+
+    ensemble_of.cache_clear()
+    with ways.by("cuda"), mock.patch.object(kernels, "compiled", compiled):
+        small(nn.utils.weight_norm)(*torch.randn(2, 1, 1, 300).unbind())
+    assert here == [False, True]
 
 
 @pytest.mark.parametrize("way", ["triton", "cuda"])
