@@ -8,8 +8,8 @@ from ..gpu import devices
 from ..gpu.kernels import Kernels
 from . import adversarial, configs, convolution, feature_l1, launch, library, pooling, spectral, stem, weights
 
-ROWS = {"ROWS": 4, "AT_ONCE": 32, "TAPS_AT_ONCE": 8}  # of weights a program; channels and taps of each at a time
-ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
+ROWS = {"ROWS": 1, "ELEMENTS": 2048, "num_warps": 4}  # of weights a program; elements of each at a time
+ROWS_INTERPRETED = {"ROWS": 128, "ELEMENTS": 1024}
 # Of W v rows a tile and columns at a time, of Wᵀ u rows at a time and columns a tile.
 SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
 SPECTRAL_INTERPRETED = {"ROWS": 128, "BLOCK": 1024, "HEIGHT": 256, "COLUMNS": 1024}
