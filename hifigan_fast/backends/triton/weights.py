@@ -19,6 +19,7 @@ _, _, _, _, DEPTH, GRAD, FIRST_GRAD, SETS = constants(fields.Finish)
 INNER, BEGIN, END, SLOT = constants(fields.Set)
 SET_FIELDS, MOST_SETS = tl.constexpr(len(fields.Set)), tl.constexpr(fields.MOST_SETS)
 FINISH_FIELDS = tl.constexpr(fields.FINISH_FIELDS)
+THIN, SPLITS, BIASES = tl.constexpr(256), tl.constexpr(32), tl.constexpr(128)
 FEW, MANY = tl.constexpr(8), tl.constexpr(64)  # taps of a tile, by how many a row has
 
 
@@ -108,12 +109,27 @@ def _pack(raw, to, scale, channels, taps, live, PRECISION, TAPS_AT_ONCE: tl.cons
 
 
 @triton.jit
-def _total(partial, split_size, begin, end, at, inside):
-    """The sum of some rows' splits, in their order."""
-    total = tl.zeros(at.shape, tl.float32)
-    for split in range(begin, end):
-        total += tl.load(partial + split * split_size + at, inside, other=0.0)
+def _some(partial, split_size, first, end, at, inside, SPLITS: tl.constexpr):
+    """The sum of SPLITS splits from the first one on, as far as there are."""
+    split = first + tl.arange(0, SPLITS)[None, :, None, None]
+    found = tl.load(partial[:, None] + split * split_size + at[:, None], inside[:, None] & (split < end), other=0.0)
+    return tl.sum(found, 1)
+
+
+@triton.jit
+def _rest(total, partial, split_size, first, end, at, inside, SPLITS: tl.constexpr):
+    """The splits from `first` on added to `total`, in their order."""
+    for split in range(first, end, SPLITS):
+        total += _some(partial, split_size, split, end, at, inside, SPLITS)
     return total
+
+
+@triton.jit
+def _tile_of(raw, partial, split_size, begin, end, raw_at, packed_at, inside, SPLITS: tl.constexpr):
+    """A tile of `raw` and the sum of its splits; the first of both are under way together."""
+    total = _some(partial, split_size, begin, end, packed_at, inside, SPLITS)
+    value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
+    return value, _rest(total, partial, split_size, begin + SPLITS, end, packed_at, inside, SPLITS)
 
 
 @triton.jit
@@ -146,24 +162,23 @@ def finish(
     outs, taps = tl.load(job + OUT), tl.load(job + TAPS).to(tl.int32)
     channels, depth = tl.load(job + CHANNELS).to(tl.int32), tl.load(job + DEPTH)
     split_size, row = outs * channels * taps, (out.to(tl.int64) * (channels * taps))[:, None, None]
-    bias = tl.zeros([ROWS], tl.float32)
+    bias, partial_bias = tl.zeros([ROWS], tl.float32), pick(partial_biases, depth) + out[:, None]
     for s in tl.static_range(MOST_SETS):
         begin, end = _splits(job + SETS + s * SET_FIELDS)
-        bias += _total(pick(partial_biases, depth), outs, begin, end, out, live)
+        for first in range(begin, end, BIASES):
+            split = first + tl.arange(0, BIASES)[None, :]
+            found = tl.load(partial_bias + split * outs, live[:, None] & (split < end), other=0.0)
+            bias += tl.sum(found, 1)
     at = tl.load(job + FIRST_GRAD) + out
     tl.store(bias_grads + at, bias.to(bias_grads.dtype.element_ty), live)
     raw, partial, to = pick(raws, index) + row, pick(partials, depth) + row, grads + tl.load(job + GRAD) + row
-    magnitudes = magnitude_grads + at
-    if taps <= FEW:
-        _finish(
-            raw, partial, split_size, scales, norms, inners, to, magnitudes, job, out, live, channels, taps,
-            FEW, ELEMENTS // FEW,
-        )
+    own = raw, partial, split_size, scales, norms, inners, to, magnitude_grads + at, job, out, live, channels, taps
+    if channels * taps <= THIN:
+        _finish(*own, SPLITS, 16, ELEMENTS // SPLITS // 16)
+    elif taps <= FEW:
+        _finish(*own, 1, FEW, ELEMENTS // FEW)
     else:
-        _finish(
-            raw, partial, split_size, scales, norms, inners, to, magnitudes, job, out, live, channels, taps,
-            MANY, ELEMENTS // MANY,
-        )
+        _finish(*own, 1, MANY, ELEMENTS // MANY)
 
 
 @triton.jit
@@ -181,6 +196,7 @@ def _finish(
     live,
     channels,
     taps,
+    SPLITS: tl.constexpr,
     TAPS_AT_ONCE: tl.constexpr,
     AT_ONCE: tl.constexpr,
 ):
@@ -197,8 +213,7 @@ def _finish(
             products = total
             for number in range(tiles):
                 packed_at, raw_at, inside = _tile(number, channels, taps, live, TAPS_AT_ONCE, AT_ONCE)
-                value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
-                total = _total(partial, split_size, begin, end, packed_at, inside)
+                value, total = _tile_of(raw, partial, split_size, begin, end, raw_at, packed_at, inside, SPLITS)
                 products += total * value
             grad += tl.load(pick(scales, tl.load(own + SLOT)) + out, live, other=0.0)[:, None, None] * total
             product = tl.sum(tl.sum(products, 2), 1)
@@ -220,7 +235,8 @@ def _finish(
                 begin, end = _splits(own)
                 if begin < end:
                     by = tl.load(pick(scales, tl.load(own + SLOT)) + out, live, other=0.0)[:, None, None]
-                    grad += by * _total(partial, split_size, begin, end, packed_at, inside)
+                    total = tl.zeros(value.shape, tl.float32)
+                    grad += by * _rest(total, partial, split_size, begin, end, packed_at, inside, SPLITS)
             value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
         tl.store(to + raw_at, (grad - along[:, None, None] * value).to(to.dtype.element_ty), inside)
 
