@@ -32,7 +32,8 @@ def measure(args):
         data = clips.chosen(args.data, args.scratch)
         if folds is None:
             periods.measure(data)
-        probes.required()
+        if short:
+            probes.required()
         return course.work(short, runs.SHORT, data, args.scratch)
     return 0
 
