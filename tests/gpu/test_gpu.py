@@ -1,5 +1,7 @@
 """The Triton and CUDA backends on a GPU: parity at real shapes, every configuration, graphs, streams, memory."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from hifigan_fast.passes import Call
 from hifigan_fast.training.config import load_config
 from hifigan_fast.training.step import Trainer
 from hifigan_fast.tuning import command
+from hifigan_fast.voice import write_clips
 
 from .. import ways
 from ..small import SmallEnsemble
@@ -341,6 +344,27 @@ def test_training_replays_a_graph():
         losses.append([trainer.train_step(batch).read() for batch in y])
     for graphed, plain in zip(*losses):
         torch.testing.assert_close(graphed, plain, rtol=2e-2, atol=0)
+
+
+@pytest.mark.filterwarnings("error:.*without a CUDA graph")
+def test_runs_of_the_studies_side_by_side(tmp_path):
+    """Plain PyTorch's and ours, which begin alike; and graphs replayed side by side are those replayed alone."""
+    for library in ("librosa", "soundfile", "auraloss", "pesq"):
+        pytest.importorskip(library, reason="the studies measure by it")
+    from studies import clips, course, results, runs
+
+    torch.backends.cudnn.allow_tf32 = True
+    data = clips.chosen(write_clips(tmp_path / "voice", clips.CLIPS, 1.0)[0].parent, tmp_path)
+    plan = dataclasses.replace(runs.GPU, steps=12, mark=12, mean=6)
+    wanted = [runs.Run(way, 1) for way in ("plain", "step-losses", "autocast")]
+    for folder, own in (("beside", wanted), ("alone", wanted[:1]), ("alone", wanted[1:2])):
+        assert course.work(own, plan, data, tmp_path, tmp_path / folder, torch.device("cuda", 0)) == 0
+    found = results.of_plan(plan, wanted, tmp_path / "beside")
+    errors = [found[run.name]["curve"]["mel_error"] for run in wanted]
+    for own in errors[1:]:
+        assert own == pytest.approx(errors[0], rel=0.1)
+    for name, own in results.of_plan(plan, wanted[:2], tmp_path / "alone").items():
+        assert own["curve"]["mel_error"] == pytest.approx(found[name]["curve"]["mel_error"], rel=0.05)
 
 
 def test_two_streams():

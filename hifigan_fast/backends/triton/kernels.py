@@ -8,12 +8,12 @@ from ..gpu import devices
 from ..gpu.kernels import Kernels
 from . import adversarial, configs, convolution, feature_l1, launch, others, pooling, spectral, stem, weights
 
-ROWS = {"ROWS": 4, "AT_ONCE": 32, "TAPS_AT_ONCE": 8}  # of weights a program; channels and taps of each at a time
-ROWS_INTERPRETED = {"ROWS": 128, "AT_ONCE": 128, "TAPS_AT_ONCE": 8}
+ROWS = {"ROWS": 1, "ELEMENTS": 2048, "num_warps": 4}  # of weights a program; elements of each at a time
+ROWS_INTERPRETED = {"ROWS": 128, "ELEMENTS": 1024}
 # Of W v rows a tile and columns at a time, of Wᵀ u rows at a time and columns a tile.
 SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
 SPECTRAL_INTERPRETED = {"ROWS": 128, "BLOCK": 1024, "HEIGHT": 256, "COLUMNS": 1024}
-SPECTRAL_REGISTERS = {"maxnreg": 128}  # of a thread: all programs must run at once
+REGISTERS = {"maxnreg": 128}  # of a thread; of `iterate` because all programs must run at once
 OPTIONS = {"enable_fp_fusion": True}  # a product's sum rounded once: Triton's default to 3.9, not from 3.10 on
 
 
@@ -57,13 +57,17 @@ class TritonKernels(Kernels):
         return others.stand_in(direction, role, layer, like)
 
     def of_rows(self, device):
-        return ROWS_INTERPRETED if devices.capability(device) is None else ROWS
+        return _sizes(device, ROWS, ROWS_INTERPRETED)
 
     def of_matrices(self, device):
-        capability = devices.capability(device)
-        if capability is None:
-            return SPECTRAL_INTERPRETED
-        return SPECTRAL | SPECTRAL_REGISTERS if isinstance(capability, tuple) else SPECTRAL  # registers: NVIDIA's
+        return _sizes(device, SPECTRAL, SPECTRAL_INTERPRETED)
 
     def state(self, device):
         return self.launch, configs.config, configs.state(), devices.tf32(device), device
+
+
+def _sizes(device, compiled, interpreted):
+    capability = devices.capability(device)
+    if capability is None:
+        return interpreted
+    return compiled | REGISTERS if isinstance(capability, tuple) else compiled  # registers: NVIDIA's

@@ -19,6 +19,8 @@ _, _, _, _, DEPTH, GRAD, FIRST_GRAD, SETS = constants(fields.Finish)
 INNER, BEGIN, END, SLOT = constants(fields.Set)
 SET_FIELDS, MOST_SETS = tl.constexpr(len(fields.Set)), tl.constexpr(fields.MOST_SETS)
 FINISH_FIELDS = tl.constexpr(fields.FINISH_FIELDS)
+THIN, SPLITS, BIASES = tl.constexpr(256), tl.constexpr(32), tl.constexpr(128)
+FEW, MANY = tl.constexpr(8), tl.constexpr(64)  # taps of a tile, by how many a row has
 
 
 @triton.jit
@@ -32,13 +34,22 @@ def _job(programs, jobs, FIELDS_OF: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _tile(first_channel, first_tap, channels, taps, AT_ONCE: tl.constexpr, TAPS_AT_ONCE: tl.constexpr):
-    """[tap, channel] of a row: its places in a packed row and in a raw one, and which there are.
+def _tile(number, channels, taps, live, TAPS_AT_ONCE: tl.constexpr, AT_ONCE: tl.constexpr):
+    """[row, tap, channel] of a row's tile: its places in a packed row and in a raw one, and which there are.
 
     Of both lines are read and written whole: Triton turns the tile in shared memory.
     """
-    tap, channel = (first_tap + tl.arange(0, TAPS_AT_ONCE))[:, None], (first_channel + tl.arange(0, AT_ONCE))[None, :]
-    return tap * channels + channel, channel * taps + tap, (tap < taps) & (channel < channels)
+    across = tl.cdiv(taps, TAPS_AT_ONCE)
+    tap = (number % across * TAPS_AT_ONCE + tl.arange(0, TAPS_AT_ONCE))[None, :, None]
+    channel = (number // across * AT_ONCE + tl.arange(0, AT_ONCE))[None, None, :]
+    inside = live[:, None, None] & (tap < taps) & (channel < channels)
+    return tap * channels + channel, channel * taps + tap, inside
+
+
+@triton.jit
+def _tiles(channels, taps, TAPS_AT_ONCE: tl.constexpr, AT_ONCE: tl.constexpr):
+    """How many tiles a row has."""
+    return tl.cdiv(channels, AT_ONCE) * tl.cdiv(taps, TAPS_AT_ONCE)
 
 
 @triton.jit
@@ -55,22 +66,21 @@ def pack(
     jobs,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-    TAPS_AT_ONCE: tl.constexpr,
+    ELEMENTS: tl.constexpr,
 ):
     """packed = raw · scale; scale = magnitude / |raw|, 1 / sigma, or 1."""
     index, job, out, live = _job(programs, jobs, PACK_FIELDS, ROWS)
-    BLOCK: tl.constexpr = AT_ONCE * TAPS_AT_ONCE
     kind, channels = tl.load(job + KIND), tl.load(job + CHANNELS).to(tl.int32)
     taps = tl.load(job + TAPS).to(tl.int32)
     size, at = channels * taps, tl.load(job + FIRST) + out
-    raw = pick(raws, index) + out.to(tl.int64)[:, None] * size
+    row = out.to(tl.int64) * size
+    raw, to = pick(raws, index) + row[:, None], (packed + tl.load(job + PACKED) + row)[:, None, None]
     scale = tl.full([ROWS], 1.0, tl.float32)
     norm = scale
     if kind == WEIGHT:
-        squares = tl.zeros([ROWS, BLOCK], tl.float32)
-        for start in range(0, size, BLOCK):
-            k = start + tl.arange(0, BLOCK)
+        squares = tl.zeros([ROWS, ELEMENTS], tl.float32)
+        for start in range(0, size, ELEMENTS):
+            k = start + tl.arange(0, ELEMENTS)
             value = tl.load(raw + k[None, :], live[:, None] & (k < size)[None, :], other=0.0).to(tl.float32)
             squares += value * value
         norm = tl.sqrt_rn(tl.sum(squares, 1))
@@ -81,23 +91,45 @@ def pack(
     tl.store(scales + at, scale, live)
     tl.store(norms + at, norm, live)
     tl.store(packed_biases + at, tl.load(pick(biases, index) + out, live, other=0.0).to(tl.float32), live)
-    raw, to = raw[:, :, None], (packed + tl.load(job + PACKED) + out.to(tl.int64) * size)[:, None, None]
-    for first in range(0, channels, AT_ONCE):
-        for tap in range(0, taps, TAPS_AT_ONCE):
-            packed_at, raw_at, there = _tile(first, tap, channels, taps, AT_ONCE, TAPS_AT_ONCE)
-            inside = live[:, None, None] & there[None, :, :]
-            value = tl.load(raw + raw_at[None, :, :], inside, other=0.0).to(tl.float32)
-            value = (value * scale[:, None, None]).to(packed.dtype.element_ty)
-            tl.store(to + packed_at[None, :, :], rounded(value, PRECISION), inside)
+    raw = raw[:, :, None]
+    if taps <= FEW:
+        _pack(raw, to, scale, channels, taps, live, PRECISION, FEW, ELEMENTS // FEW)
+    else:
+        _pack(raw, to, scale, channels, taps, live, PRECISION, MANY, ELEMENTS // MANY)
 
 
 @triton.jit
-def _total(partial, split_size, begin, end, at, inside):
-    """The sum of some rows' splits, in their order."""
-    total = tl.zeros(at.shape, tl.float32)
-    for split in range(begin, end):
-        total += tl.load(partial + split * split_size + at, inside, other=0.0)
+def _pack(raw, to, scale, channels, taps, live, PRECISION, TAPS_AT_ONCE: tl.constexpr, AT_ONCE: tl.constexpr):
+    """Rows of `raw`, scaled and turned."""
+    for number in range(_tiles(channels, taps, TAPS_AT_ONCE, AT_ONCE)):
+        packed_at, raw_at, inside = _tile(number, channels, taps, live, TAPS_AT_ONCE, AT_ONCE)
+        value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
+        value = (value * scale[:, None, None]).to(to.dtype.element_ty)
+        tl.store(to + packed_at, rounded(value, PRECISION), inside)
+
+
+@triton.jit
+def _some(partial, split_size, first, end, at, inside, SPLITS: tl.constexpr):
+    """The sum of SPLITS splits from the first one on, as far as there are."""
+    split = first + tl.arange(0, SPLITS)[None, :, None, None]
+    found = tl.load(partial[:, None] + split * split_size + at[:, None], inside[:, None] & (split < end), other=0.0)
+    return tl.sum(found, 1)
+
+
+@triton.jit
+def _rest(total, partial, split_size, first, end, at, inside, SPLITS: tl.constexpr):
+    """The splits from `first` on added to `total`, in their order."""
+    for split in range(first, end, SPLITS):
+        total += _some(partial, split_size, split, end, at, inside, SPLITS)
     return total
+
+
+@triton.jit
+def _tile_of(raw, partial, split_size, begin, end, raw_at, packed_at, inside, SPLITS: tl.constexpr):
+    """A tile of `raw` and the sum of its splits; the first of both are under way together."""
+    total = _some(partial, split_size, begin, end, packed_at, inside, SPLITS)
+    value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
+    return value, _rest(total, partial, split_size, begin + SPLITS, end, packed_at, inside, SPLITS)
 
 
 @triton.jit
@@ -120,60 +152,93 @@ def finish(
     programs,
     jobs,
     ROWS: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-    TAPS_AT_ONCE: tl.constexpr,
+    ELEMENTS: tl.constexpr,
 ):
     """Rows' gradients from the sums of their splits: of raw (with sigma held fixed), magnitude and bias.
 
     inner = <gradient of the effective weight, raw>; of weight norm: grad = scale · (g - inner / norm² · raw).
     """
     index, job, out, live = _job(programs, jobs, FINISH_FIELDS, ROWS)
-    kind, outs, taps = tl.load(job + KIND), tl.load(job + OUT), tl.load(job + TAPS).to(tl.int32)
+    outs, taps = tl.load(job + OUT), tl.load(job + TAPS).to(tl.int32)
     channels, depth = tl.load(job + CHANNELS).to(tl.int32), tl.load(job + DEPTH)
-    size, split_size = channels * taps, outs * channels * taps
-    row = out.to(tl.int64)[:, None, None] * size
-    raw = pick(raws, index) + row
-    partial, partial_bias = pick(partials, depth), pick(partial_biases, depth)
-    inner, bias = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
+    split_size, row = outs * channels * taps, (out.to(tl.int64) * (channels * taps))[:, None, None]
+    bias, partial_bias = tl.zeros([ROWS], tl.float32), pick(partial_biases, depth) + out[:, None]
+    for s in tl.static_range(MOST_SETS):
+        begin, end = _splits(job + SETS + s * SET_FIELDS)
+        for first in range(begin, end, BIASES):
+            split = first + tl.arange(0, BIASES)[None, :]
+            found = tl.load(partial_bias + split * outs, live[:, None] & (split < end), other=0.0)
+            bias += tl.sum(found, 1)
+    at = tl.load(job + FIRST_GRAD) + out
+    tl.store(bias_grads + at, bias.to(bias_grads.dtype.element_ty), live)
+    raw, partial, to = pick(raws, index) + row, pick(partials, depth) + row, grads + tl.load(job + GRAD) + row
+    own = raw, partial, split_size, scales, norms, inners, to, magnitude_grads + at, job, out, live, channels, taps
+    if channels * taps <= THIN:
+        _finish(*own, SPLITS, 16, ELEMENTS // SPLITS // 16)
+    elif taps <= FEW:
+        _finish(*own, 1, FEW, ELEMENTS // FEW)
+    else:
+        _finish(*own, 1, MANY, ELEMENTS // MANY)
+
+
+@triton.jit
+def _finish(
+    raw,
+    partial,
+    split_size,
+    scales,
+    norms,
+    inners,
+    to,
+    magnitude_grads,
+    job,
+    out,
+    live,
+    channels,
+    taps,
+    SPLITS: tl.constexpr,
+    TAPS_AT_ONCE: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):
+    """`finish` of weights, by tiles; all pointers but those of a slot are of these rows. The last tile is read once."""
+    tiles = _tiles(channels, taps, TAPS_AT_ONCE, AT_ONCE)
+    inner = tl.zeros(out.shape, tl.float32)
+    value = tl.zeros([live.shape[0], TAPS_AT_ONCE, AT_ONCE], tl.float32)
+    grad = value
     for s in tl.static_range(MOST_SETS):
         own = job + SETS + s * SET_FIELDS
         begin, end = _splits(own)
-        products = tl.zeros([ROWS, TAPS_AT_ONCE, AT_ONCE], tl.float32)
-        for first in range(0, channels, AT_ONCE):
-            for tap in range(0, taps, TAPS_AT_ONCE):
-                packed_at, raw_at, there = _tile(first, tap, channels, taps, AT_ONCE, TAPS_AT_ONCE)
-                inside = live[:, None, None] & there[None, :, :]
-                value = tl.load(raw + raw_at[None, :, :], inside, other=0.0).to(tl.float32)
-                products += _total(partial, split_size, begin, end, row + packed_at[None, :, :], inside) * value
-        product = tl.sum(tl.sum(products, 2), 1)
         if begin < end:
+            total = tl.zeros(value.shape, tl.float32)
+            products = total
+            for number in range(tiles):
+                packed_at, raw_at, inside = _tile(number, channels, taps, live, TAPS_AT_ONCE, AT_ONCE)
+                value, total = _tile_of(raw, partial, split_size, begin, end, raw_at, packed_at, inside, SPLITS)
+                products += total * value
+            grad += tl.load(pick(scales, tl.load(own + SLOT)) + out, live, other=0.0)[:, None, None] * total
+            product = tl.sum(tl.sum(products, 2), 1)
             tl.store(inners + tl.load(own + INNER) + out, product, live)
-        inner += product
-        bias += _total(partial_bias, outs, begin, end, out, live)
-    at = tl.load(job + FIRST_GRAD) + out
-    tl.store(bias_grads + at, bias.to(bias_grads.dtype.element_ty), live)
-    scale = tl.load(pick(scales, tl.load(job + SETS + SLOT)) + out, live, other=0.0)
-    along, magnitude_grad = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
-    if kind == WEIGHT:
-        norm = tl.load(pick(norms, tl.load(job + SETS + SLOT)) + out, live, other=1.0)
-        along = inner / (norm * norm)
+            inner += product
+    along, magnitude_grad = tl.zeros(out.shape, tl.float32), tl.zeros(out.shape, tl.float32)
+    if tl.load(job + KIND) == WEIGHT:
+        slot = tl.load(job + SETS + SLOT)
+        norm = tl.load(pick(norms, slot) + out, live, other=1.0)
+        along = tl.load(pick(scales, slot) + out, live, other=0.0) * (inner / (norm * norm))
         magnitude_grad = inner / norm
-    tl.store(magnitude_grads + at, magnitude_grad.to(magnitude_grads.dtype.element_ty), live)
-    to = grads + tl.load(job + GRAD) + row
-    for first in range(0, channels, AT_ONCE):
-        for tap in range(0, taps, TAPS_AT_ONCE):
-            packed_at, raw_at, there = _tile(first, tap, channels, taps, AT_ONCE, TAPS_AT_ONCE)
-            inside = live[:, None, None] & there[None, :, :]
-            total = tl.zeros([ROWS, TAPS_AT_ONCE, AT_ONCE], tl.float32)
+    tl.store(magnitude_grads, magnitude_grad.to(magnitude_grads.dtype.element_ty), live)
+    for back in range(tiles):
+        packed_at, raw_at, inside = _tile(tiles - 1 - back, channels, taps, live, TAPS_AT_ONCE, AT_ONCE)
+        if back > 0:
+            grad = tl.zeros(value.shape, tl.float32)
             for s in tl.static_range(MOST_SETS):
                 own = job + SETS + s * SET_FIELDS
                 begin, end = _splits(own)
                 if begin < end:
                     by = tl.load(pick(scales, tl.load(own + SLOT)) + out, live, other=0.0)[:, None, None]
-                    total += by * _total(partial, split_size, begin, end, row + packed_at[None, :, :], inside)
-            own_part = tl.load(raw + raw_at[None, :, :], inside, other=0.0).to(tl.float32)
-            total -= (scale * along)[:, None, None] * own_part
-            tl.store(to + raw_at[None, :, :], total.to(grads.dtype.element_ty), inside)
+                    total = tl.zeros(value.shape, tl.float32)
+                    grad += by * _rest(total, partial, split_size, begin, end, packed_at, inside, SPLITS)
+            value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
+        tl.store(to + raw_at, (grad - along[:, None, None] * value).to(to.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -186,11 +251,9 @@ def finish_spectral(
     programs,
     jobs,
     ROWS: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-    TAPS_AT_ONCE: tl.constexpr,
+    ELEMENTS: tl.constexpr,
 ):
     """grads -= the part of the gradient through sigma = uᵀ W v: for each set, sum(inner) / sigma² · u vᵀ."""
-    BLOCK: tl.constexpr = AT_ONCE * TAPS_AT_ONCE
     _, job, out, live = _job(programs, jobs, FINISH_FIELDS, ROWS)
     outs = tl.load(job + OUT).to(tl.int32)
     size = (tl.load(job + CHANNELS) * tl.load(job + TAPS)).to(tl.int32)
@@ -203,15 +266,15 @@ def finish_spectral(
                 tl.debug_barrier()
             slot = tl.load(own + SLOT)
             inner = inners + tl.load(own + INNER)
-            total = tl.zeros([BLOCK], tl.float32)
-            for start in range(0, outs, BLOCK):
-                o = start + tl.arange(0, BLOCK)
+            total = tl.zeros([ELEMENTS], tl.float32)
+            for start in range(0, outs, ELEMENTS):
+                o = start + tl.arange(0, ELEMENTS)
                 total += tl.load(inner + o, o < outs, other=0.0)
             sigma = tl.load(pick(sigmas, slot)).to(tl.float32)
             u = tl.load(pick(us, slot) + out, live, other=0.0).to(tl.float32) * (tl.sum(total) / (sigma * sigma))
             v = pick(vs, slot)
-            for start in range(0, size, BLOCK):
-                k = start + tl.arange(0, BLOCK)
+            for start in range(0, size, ELEMENTS):
+                k = start + tl.arange(0, ELEMENTS)
                 inside = live[:, None] & (k < size)[None, :]
                 grad = tl.load(to + k[None, :], inside, other=0.0).to(tl.float32)
                 grad -= u[:, None] * tl.load(v + k, k < size, other=0.0).to(tl.float32)[None, :]
