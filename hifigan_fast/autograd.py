@@ -113,8 +113,7 @@ def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
     if dispatch.by_operations(*map_grads, adversarial, features):
         return _differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given)
     saved = waves, parameters, buffers, scaling, packed
-    grad_waves, *kinds = operators.backward(call, given, saved, ctx.needs)
-    _, wanted = operators.start_of(call, buffers, ctx.needs, *given)
+    wanted, grad_waves, *kinds = operators.backward(call, given, saved, ctx.needs)
     return wanted.gradients([*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
 
 

@@ -1,5 +1,6 @@
 """Poolings and losses as launches: grids, tables and buffers."""
 
+import functools
 import itertools
 
 import torch
@@ -56,24 +57,34 @@ def squared_means(kernels, scores, targets, dtype):
     return tuple(_again(kernels, key, scores, run)[0])
 
 
-def squared_means_backward(kernels, scores, targets, grad_total, grad_means, wanted):
-    # A real score's gradient before its generated one's: as an ensemble's heads lie, which then need no copy.
-    sizes, halves = [s.numel() for s in scores], len(set(targets))
-    order = sorted(range(len(scores)), key=lambda i: i % (len(scores) // halves))
+@functools.lru_cache(maxsize=512)
+def _in_turn(sizes, halves):
+    """Where the gradients of scores of these sizes lie, and in which order: a real score's before its generated one's,
+    as an ensemble's heads do, which then need no copy."""
+    order = sorted(range(len(sizes)), key=lambda i: i % (len(sizes) // halves))
     places = dict(zip(order, itertools.accumulate((sizes[i] for i in order), initial=0)))
+    return [places[i] for i in range(len(sizes))], order, [sizes[i] for i in order]
+
+
+def squared_means_backward(kernels, scores, targets, grad_total, grad_means, wanted):
+    device, sizes, targets, wanted = scores[0].device, tuple(s.numel() for s in scores), tuple(targets), tuple(wanted)
+    places, order, ordered = _in_turn(sizes, len(set(targets)))
 
     def run():
         grads = empty((sum(sizes),), scores[0].dtype, device)
-        memory, parts = _parts(scores, targets, [places[i] if want else -1 for i, want in enumerate(wanted)])
+        memory, parts = _parts(scores, targets, [place if want else -1 for place, want in zip(places, wanted)])
         blocks = len(scores), min(cdiv(max(sizes), MAP_BLOCK), MOST_PROGRAMS)
         given = memory, grad_total, grad_means, grads, parts
         kernels.launch(device, kernels.squared_means_gradients, blocks, *given, BLOCK=MAP_BLOCK)
         return [[grads]]
 
-    device, key = scores[0].device, ("squared_means_backward", tuple(sizes), tuple(targets), tuple(wanted))
+    key = "squared_means_backward", sizes, targets, wanted
     ((grads,),) = _again(kernels, key, [*scores, grad_total, grad_means], run)
-    own = dict(zip(order, grads.split([sizes[i] for i in order])))
-    return [own[i].view(s.shape) if want else None for i, (s, want) in enumerate(zip(scores, wanted))]
+    found = [None] * len(scores)
+    for i, grad in zip(order, grads.split(ordered)):
+        if wanted[i]:
+            found[i] = grad if scores[i].dim() == 1 else grad.view(scores[i].shape)
+    return found
 
 
 def _chunks(real, generated):
