@@ -138,7 +138,7 @@ class Wanted:
         return found
 
     def _parted(self, groups, flat, tensors):
-        """One tensor of all jobs' gradients of a kind as each one's. A view for several: each takes the host its time."""
+        """One tensor of all jobs' gradients of a kind as each one's, several by one operator: each takes its time."""
         for (_, channels, arguments), part in zip(groups, flat.split_with_sizes([own[0] for own in groups])):
             like = next((tensors[at] for at in arguments if at is not None), None)
             if like is not None:

@@ -6,7 +6,6 @@ import itertools
 import torch
 
 from ..contract import ALIGNED
-from ..kept import kept
 from . import program, tables
 from .counters import counters
 from .kernels import cdiv
@@ -15,18 +14,18 @@ from .program import empty
 
 MAP_BLOCK, MAP_CHUNK = 1024, 16384  # elements of a pair of maps: at a time, and a program
 MOST_PROGRAMS = 65535  # of a grid's second axis, all that a device takes
+LAYOUTS = 512  # of scores and maps, whose programs are kept
 SCORES_AT_ONCE = 4096  # by the one program that sums all logits
 
 
-@kept
-def _programs(layout):
+@functools.lru_cache(maxsize=LAYOUTS)
+def _programs(launch, device, layout):
     return {}
 
 
 def _again(kernels, layout, inputs, run):
     """`program.again` of a loss; layout: what it goes by beside the kinds of its inputs."""
-    key = kernels.state(inputs[0].device)
-    return program.again(kernels, _programs(layout), key, inputs, run)
+    return program.again(kernels, _programs(kernels.launch, inputs[0].device, layout), (), inputs, run)
 
 
 def pooled(kernels, sides, lengths):
@@ -57,7 +56,7 @@ def squared_means(kernels, scores, targets, dtype):
     return tuple(_again(kernels, key, scores, run)[0])
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=LAYOUTS)
 def _in_turn(sizes, halves):
     """Where the gradients of scores of these sizes lie, and in which order: a real score's before its generated one's,
     as an ensemble's heads do, which then need no copy."""
