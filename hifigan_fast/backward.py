@@ -14,7 +14,7 @@ import torch
 
 from .backends.contract import LayerGrads, weights_of
 from .geometry import Ensemble, Runs
-from .passes import in_a_row
+from .passes import in_a_row, map_strides
 
 
 class Step(NamedTuple):
@@ -194,14 +194,19 @@ class MapGrads:
         lies_as_read: whether all lie in memory as `of_maps` returns them.
     """
 
-    def __init__(self, maps):
-        self.maps = maps
+    def __init__(self, ensemble, maps):
+        self.ensemble, self.maps = ensemble, maps
         self.given = tuple(member for member, grads in maps.items() if any(grad is not None for grad in grads))
 
     @functools.cached_property
     def lies_as_read(self):
-        grads = [grad for member in self.given for grad in self.maps[member][:-1] if grad is not None]
-        return all(not grad._is_zerotensor() and not grad.is_neg() and _lies_as_rows(grad) for grad in grads)
+        places = map_strides(self.ensemble)
+        return all(
+            not grad._is_zerotensor() and not grad.is_neg() and (grad.stride() == strides or _lies_as_rows(grad))
+            for member in self.given
+            for grad, strides in zip(self.maps[member][:-1], places[member[0]])
+            if grad is not None
+        )
 
     def of_heads(self, active):
         return [_in_memory(self.maps[member][-1]) for member in active]
@@ -254,7 +259,7 @@ class Backward:
             return grad_waves, self._kinds(head, grad_waves, self._above)
         above = {step.depth: self._above(step) for step in self.wanted.steps if step.then == "input"}
         inputs = [
-            *self.packing.parameters,
+            *self.packing.parameters[::3],  # raws: of the others nothing is read
             *self.packing[1:],
             self.waves,
             *self.outputs.buffers,

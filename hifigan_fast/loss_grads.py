@@ -47,7 +47,7 @@ class LossGrads:
             stacks = _stacks(self.e)
             sides = [[self._rows(depth, (stack, side)) for stack in stacks] for side in range(2)]
             wanted = [[(stack, side) in active for stack in stacks] for side in range(2)]
-            by = self._weights(active)[-1][: len(stacks)]
+            by = self._weights(active)[0][: len(stacks)]
             for side, grads in enumerate(self.call.backend.feature_l1_backward(*sides, by, *wanted)):
                 own = {(stack, side): grad for stack, grad in zip(stacks, grads) if grad is not None}
                 both = [member for member in own if member in found]
@@ -59,11 +59,12 @@ class LossGrads:
     def of_maps(self, depth, active):
         if self.features is None:
             return [None] * len(active), None
-        others, weights = [self._rows(depth, (stack, 1 - side)) for stack, side in active], self._weights(active)[depth]
+        others = [self._rows(depth, (stack, 1 - side)) for stack, side in active]
+        weights = self._weights(active)[1 + depth]
         return others, weights if len(weights) == len(active) else weights[: len(active)]
 
     def _weights(self, active):
-        """Of feature matching, `_shares` times the loss's gradient: a row a depth, and one of pairs of heads."""
+        """Of feature matching, `_shares` times the loss's gradient."""
         if self._matching is None:
             shares = self.e.once(("shares", active), lambda: _shares(self.e, active))
             found = _shares_on(self.features.device, shares, self.dtype) * self.features.to(self.dtype)
@@ -84,14 +85,15 @@ class LossGrads:
 
 
 def _shares(ensemble, active):
-    """Feature matching's weight of one value of each map, [depth][member], and of a pair's mean, for all stacks."""
+    """Feature matching's weights: a row of a pair's mean [stack], which kernels want aligned, then of one value of each
+    map [depth][member]."""
     sizes = [
         [ensemble.samples * ensemble.stacks[stack].period * ensemble.rows[stack][depth + 1] for stack, _ in active]
         for depth in range(len(ensemble.layers))
     ]
     shares = [tuple(2 / max(n * layer.out_channels, 1) for n in own) for layer, own in zip(ensemble.layers, sizes)]
     width = max(len(active), len(ensemble.stacks))
-    return *(own + (0,) * (width - len(active)) for own in shares), (2,) * width
+    return (2,) * width, *(own + (0,) * (width - len(active)) for own in shares)
 
 
 @kept

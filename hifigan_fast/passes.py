@@ -41,8 +41,8 @@ class Call:
 
     def layers_of(self, parameters):
         """Flat parameters -> [stack][depth] of (raw, magnitude, bias)."""
-        flat = iter(parameters)
-        return [[tuple(itertools.islice(flat, 3)) for _ in self.ensemble.layers] for _ in self.ensemble.stacks]
+        depths, triples = len(self.ensemble.layers), list(zip(parameters[::3], parameters[1::3], parameters[2::3]))
+        return [triples[at : at + depths] for at in range(0, len(triples), depths)]
 
     def taken(self, parameters):
         """Flat parameters as kernels read them."""
@@ -71,9 +71,10 @@ class Call:
 
     def split_states(self, tensors):
         """The way back."""
-        flat = iter(tensors)
-        triples = [[tuple(itertools.islice(flat, 3)) for _ in self.ensemble.layers] for _ in self.ensemble.set_stacks]
-        return [[None if u is None else norms.Spectral(u, v, sigma) for u, v, sigma in own] for own in triples]
+        depths = len(self.ensemble.layers)
+        triples = zip(tensors[::3], tensors[1::3], tensors[2::3])
+        states = [None if u is None else norms.Spectral(u, v, sigma) for u, v, sigma in triples]
+        return [states[at : at + depths] for at in range(0, len(states), depths)]
 
     def empty(self, depth, members, device):
         """A buffer for rows of `members` at `depth` (the output of layer depth - 1)."""
@@ -124,6 +125,12 @@ def map_layout(ensemble, depth, stack):
     strides = (period * rows, 1, period, 1) if head else (period * rows * channels, 1, channels, rows * channels)
     dims = 4 if ensemble.stacks[stack].folded else 3
     return shape[:dims], strides[:dims]
+
+
+def map_strides(ensemble):
+    """Of the maps, [stack][depth]."""
+    stacks, depths = range(len(ensemble.stacks)), range(len(ensemble.layers))
+    return ensemble.once("strides", lambda: [[map_layout(ensemble, d, stack)[1] for d in depths] for stack in stacks])
 
 
 def _map_places(ensemble):
