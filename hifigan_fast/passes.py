@@ -49,13 +49,17 @@ class Call:
         return norms.all_taken(parameters, self.dtype)
 
     def again(self, key, inputs, run):
-        """`Backend.again` for a part of a pass, which reads spectral norm's states beside `inputs`."""
+        """`Backend.again` for a part of a pass."""
         if self.save != "maps":  # memory is scarce: what was saved is made on the way
             return run()
+        programs = self.ensemble.once(("programs", self.backend), dict)
+        return self.backend.again(programs, (self.dtype, *key), inputs, run)
+
+    def again_with_states(self, key, inputs, run):
+        """`again` for what reads spectral norm's states beside `inputs`."""
         states = [(n, s) for n, s in enumerate(itertools.chain.from_iterable(self.states)) if s is not None]
-        key = self.dtype, *key, *[number for number, _ in states]
         inputs = [*inputs, *[t for _, s in states for t in (s.u, s.v, s.sigma)]]
-        return self.backend.again(self.ensemble.once(("programs", self.backend), dict), key, inputs, run)
+        return self.again((*key, *[number for number, _ in states]), inputs, run)
 
     def weight_sets(self, layers):
         """The `WeightSet`s [depth][set], by parameters [stack][depth]."""
@@ -184,5 +188,5 @@ def whole_forward(call, waves, parameters):
         scaling, packed, weights = normalised(call, call.layers_of(parameters))
         return [scaling, packed], forward(call, waves, weights)
 
-    (scaling, packed), buffers = call.again(("forward",), [waves, *parameters], run)
+    (scaling, packed), buffers = call.again_with_states(("forward",), [waves, *parameters], run)
     return scaling, packed, buffers
