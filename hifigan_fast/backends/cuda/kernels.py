@@ -111,7 +111,7 @@ class CudaKernels(Kernels):
         return None
 
     def of_rows(self, device):
-        return {"ROWS": 4, "THREADS": 128}
+        return {"ROWS": 1, "THREADS": THREADS}
 
     def of_matrices(self, device):
         return {"ROWS": 8, "COLUMNS": 64, "THREADS": THREADS}
