@@ -20,6 +20,7 @@ from hifigan_fast import dispatch
 from hifigan_fast.autograd import run_ensemble, run_step
 from hifigan_fast.backends.cuda import compiler
 from hifigan_fast.backends.cuda import kernels as cuda
+from hifigan_fast.backends.cuda.kernel import Kernel
 from hifigan_fast.backends.gpu.devices import Absent, absent, standing_for
 from hifigan_fast.backends.gpu.kernels import instead_of_launching
 from hifigan_fast.backends.triton import ahead, configs
@@ -27,6 +28,7 @@ from hifigan_fast.geometry import Ensemble, Layer, Stack
 from hifigan_fast.losses import feature_loss
 from hifigan_fast.norms import Parameters, Spectral
 from hifigan_fast.passes import Call
+from tests import ways
 
 from . import report
 
@@ -145,7 +147,7 @@ def _cuda(kernel, grid, args, meta):
     ptx, cubin = (cuda.compiled(kernel, args, constants, absent().capability, form) for form in ("ptx", "cubin"))
     registers, spills, shared = _nvidia_resources(cubin)
     if absent().capability >= (9, 0):  # what the system takes of a block is counted, but is in no block's limit
-        shared -= RESERVED
+        shared = max(0, shared - RESERVED)
     return ptx.decode(), constants["THREADS"] // 32, shared + constants.get("SHARED", 0), registers, spills
 
 
@@ -157,9 +159,10 @@ def compiling(name, tf32=False, backend="triton", measure=lambda kernel, grid, a
     to be used where kernels shall run.
     """
     launches, device = [], Absent(name, tf32)
-    compiled, pretending = {"triton": (_triton, ahead.pretending), "cuda": (_cuda, standing_for)}[backend]
+    pretending = {"triton": ahead.pretending, "cuda": standing_for}[backend]
 
     def compile_only(kernel, grid, args, meta):
+        compiled = _cuda if isinstance(kernel, Kernel) else _triton  # a pass of Triton's has both
         text, warps, shared, registers, spills = compiled(kernel, grid, args, meta)
         matrix = next((i for i in MATRIX_INSTRUCTIONS if i in text), None)
         singles = len(re.findall(SINGLE, text))
@@ -174,7 +177,8 @@ def compiling(name, tf32=False, backend="triton", measure=lambda kernel, grid, a
 def every_configuration(name, arithmetic, backend="triton"):
     """Steps of an ensemble that has a layer of each class, compiled -> `Launch`es.
 
-    With its losses and without, for an input gradient adds what it is given, or makes it.
+    With its losses and without, for an input gradient adds what it is given, or makes it. Triton's kernels run all
+    layers of Triton's backend, also those that its table leaves to others.
     """
     own_backend, parameters, states, dtype = dispatch.BACKENDS[backend], [], [], dtype_of(arithmetic)
     stacks = (Stack(LAYERS),) * 2
@@ -192,7 +196,7 @@ def every_configuration(name, arithmetic, backend="triton"):
         states.append([Spectral(u, v, ones()) for u, v in vectors])
     ensemble = Ensemble(stacks, (0, 0), (8192,), 2, 2, ((0, 0), (1, 1)))
     waves = [[torch.zeros(2, 1, 8192, dtype=own, device="cpu").requires_grad_()] for _ in range(2)]
-    with compiling(name, arithmetic == "tf32", backend) as launches:
+    with ways.by("triton"), compiling(name, arithmetic == "tf32", backend) as launches:
         call = Call(own_backend, ensemble, dtype, states)
         for iterations, calls in ((0, 2), (1, 2), (1, 1), (2, 2)):
             matrices = [(p.raw.detach().flatten(1), state.u, state.v) for p, state in zip(parameters[0], states[0])]

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from tabulate import tabulate
 
 from hifigan_fast.backends.cuda.kernel import Kernel
-from hifigan_fast.backends.gpu.devices import absent
 from tests.ptx.counters import Counters
-from tests.ptx.launch import CudaSession, Session
+from tests.ptx.launch import Session
 from tests.ptx.parse import Vector, parse
 
 from . import one_step, report
@@ -84,7 +83,7 @@ def count(kernel, grid, args, meta):
     total, found = math.prod(grid), Counts()
     programs = spread(total, ALIKE if "GROUPS" in meta else APART)
     for stage in _stages(meta):
-        session = CudaSession(absent().capability) if isinstance(kernel, Kernel) else Session()
+        session = Session()
         session.counters, session.programs = Counters(), programs
         session.launch(kernel, grid, args, stage)
         if session.faults:

@@ -26,9 +26,9 @@ def measure(args):
 
 def parting_section(found):
     """How far each rival is from plain PyTorch of the same seed, and against the control; `found`: results by name."""
-    how = f"{results.missing(found, parting.RUNS)}, {parting.PARTING.steps} steps each"
+    how = pages.made(parting.PARTING, found, parting.RUNS)
     if not found:
-        return f"Not measured yet ({how}).\n"
+        return f"{how}\n"
     lines = []
     for name, rival in parting.RIVALS.items():
         cells = []
@@ -44,10 +44,7 @@ def parting_section(found):
     last = f"step {parting.PARTING.steps}"
     headers = ["", *(f"{part}, {column}" for part in PARTS for column in ("step 1", last, "× control"))]
     table = tabulate(lines, headers, "github", disable_numparse=True)
-    conditions = next(iter(found.values()))["conditions"]
-    plan = parting.PARTING
-    size = f"V2, batch {plan.batch_size} × {plan.segment_size}"
-    return f"{size}; {pages.where(conditions)}; {how}. Medians over the seeds:\n\n{table}\n"
+    return f"{how} Medians over the seeds:\n\n{table}\n"
 
 
 def probed(result, name):
@@ -55,11 +52,11 @@ def probed(result, name):
     return [probe[name] for probe in result["probes"]]
 
 
-def training_section(found):
+def training_section(plan, found):
     """Each way's last measures, and how much of its curves lies in the band of plain PyTorch's seeds."""
-    how = results.missing(found, runs.FIDELITY)
+    how = pages.made(plan, found, runs.FIDELITY)
     if not found:
-        return f"{how}.\n"
+        return f"{how}\n"
     lines = []
     for way, settings in runs.WAYS.items():
         own = of_way(found, way)
@@ -67,7 +64,7 @@ def training_section(found):
             last = [", ".join(shown(probed(result, name)[-1]) for result in own) for name in MEASURES]
             lines.append((settings.title, len(own), *last, *(inside(found, way, loss) for loss in runs.LOSSES)))
     headers = ["", "seeds", *MEASURES.values(), *(f"{loss} in the band" for loss in runs.LOSSES)]
-    return f"{how}.\n\n{tabulate(lines, headers, 'github', disable_numparse=True)}\n"
+    return f"{how}\n\n{tabulate(lines, headers, 'github', disable_numparse=True)}\n"
 
 
 def shown(value):
@@ -88,12 +85,11 @@ def inside(found, way, loss):
     return f"≥ {min(bands.within(result['curve'][loss], limits) for result in of_way(found, way)):.0%}"
 
 
-def section(parted, trained):
-    """All that the page has of results."""
-    plan = runs.WHOLE
+def section(parted, plan, trained):
+    """All that the page has of results; `plan` is that of `trained`."""
     return (
         f"### How fast do runs of one seed part?\n\n{parting_section(parted)}\n"
-        f"### {plan.steps} steps, three seeds\n\n{training_section(trained)}"
+        f"### {plan.steps} steps, three seeds\n\n{training_section(plan, trained)}"
     )
 
 
@@ -111,8 +107,8 @@ def draw_parting(axes, found, part):
     axes.legend(fontsize="x-small")
 
 
-def draw_training(axes, found):
-    title = f"Mel error of the training batches, {runs.WHOLE.steps} steps"
+def draw_training(axes, plan, found):
+    title = f"Mel error of the training batches, {plan.steps} steps"
     if not found:
         return pages.absent(axes, title, f"{results.missing([], runs.FIDELITY).split(';')[0]}:\ndocs/train_studies.py")
     plain = of_way(found, "plain")
@@ -135,14 +131,14 @@ def main():
         figure, axes = pages.canvas(3)
         measure(args)
         parted = results.of_plan(parting.PARTING, parting.RUNS)
-        trained = results.of_plan(runs.WHOLE, runs.FIDELITY)
-        pages.write(PAGE, section(parted, trained))
+        plan, trained = results.fullest(runs.LONG, runs.FIDELITY)
+        pages.write(PAGE, section(parted, plan, trained))
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
     for own, part in zip(axes, PARTS):
         draw_parting(own, parted, part)
-    draw_training(axes[2], trained)
+    draw_training(axes[2], plan, trained)
     pages.save(figure, "fidelity.png")
     print(f"{PAGE.name}, fidelity.png: trainings: {results.missing(trained, runs.FIDELITY)}")
     return 0

@@ -10,7 +10,7 @@ import math
 import sys
 
 import numpy as np
-from studies import bands, clips, pages, periods, results, runs
+from studies import bands, clips, course, pages, periods, results, runs
 from tabulate import tabulate
 
 PAGE = pages.DOCS / "questions.md"
@@ -25,14 +25,14 @@ KINDS = {
 
 
 def measure(args):
-    """Measure what is missing of both questions without long trainings. Returns a signal's number, or 0."""
+    """Measure what is missing of both questions without long trainings. Returns an exit status."""
     short = [run for run in SHORT if not results.of_plan(runs.SHORT, [run])]
     folds = results.read(FOLDS)
     if short or folds is None:
         data = clips.chosen(args.data, args.scratch)
         if folds is None:
             periods.measure(data)
-        return runs.work(short, runs.SHORT, data, args.scratch)
+        return course.work(short, runs.SHORT, data, args.scratch)
     return 0
 
 
@@ -64,9 +64,10 @@ def folds_section(found):
     )
 
 
-def trained_section(found, wanted, value, title):
+def trained_section(plan, found, wanted, value, title):
     """The last measures of runs that differ in one thing, `value` of a run; `title` says it."""
-    how = results.missing(found, wanted)
+    own = {run.name: found[run.name] for run in wanted if run.name in found}
+    how = f"Trainings of {plan.steps} steps: {pages.made(plan, own, wanted)}"
     rows = []
     for name in dict.fromkeys(map(value, wanted)):
         own = [found[run.name] for run in wanted if value(run) == name and run.name in found]
@@ -75,9 +76,9 @@ def trained_section(found, wanted, value, title):
             cells = (", ".join("–" if v is None else f"{v:.3f}" for v in values) for values in last)
             rows.append((title(name), len(own), *cells, inside(found, wanted, value, name)))
     if not rows:
-        return f"{how}.\n"
+        return f"{how}\n"
     headers = ["", "seeds", "mel error", "STFT distance", "PESQ", "mel error in the standard's band"]
-    return f"{how}.\n\n{tabulate(rows, headers, 'github', disable_numparse=True)}\n"
+    return f"{how}\n\n{tabulate(rows, headers, 'github', disable_numparse=True)}\n"
 
 
 def curves(found, wanted, value, name, loss="mel_error"):
@@ -110,18 +111,20 @@ def spectral_section(short):
             )
     headers = ["spectral-normed", "step", "σ of the matrices", "gains", "their product", "gradient, real", "generated"]
     table = tabulate(rows, headers, "github", disable_numparse=True)
-    return f"{results.missing(short, SHORT)}, {runs.SHORT.steps} steps each. MSD's first scale:\n\n{table}\n"
+    return f"{pages.made(runs.SHORT, short, SHORT)} MSD's first scale:\n\n{table}\n"
 
 
-def section(folds, short, whole):
-    """All that the page has of results; `folds` may be None."""
-    of_sets = trained_section(whole, runs.OF_PERIODS, lambda r: r.periods, lambda name: named(runs.PERIODS[name]))
-    of_norms = trained_section(whole, runs.OF_SPECTRAL, lambda r: r.spectral, NORMS.get)
+def section(folds, short, plan, trained):
+    """All that the page has of results; `folds` may be None, `plan` is that of `trained`."""
+    of_sets = trained_section(
+        plan, trained, runs.OF_PERIODS, lambda r: r.periods, lambda name: named(runs.PERIODS[name])
+    )
+    of_norms = trained_section(plan, trained, runs.OF_SPECTRAL, lambda r: r.spectral, NORMS.get)
     return (
         f"### Periods: figures\n\n{folds_section(folds) if folds else 'Not measured yet.'}\n"
-        f"Trainings of {runs.WHOLE.steps} steps: {of_sets}\n"
+        f"{of_sets}\n"
         f"### Spectral norm: figures\n\n{spectral_section(short)}\n"
-        f"Trainings of {runs.WHOLE.steps} steps: {of_norms}"
+        f"{of_norms}"
     )
 
 
@@ -186,27 +189,20 @@ def draw_gradients(axes, short):
     axes.legend(fontsize="x-small")
 
 
-def draw(drawn, folds, short, whole):
+def draw(drawn, folds, short, plan, trained):
     """Both figures on two canvases, of what there is."""
     (figure, axes), (other, others) = drawn
     if folds:
         draw_folds(axes[0], folds)
         draw_sets(axes[1], folds)
-        draw_trained(
-            axes[2],
-            whole,
-            runs.OF_PERIODS,
-            runs.WHOLE,
-            lambda r: r.periods,
-            lambda n: named(runs.PERIODS[n]),
-            "mel_error",
-        )
+        by_periods = lambda run: run.periods, lambda name: named(runs.PERIODS[name])
+        draw_trained(axes[2], trained, runs.OF_PERIODS, plan, *by_periods, "mel_error")
         pages.save(figure, "questions-periods.png")
     if len(short) == len(SHORT):
         draw_gains(others[0], short)
         draw_gradients(others[1], short)
-        some = any(run.name in whole for run in runs.OF_SPECTRAL)
-        longest = (whole, runs.OF_SPECTRAL, runs.WHOLE) if some else (short, SHORT, runs.SHORT)
+        some = any(run.name in trained for run in runs.OF_SPECTRAL)
+        longest = (trained, runs.OF_SPECTRAL, plan) if some else (short, SHORT, runs.SHORT)
         draw_trained(others[2], *longest, lambda r: r.spectral, NORMS.get, "disc_loss")
         pages.save(other, "questions-spectral.png")
 
@@ -215,18 +211,18 @@ def main():
     args = pages.arguments(__doc__)
     try:
         drawn = [pages.canvas(3) for _ in range(2)]
-        ended_by = measure(args)
-        if ended_by:
-            return 128 + ended_by
+        status = measure(args)
+        if status:
+            return status
         folds, short = results.read(FOLDS), results.of_plan(runs.SHORT, SHORT)
-        whole = results.of_plan(runs.WHOLE, runs.RUNS)
-        pages.write(PAGE, section(folds, short, whole))
+        both = list(dict.fromkeys([*runs.OF_PERIODS, *runs.OF_SPECTRAL]))
+        plan, trained = results.fullest(runs.LONG, both)
+        pages.write(PAGE, section(folds, short, plan, trained))
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
-    draw(drawn, folds, short, whole)
-    both = dict.fromkeys([*runs.OF_PERIODS, *runs.OF_SPECTRAL])
-    print(f"{PAGE.name} and its figures: trainings: {results.missing(whole, both)}")
+    draw(drawn, folds, short, plan, trained)
+    print(f"{PAGE.name} and its figures: trainings: {results.missing(trained, both)}")
     return 0
 
 

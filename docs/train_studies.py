@@ -1,22 +1,28 @@
-"""Train the runs behind docs/fidelity.md and docs/questions.md, one at a time; again, it goes on where it stopped.
+"""Train the runs behind docs/fidelity.md and docs/questions.md; again, it goes on with those that have no result yet.
 
-python docs/train_studies.py              all that have no result yet: days on two cores
-python docs/train_studies.py --list       which there are
-python docs/train_studies.py plain-1      these
+python docs/train_studies.py                          all, one at a time: days on two cores
+python docs/train_studies.py --device cuda --jobs 3   minutes on a GPU
+python docs/train_studies.py --list                   which there are
+python docs/train_studies.py plain-1                  these
 
 A finished run is a small file in docs/studies/results, to be committed, so that several machines can share the work.
-Ctrl-C or SIGTERM writes a checkpoint; after anything else at most its last hundred steps are done again.
+On a CPU Ctrl-C or SIGTERM writes a checkpoint, and after anything else at most a run's last hundred steps are done
+again; on a GPU a run is short, and begins anew.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 import torch
-from studies import clips, results, runs
+from studies import clips, course, jobs, probes, results, runs
+
+from hifigan_fast.training.processes import pick_device
 
 
-def main():
+def parsed():
+    """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="RUN", nargs="*", help="names of runs; default: all")
     parser.add_argument(
@@ -25,29 +31,60 @@ def main():
     parser.add_argument(
         "--scratch", type=Path, default=Path("runs/studies"), help="of checkpoints; default %(default)s"
     )
-    parser.add_argument("--plan", choices=runs.PLANS, default="whole", help="short: 20 steps; default %(default)s")
-    parser.add_argument("--threads", type=int, help="default: torch's")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--plan", choices=runs.PLANS, help="default: whole on a CPU, gpu on a GPU; short: 20 steps")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; default %(default)s")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes; each has five runs at once on a GPU; default %(default)s"
+    )
+    parser.add_argument("--threads", type=int, help="of a process; default: torch's, of several an equal share")
     parser.add_argument("--list", action="store_true", help="say which runs are finished and which are missing")
-    args = parser.parse_args()
-    plan, by_name = runs.PLANS[args.plan], {run.name: run for run in runs.RUNS}
+    return parser.parse_args()
+
+
+def chosen(args):
+    """The runs that the command names, and their plan. ValueError for what there is not."""
+    by_name = {run.name: run for run in runs.RUNS}
     unknown = [name for name in args.names if name not in by_name]
-    try:
-        if unknown:
-            raise ValueError(f"RUN: expected names of {', '.join(by_name)}, got {', '.join(unknown)}")
-        wanted = [by_name[name] for name in args.names] or runs.RUNS
-        if args.list:
-            print(results.missing(results.of_plan(plan, wanted), wanted))
-            return 0
+    if unknown:
+        raise ValueError(f"RUN: expected names of {', '.join(by_name)}, got {', '.join(unknown)}")
+    if args.jobs < 1:
+        raise ValueError(f"--jobs: expected at least 1 process, got {args.jobs}")
+    plan = runs.PLANS[args.plan or ("gpu" if args.device.startswith("cuda") else "whole")]
+    return [by_name[name] for name in args.names] or runs.RUNS, plan
+
+
+def train(args, wanted, plan):
+    """Train those of `wanted` that have no result, in this process or in several. Returns an exit status."""
+    data, device = clips.chosen(args.data, args.scratch), pick_device(args.device)
+    if args.jobs == 1:
+        probes.required()
         if args.threads:
             torch.set_num_threads(args.threads)
-        ended_by = runs.work(wanted, plan, clips.chosen(args.data, args.scratch), args.scratch)
+        return course.work(wanted, plan, data, args.scratch, args.results, device)
+    finished = results.of_plan(plan, wanted, args.results)
+    threads = args.threads or max(1, os.cpu_count() // args.jobs)
+    flags = {"data": data.source, "scratch": args.scratch, "results": args.results, "plan": plan.name}
+    flags |= {"device": args.device, "threads": threads}
+    command = [__file__, *(f"--{name}={value}" for name, value in flags.items())]
+    return jobs.shared_out(command, [run for run in wanted if run.name not in finished], args.jobs)
+
+
+def main():
+    args = parsed()
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # of 8, a GPU's default, streams would wait in line
+    try:
+        wanted, plan = chosen(args)
+        if args.list:
+            print(results.missing(results.of_plan(plan, wanted, args.results), wanted))
+            return 0
+        return train(args, wanted, plan)
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped at once; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 130
-    return 128 + ended_by if ended_by else 0
 
 
 if __name__ == "__main__":

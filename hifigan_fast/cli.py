@@ -190,9 +190,9 @@ def _tune(args):
     reason = BACKENDS["triton"].cannot_run(device, torch.float32) if torch.cuda.is_available() else "no GPU"
     if reason:
         raise ValueError(f"device: cannot tune here: {reason}")
-    from .backends.triton import tune
+    from .tuning import command
 
-    return tune.run(args.out, args.quick)
+    return command.run(args.out, args.quick, args.arithmetic)
 
 
 def _add_tune(commands):
@@ -201,10 +201,12 @@ def _add_tune(commands):
         "tune",
         _tune,
         "measure the Triton kernels' configurations on this GPU, and keep the fastest for it",
-        "  hifigan-fast tune --quick\n  hifigan-fast tune --out configs.json",
+        "  hifigan-fast tune --quick\n  hifigan-fast tune --arithmetic half --out configs.json",
     )
     add = command.add_argument
-    add("--quick", action="store_true", help="which layers are faster by cuDNN: a minute, not hours")
+    add("--quick", action="store_true", help="which layers are faster by others than Triton: a minute, not several")
+    kinds = ["half", "tf32", "float32"]
+    add("--arithmetic", nargs="+", choices=kinds, default=kinds, help="what maps are multiplied in; default: all")
     add("--out", metavar="FILE", help="write the whole table, too")
 
 

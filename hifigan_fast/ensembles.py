@@ -151,8 +151,11 @@ def runs_on(like, members):
     reason = why_not_fused(like, members)
     if reason:
         return dispatch.MODULES, reason
-    choice = dispatch.choose(like.device, dispatch.map_dtype(like))
-    return choice.backend.name, choice.why
+    dtype = dispatch.map_dtype(like)
+    choice = dispatch.choose(like.device, dtype)
+    layers = dict.fromkeys(layer for member in members for layer in member.stack.layers[1:-1])
+    others = choice.backend.by_others(like.device, dtype, layers)
+    return choice.backend.name, f"{choice.why}; {others}" if others else choice.why
 
 
 def slower(how, reason):

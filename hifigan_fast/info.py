@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from . import dispatch, trust
 from .backends import cpu
+from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator, stack_of
 from .version import __version__
 
 PACKAGES = (
@@ -110,6 +111,17 @@ def _trusted():
     return lines
 
 
+def _by_others():
+    """(what, value) for every backend and dtype where kernels of others run some of HiFi-GAN's layers."""
+    with torch.device("meta"):
+        nets = [*MultiPeriodDiscriminator().discriminators, *MultiScaleDiscriminator().discriminators]
+    layers = dict.fromkeys(layer for net in nets for layer in stack_of(net).layers[1:-1])
+    for backend, device, dtype in itertools.product(dispatch.BACKENDS.values(), _devices(), DTYPES):
+        words = dispatch.refusal(backend, device, dtype) is None and backend.by_others(device, dtype, layers)
+        if words:
+            yield f"within {backend.name}, {str(dtype)[6:]}", words
+
+
 def _verdict(verdict):
     if verdict is None:
         return "not yet, its first use is checked" if trust.mode() != "0" else "none, trusted"
@@ -127,6 +139,7 @@ def rows(verbose=False):
         ("CUDA", torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"),
         ("C++ extension", _extension()),
         *_backends(verbose),
+        *_by_others(),
         *_trusted(),
     ]
     for variable, known in (

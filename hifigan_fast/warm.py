@@ -1,7 +1,8 @@
-"""The Triton kernels of a training run, compiled before they are needed: `hifigan-fast warm`.
+"""The kernels of a training run by the Triton backend, compiled before they are needed: `hifigan-fast warm`.
 
-A pack is what Triton's cache keeps of them but for their intermediate forms, a zip file of a few MB. It is read by the
-same versions of this package and of Triton as made it; on a device of another generation nothing of it is found.
+A pack is what Triton's cache keeps of them but for their intermediate forms, and what this package's keeps of those in
+CUDA C++ that run some of the layers: a zip file of a few MB. It is read by the same versions of this package and of
+Triton as made it; on a device of another generation nothing of it is found, nor of CUDA C++ by another NVRTC.
 """
 
 import json
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from . import dispatch
+from . import cache, dispatch
+from .backends.cuda import compiler
 from .backends.gpu.devices import Absent, asked_for_tf32
 from .backends.triton import ahead
 from .bench import steps as timed
@@ -24,6 +26,7 @@ NAMED = re.compile(r"sm_(?:[89]|1\d)\d|gfx9\w\w")
 KEPT = (".json", ".cubin", ".hsaco")  # of what Triton keeps of a kernel: what a launch needs
 MANIFEST = "manifest.json"
 KEY = re.compile("[0-9a-f]{64}")  # of a kernel: a hash, as Triton has it
+CUBIN = re.compile(r"\w+-sm_\d+-[0-9a-f]{32}\.cubin")  # of a kernel in CUDA C++: its file
 SHAPE = 2, 1, 2048  # of waveforms: kernels are the same for every batch and length
 
 
@@ -51,7 +54,9 @@ def this_device():
 
 
 def compiled(target, precision, modules=None, steps=_steps):
-    """Compile the kernels of `steps` for a device, there or not, into Triton's cache -> the compiled kernels.
+    """Compile the kernels of `steps` for a device, there or not, into Triton's cache and this package's.
+
+    Returns the compiled kernels: Triton's, and the files of those in CUDA C++.
 
     Args:
         target: as Triton names it, "sm_90" say.
@@ -78,11 +83,20 @@ def _versions():
     return {"hifigan_fast": __version__, "triton": triton.__version__}
 
 
+def _apart(kernels):
+    """{hash: one of Triton's}, {name: file of one in CUDA C++}"""
+    files = {kernel.name: kernel for kernel in kernels if isinstance(kernel, Path)}
+    return {kernel.hash: kernel for kernel in kernels if not isinstance(kernel, Path)}, files
+
+
 def pack(path, kernels, target):
     """Write compiled kernels to a zip file -> its size in bytes."""
+    by_triton, cubins = _apart(kernels)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(MANIFEST, json.dumps({**_versions(), "target": target}))
-        for kernel in {kernel.hash: kernel for kernel in kernels}.values():
+        for name, source in cubins.items():
+            file.write(source, f"{compiler.KEPT}/{name}")
+        for kernel in by_triton.values():
             for name, source in kernel.metadata_group.items():
                 if Path(name).suffix in KEPT:
                     file.write(source, f"{kernel.hash}/{name}")
@@ -90,7 +104,7 @@ def pack(path, kernels, target):
 
 
 def unpack(path):
-    """Put a pack's kernels into Triton's cache -> (how many, the device's name).
+    """Put a pack's kernels where they are looked for -> (how many, the device's name).
 
     ValueError for what is no pack, a damaged one, or one of other versions, before any kernel is put there.
     """
@@ -100,18 +114,20 @@ def unpack(path):
         if not zipfile.is_zipfile(file):
             raise ValueError(f"{path}: expected a pack of `hifigan-fast warm --out`, got another kind of file")
     try:
-        target, kernels = _read(path)
+        target, kernels, cubins = _read(path)
     except (zipfile.BadZipFile, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: a damaged pack: {error}") from None
     for key, files in kernels.items():
-        cache = get_cache_manager(key)
-        placed = {name: cache.put(data, name, binary=True) for name, data in files.items()}
-        cache.put_group(next(name for name in files if name.endswith(".json")), placed)
-    return len(kernels), target
+        own = get_cache_manager(key)
+        placed = {name: own.put(data, name, binary=True) for name, data in files.items()}
+        own.put_group(next(name for name in files if name.endswith(".json")), placed)
+    for name, code in cubins.items():
+        cache.put(cache.folder() / compiler.KEPT / name, code)
+    return len(kernels) + len(cubins), target
 
 
 def _read(path):
-    """(the device's name, {Triton's key: {file name: bytes}}) of a pack."""
+    """(the device's name, {Triton's key: {file name: bytes}}, {file name of CUDA C++: bytes}) of a pack."""
     with zipfile.ZipFile(path) as file:
         members = [member for member in file.namelist() if not member.endswith("/")]
         if MANIFEST not in members:
@@ -124,12 +140,15 @@ def _read(path):
             if member != MANIFEST:
                 key, _, name = member.partition("/")
                 kernels.setdefault(key, {})[Path(name).name] = file.read(member)
+    cubins = kernels.pop(compiler.KEPT, {})
+    if not all(map(CUBIN.fullmatch, cubins)):
+        raise ValueError(f"{path}: a damaged pack: {compiler.KEPT} has the files {', '.join(cubins)}")
     for key, files in kernels.items():
         if not KEY.fullmatch(key):
             raise ValueError(f"{path}: expected kernels by Triton's keys, got {key!r}")
         if sum(name.endswith(".json") for name in files) != 1:
             raise ValueError(f"{path}: a damaged pack: {key} has the files {', '.join(files)}")
-    return manifest["target"], kernels
+    return manifest["target"], kernels, cubins
 
 
 def run(target, precisions, out=None, source=None, say=print):
@@ -144,7 +163,7 @@ def run(target, precisions, out=None, source=None, say=print):
         raise ValueError(f"out: expected a file in a folder that is there, got {out}")
     for precision in precisions:
         kernels += compiled(target, precision)
-    count = len({kernel.hash for kernel in kernels})
+    count = sum(map(len, _apart(kernels)))
     say(f"compiled {count} kernels for {target}, {', '.join(precisions)}: {time.perf_counter() - begin:.0f} s")
     if out is not None:
         say(f"packed: {out}, {pack(out, kernels, target) / 1e6:.1f} MB")

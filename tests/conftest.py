@@ -25,8 +25,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read where Triton's kernels are first imported
 
 from hifigan_fast import discriminators, parity, reference, self_check
-from hifigan_fast.backends.triton import configs
 from hifigan_fast.voice import synthetic_voice
+
+from . import ways
 
 SPEECH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ljspeech"
 
@@ -109,14 +110,10 @@ def small_check(monkeypatch, narrow):
 
 
 @pytest.fixture
-def by_library(monkeypatch):
+def by_library():
     """The Triton backend leaves every layer class that it may to PyTorch's own convolution."""
-    ours = configs.config
-
-    def config(*where):
-        return replace(ours(*where), library=where[-1] in configs.LIBRARY_CLASSES)
-
-    monkeypatch.setattr(configs, "config", config)
+    with ways.by("library"):
+        yield
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ LAYERS = [
     ["__init__"],
     ["training"],
     ["bench"],
-    ["warm"],
+    ["warm", "tuning"],
     ["cli"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

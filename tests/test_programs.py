@@ -199,7 +199,7 @@ def test_what_is_kept_is_bounded():
 
     for rows in range(10_000):
         run = Run(0, 1, 2, rows + 10, rows + 5, 0, 0, 0, 0)
-        tables.tiles(Runs([run]), 128, CPU)
+        tables.tiles(Runs([run]), 128, 1, CPU)
     assert len(tables.tiles.found) == kept.MOST and not tables.tiles.held
     assert geometry.ensemble_of.cache_info().maxsize == geometry.KEPT
 

@@ -13,7 +13,7 @@ def test_readmes_figures_are_those_of_the_newest_run():
     text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.made(text) == text, "make readme-figures"
     drawn = Counter(t.text for t in ElementTree.parse(readme.FIGURE).iter("{http://www.w3.org/2000/svg}text"))
-    rows = next(iter(readme.newest().values()))["speed"]
+    rows = readme.drawn()["speed"]
     bars = [row for row in rows if row.get("over_original") and row["way"] != ORIGINAL]
     told = Counter(f"{row['over_original']['median']:.1f}{' !' * row['noisy']}" for row in bars)
     assert bars and not told - drawn, "make readme-figures"
@@ -48,7 +48,7 @@ def kept(folder, monkeypatch, *runs):
     results.mkdir(parents=True)
     for index, one in enumerate(runs):
         (results / f"{index}.json").write_text(json.dumps(one))
-    return readme.section(readme.newest())
+    return "\n".join(map(readme.section, readme.newest()))
 
 
 def test_runs_of_one_commit_and_machine_are_taken_together(tmp_path, monkeypatch):
@@ -61,7 +61,7 @@ def test_runs_of_one_commit_and_machine_are_taken_together(tmp_path, monkeypatch
     mine = run("2026-02-03", 0.5), run("2026-02-01", 0.25), run("2026-02-02", 0.4)
     text = kept(tmp_path, monkeypatch, *others, *mine)
     assert "medians of 3 runs (and their range)" in text and "2026-02-03" in text
-    assert "| both             | generator step     | 1000           | 400 " in text
+    assert "| both             | generator step     | float32 | 1000           | 400 " in text
     assert "2.50 (2.00–4.00)" in text and "1.50 (frozen)" in text and "| 0.50 " in text and "| 0.40 " in text
     assert "None of ours was slower" in text
 
@@ -70,3 +70,9 @@ def test_losses_are_said(tmp_path, monkeypatch):
     text = kept(tmp_path, monkeypatch, run("2026-02-03", 0.8))
     assert "Slower than the best rival: both, generator step, hifigan_fast: 0.75 × (0.75–0.75)." in text
     assert "medians (and ranges) of 2 interleaved repeats" in text
+
+
+def test_a_gpus_runs_come_first_and_apart(tmp_path, monkeypatch):
+    text = kept(tmp_path, monkeypatch, run("2026-02-03", 0.5), run("2026-02-02", 0.25, device="a GPU"))
+    assert text.index("a GPU, torch 2,") < text.index("one, 2 threads, torch 2,")
+    assert readme.drawn()["device"] == "a GPU"

@@ -18,6 +18,7 @@ from hifigan_fast import cache, dispatch, info, parity, reference, self_check, t
 from hifigan_fast.backends.reference import ReferenceBackend
 from hifigan_fast.backends.triton import TritonBackend
 
+from . import ways
 from .wrong import backends as wrong
 
 CPU = torch.device("cpu")
@@ -282,6 +283,7 @@ def test_what_the_triton_backend_meets(monkeypatch):
     triton, cuda = TritonBackend(), torch.device("cuda", 7)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"device {device.index}")
     monkeypatch.setattr(configs, "devices", lambda: [])
+    monkeypatch.setattr(devices, "_capability", lambda device: (8, 0))
     configs.forget_measured()
     found = triton.contact(cuda)
     assert list(found) == ["device", "hifigan_fast", "torch", "triton", "driver", "kernels", "configurations"]
@@ -292,6 +294,37 @@ def test_what_the_triton_backend_meets(monkeypatch):
     monkeypatch.setattr(devices, "tf32", lambda device: True)
     words = [triton.arithmetic(cuda, dtype) for dtype in (torch.float32, torch.bfloat16)]
     assert words == ["tf32", "bfloat16"]
+
+
+def test_cuda_kernels_that_the_triton_backend_runs_are_a_part_of_what_it_meets(monkeypatch):
+    """Where the table leaves layers to them, and they can run."""
+    pytest.importorskip("triton")
+    pytest.importorskip("cuda.bindings")
+    from hifigan_fast.backends.cuda import compiler, driver
+    from hifigan_fast.backends.gpu import devices
+    from hifigan_fast.backends.triton import configs
+
+    device = torch.device("cuda", 7)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a device")
+    monkeypatch.setattr(configs, "devices", lambda: [])
+    monkeypatch.setattr(devices, "_capability", lambda device: (9, 0))
+    monkeypatch.setattr(driver, "missing", lambda: None)
+
+    def met(way="cuda"):
+        with ways.by(way):
+            return TritonBackend().contact(device)
+
+    found, alone = met(), met("triton")
+    assert {"nvrtc", "cuda kernels"} < set(found) and all(found.values())
+    assert {what for what in found if found[what] != alone.get(what)} == {"configurations", "nvrtc", "cuda kernels"}
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "missing", lambda: "no driver")
+        assert set(met()) == set(alone)
+    version, folder = compiler.version(), compiler.folder()
+    monkeypatch.setattr(compiler, "version", lambda: (version[0], version[1] + 1))
+    assert {what for what in found if found[what] != met()[what]} == {"nvrtc"}
+    monkeypatch.setattr(compiler, "folder", lambda: folder / "nothing")
+    assert {what for what in found if found[what] != met()[what]} == {"nvrtc", "cuda kernels"}
 
 
 fork = multiprocessing.get_context("fork") if "fork" in multiprocessing.get_all_start_methods() else None

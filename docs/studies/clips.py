@@ -12,9 +12,10 @@ SPEECH = Path(__file__).resolve().parents[3] / "shared" / "data" / "ljspeech"
 
 
 class Data(NamedTuple):
-    """`folder` has the original's two lists; `paths` are all clips; `digest` says which they are."""
+    """`folder` has the original's two lists of the clips in `source`; `paths` are all; `digest` says which they are."""
 
     folder: Path
+    source: Path
     paths: list[Path]
     digest: str
 
@@ -29,12 +30,15 @@ def chosen(given: str | Path | None, scratch: Path) -> Data:
     if given is None and not SPEECH.is_dir():
         write_clips(folder / "voice", CLIPS, 4.0)
         given = folder / "voice"
-    paths = [path.resolve() for path in clips_below(given or SPEECH)[:CLIPS]]
+    source = Path(given or SPEECH)
+    paths = [path.resolve() for path in clips_below(source)[:CLIPS]]
     if len(paths) < HELD_OUT_EVERY:
-        raise ValueError(f"--data: expected a folder of at least {HELD_OUT_EVERY} wavs, got {len(paths)} in {given}")
+        raise ValueError(f"--data: expected a folder of at least {HELD_OUT_EVERY} wavs, got {len(paths)} in {source}")
     held_out = paths[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
     training = [path for path in paths if path not in held_out]
     for name, listed in (("training.txt", training), ("validation.txt", held_out)):
-        (folder / name).write_text("".join(f"{path.with_suffix('')}\n" for path in listed), encoding="utf-8")
+        text = "".join(f"{path.with_suffix('')}\n" for path in listed)
+        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:  # others may read it
+            (folder / name).write_text(text, encoding="utf-8")
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)).hexdigest()[:12]
-    return Data(folder, paths, digest)
+    return Data(folder, source, paths, digest)

@@ -1,13 +1,18 @@
 """The part of a page that is made of results, between two lines of it, and the look of the figures."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hifigan_fast.extras import require
 
+from . import results
+from .runs import Plan
+
 DOCS = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- made of docs/studies/results: begin -->\n", "<!-- end -->\n"
+TF32 = " float32 is TF32 in all convolutions there, ours and PyTorch's: its default on a GPU."
 
 
 def with_section(text: str, section: str) -> str:
@@ -56,8 +61,27 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def made(plan: Plan, found: dict[str, dict[str, Any]], wanted: Iterable[Any]) -> str:
+    """In a line: which of the runs there are, what they are, and where they were made."""
+    how = results.missing(found, wanted)
+    if not found:
+        return f"{how}."
+    conditions = next(iter(found.values()))["conditions"]
+    size = f"{plan.config.upper()}, batch {plan.batch_size} × {plan.segment_size}, {plan.steps} steps"
+    return f"{size}; {where(conditions)}; {how}.{TF32 if _gpu(conditions) else ''}"
+
+
 def where(conditions: dict[str, Any]) -> str:
     """A result's conditions in a line."""
-    versions = conditions["versions"]
-    threads = f"{conditions['threads']} thread{'s' * (conditions['threads'] > 1)}"
-    return f"{conditions['processor']}, {threads}, torch {versions['torch']}, {conditions['date'][:10]}"
+    versions, gpu, threads = conditions["versions"], _gpu(conditions), conditions["threads"]
+    if gpu:
+        device = f"{gpu}, Triton {versions['triton']}"
+    else:
+        device = f"{conditions['processor']}, {threads} thread{'s' * (threads > 1)}"
+    return f"{device}, torch {versions['torch']}, {conditions['date'][:10]}"
+
+
+def _gpu(conditions):
+    """The GPU's name; None of a CPU, which the oldest results do not call the device."""
+    device = conditions.get("device")
+    return None if device == conditions["processor"] else device

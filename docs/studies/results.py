@@ -12,9 +12,9 @@ from hifigan_fast.bench import machine
 RESULTS = Path(__file__).parent / "results"
 
 
-def conditions() -> dict[str, Any]:
+def conditions(device: Any = "cpu") -> dict[str, Any]:
     """When, where and by which versions something was measured."""
-    found = machine.conditions(1)
+    found = machine.conditions(1, device)
     del found["repeats"]
     return found
 
@@ -55,6 +55,12 @@ def of_plan(plan: Any, runs: Iterable[Any], folder: Path = RESULTS) -> dict[str,
             f"results: {' and '.join(by_clips.values())} were trained on different clips; keep those of one set"
         )
     return found
+
+
+def fullest(plans: Iterable[Any], runs: Iterable[Any], folder: Path = RESULTS) -> tuple[Any, dict[str, dict[str, Any]]]:
+    """Of `plans` the one by which most of `runs` were finished, the first of equals; and their results."""
+    wanted = list(runs)
+    return max(((plan, of_plan(plan, wanted, folder)) for plan in plans), key=lambda own: len(own[1]))
 
 
 def missing(found: Iterable[str], runs: Iterable[Any]) -> str:

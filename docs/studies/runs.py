@@ -1,28 +1,13 @@
-"""The training runs: by which discriminators, of which seed, how long; and one run, which goes on where it stopped."""
+"""The training runs: by which discriminators, of which seed, how long."""
 
-import contextlib
 import dataclasses
-import json
-import shutil
-import statistics
-import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import torch
 
 import hifigan_fast
 from hifigan_fast import losses, reference
 from hifigan_fast.reference.step_losses import discriminator_half, ensembles_of, generator_half, summed
-from hifigan_fast.training import step
-from hifigan_fast.training.checkpoint import load_checkpoint, newest_checkpoint
 from hifigan_fast.training.config import Config, load_config
-from hifigan_fast.training.data import open_clips
-from hifigan_fast.training.loop import Schedule, train
-
-from . import probes, results
-from .clips import Data
 
 SEEDS = (1, 2, 3)
 LOSSES = ("disc_loss", "gen_loss", "mel_error")
@@ -30,13 +15,16 @@ LOSSES = ("disc_loss", "gen_loss", "mel_error")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long the runs are: `steps`, a probe every `mark`, a point of the curves for every `mean` steps."""
+    """How long the runs are: `steps`, a probe every `mark`, a point of the curves for every `mean` steps.
+
+    And a checkpoint every so many; None: a run that is killed begins anew.
+    """
 
     name: str
     steps: int
     mark: int
     mean: int
-    checkpoint: int = 100
+    checkpoint: int | None = 100
     batch_size: int = 2
     segment_size: int = 4096
     config: str = "v2"
@@ -46,10 +34,17 @@ class Plan:
         """The steps after which a run is probed."""
         return [*range(0, self.steps, self.mark), self.steps]
 
+    def turn(self, step: int) -> int:
+        """The next step after `step` at which there is something to read, measure or write."""
+        every = filter(None, (self.mark, self.mean, self.checkpoint))
+        return min(self.steps, *(step - step % number + number for number in every))
+
 
 WHOLE = Plan("whole", steps=1500, mark=250, mean=25)
+GPU = Plan("gpu", steps=1500, mark=750, mean=25, checkpoint=None)  # a run takes a minute there
 SHORT = Plan("short", steps=20, mark=10, mean=1, checkpoint=10)
-PLANS = {plan.name: plan for plan in (WHOLE, SHORT)}
+PLANS = {plan.name: plan for plan in (WHOLE, GPU, SHORT)}
+LONG = (WHOLE, GPU)  # either answers the pages' questions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,81 +135,3 @@ def config_of(run: Run, plan: Plan) -> Config:
         num_workers=0,
         discriminator_periods=list(PERIODS[run.periods]),
     )
-
-
-def execute(run: Run, plan: Plan, data: Data, scratch: Path, folder: Path = results.RESULTS) -> int:
-    """Train a run to its end, from its newest checkpoint where there is one, and write its result to `folder`.
-
-    Its checkpoint lies in `scratch`, the newest only, and goes when the result is written. Returns the number of the
-    signal that ended it, or 0. Raises what `loop.train` does.
-    """
-    out, way = scratch / plan.name / run.name, WAYS[run.way]
-    config = config_of(run, plan)
-    step.DISCRIMINATORS[run.name] = kind_of(run)
-    how = {"precision": way.precision, "discriminators": run.name}
-    probed = {row["step"]: row for row in _rows(out / "probes.jsonl")}
-    with contextlib.closing(_file(out / "probes.jsonl", probed)) as file, hifigan_fast.save(way.save):
-        for mark in plan.marks:
-            if mark in probed:
-                continue
-            if mark:
-                schedule = Schedule(mark, plan.checkpoint, validation=plan.steps, log=1, keep=1)
-                ended_by = train(config, data.folder, out, schedule, device="cpu", cuda_graph=False, **how)
-                if ended_by:
-                    return ended_by
-            probed[mark] = _probed(config, data, out, how)
-            print(json.dumps(probed[mark]), file=file, flush=True)
-    results.write(folder / plan.name / f"{run.name}.json", _result(run, plan, data, out, probed))
-    shutil.rmtree(out)
-    return 0
-
-
-def _file(path, rows):
-    """A file of rows to append to, without a last one that a kill cut short."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows.values()), encoding="utf-8")
-    return path.open("a", encoding="utf-8")
-
-
-def _rows(path):
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
-
-
-def _probed(config, data, out, how):
-    """What is measured of the networks where the run is now."""
-    trainer = step.Trainer(config, torch.device("cpu"), **how)
-    found = newest_checkpoint(out)
-    if found:
-        load_checkpoint(trainer, *found)
-    return {"step": trainer.step} | probes.probe(trainer, open_clips(data.folder, config)[1])
-
-
-def _result(run, plan, data, out, probed):
-    rows = [row for row in _rows(out / "metrics.jsonl") if "gen_loss" in row]
-    chunks = [rows[start : start + plan.mean] for start in range(0, len(rows), plan.mean)]
-    curve = {name: [round(statistics.fmean(row[name] for row in chunk), 6) for chunk in chunks] for name in LOSSES}
-    return {
-        "run": dataclasses.asdict(run) | {"periods": PERIODS[run.periods]},
-        "plan": dataclasses.asdict(plan),
-        "data": data.digest,
-        "conditions": results.conditions(),
-        "seconds_per_step": round(statistics.median(row["seconds_per_step"] for row in rows), 3),
-        "curve": {"step": [chunk[-1]["step"] for chunk in chunks]} | curve,
-        "probes": [probed[mark] for mark in plan.marks],
-    }
-
-
-def work(runs: list[Run], plan: Plan, data: Data, scratch: Path, folder: Path = results.RESULTS) -> int:
-    """Execute those of `runs` that have no result yet, one at a time; returns as `execute` does."""
-    for run in runs:
-        if run.name in results.of_plan(plan, [run], folder):
-            continue
-        begun = time.perf_counter()
-        print(f"{run.name}: {plan.steps} steps, {WAYS[run.way].title}", flush=True)
-        ended_by = execute(run, plan, data, scratch, folder)
-        if ended_by:
-            return ended_by
-        print(f"{run.name}: done, {(time.perf_counter() - begun) / 60:.0f} minutes of this session", flush=True)
-    return 0

@@ -168,6 +168,10 @@ class Backend(ABC):
         """How it may become faster on `device`, in words; None where nothing is known."""
         return None
 
+    def by_others(self, device, dtype, layers):
+        """Which of `layers`, neither stems nor heads, others' kernels than its own run, in words; None where none."""
+        return None
+
     def whole(self, run):
         """What `run()` returns: all launches of a pass, which may be begun again. A backend may prepare for them."""
         return run()

@@ -25,6 +25,9 @@ class GraphedStep:
         self, run: Callable[..., Any], optimizers: Sequence[torch.optim.Optimizer], device: torch.device
     ) -> None:
         self.run, self.optimizers, self.device = run, optimizers, device
+        self.stream = torch.cuda.Stream(
+            device
+        )  # of all but the replays: none of the library's own, and no other step's
         self.graph = self.inputs = self.shapes = self.results = None
         self.warm, self.refused = 0, False
 
@@ -51,13 +54,13 @@ class GraphedStep:
         return type(self.results)(*(t.clone() for t in self.results))
 
     def _on_a_side_stream(self, inputs):
-        """As a capture wants it of what runs before: on no stream of the library's own."""
+        """As a capture wants it of what runs before, and where it comes to be: what legacy norms keep is tied to it."""
         self._make_capturable()
-        stream, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
             results = self.run(*inputs)
-        current.wait_stream(stream)
+        current.wait_stream(self.stream)
         return results
 
     def _make_capturable(self):
@@ -72,7 +75,7 @@ class GraphedStep:
     def _capture(self, inputs):
         self.inputs = [None if t is None else t.clone() for t in inputs]
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=self.stream):
             self.results = self.run(*self.inputs)
 
     def _refuse(self, error, stream):

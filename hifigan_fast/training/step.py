@@ -78,6 +78,7 @@ class Trainer:
         chain = itertools.chain(self.msd.parameters(), self.mpd.parameters())
         betas = config.adam_b1, config.adam_b2
         settings: dict[str, Any] = {"lr": config.learning_rate, "betas": betas, "weight_decay": 0.01}
+        settings["fused"] = device.type == "cuda" or None  # in a CUDA graph the default reads and writes thrice as much
         self.optim_g = torch.optim.AdamW(self.generator.parameters(), **settings)
         self.optim_d = torch.optim.AdamW(chain, **settings)
         self.optimizers = [self.optim_g, self.optim_d]

@@ -1,5 +1,7 @@
 """The Triton and CUDA backends on a GPU: parity at real shapes, every configuration, graphs, streams, memory."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -11,7 +13,10 @@ from hifigan_fast.bench.workloads import build
 from hifigan_fast.passes import Call
 from hifigan_fast.training.config import load_config
 from hifigan_fast.training.step import Trainer
+from hifigan_fast.tuning import command
+from hifigan_fast.voice import write_clips
 
+from .. import ways
 from ..small import SmallEnsemble
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -100,15 +105,13 @@ def test_first_contact(arithmetic, backend):
 
 
 def test_a_quick_tuning_is_kept(tmp_path, monkeypatch):
-    from hifigan_fast.backends.triton import tune
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tune, "QUICK_SECONDS", 5)
     said = []
-    tune.run(quick=True, say=said.append)
+    command.run(quick=True, arithmetics=["half"], say=said.append)
     found = configs.measurements(torch.device("cuda"))
     configs.forget_measured()
-    assert found and all(entry["ms"][0] > 0 < entry["ms"][1] for entry in found.values()), said
+    assert len(found) == len(configs.DIRECTIONS) * len(configs.LIBRARY_CLASSES), said
+    assert all(entry["ms"]["triton"] > 0 < entry["ms"]["library"] for entry in found.values()), said
 
 
 @pytest.mark.parametrize("generation", [g for g in configs.table() if g.startswith("sm_")])
@@ -120,7 +123,8 @@ def test_every_configuration(generation, dtype, name, monkeypatch):
 
     monkeypatch.setattr(configs, "generation_of", lambda capability: generation)
     try:
-        verdict = judged("triton", name, 1, 4096, dtype)
+        with ways.by("triton"):
+            verdict = judged("triton", name, 1, 4096, dtype)
     except OutOfResources as error:
         pytest.skip(f"more than this device has: {error}")
     assert verdict.passed, verdict.worst
@@ -242,6 +246,30 @@ def test_the_library_in_the_place_of_our_kernels(name, dtype, by_library):
     assert verdict.passed, verdict.worst
 
 
+@pytest.fixture
+def by_cuda():
+    """The Triton backend leaves every layer class that it may to the CUDA kernels."""
+    reason = dispatch.BACKENDS["cuda"].cannot_run(torch.device("cuda"), torch.float32)
+    if reason:
+        pytest.skip(reason)
+    with ways.by("cuda"):
+        yield
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_cuda_kernels_within_tritons_passes_the_same_bits_and_graphs(name, by_cuda):
+    test_step_losses(name)
+    test_the_same_bits_every_run(torch.bfloat16)
+    test_a_step_in_a_cuda_graph(name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_cuda_kernels_within_tritons_passes(name, dtype, by_cuda):
+    verdict = judged("triton", name, 2, 8192, dtype)
+    assert verdict.passed, verdict.worst
+
+
 def step(nets, y, y_hat):
     discriminator_step(nets, y, y_hat, FastLosses)
 
@@ -316,6 +344,27 @@ def test_training_replays_a_graph():
         losses.append([trainer.train_step(batch).read() for batch in y])
     for graphed, plain in zip(*losses):
         torch.testing.assert_close(graphed, plain, rtol=2e-2, atol=0)
+
+
+@pytest.mark.filterwarnings("error:.*without a CUDA graph")
+def test_runs_of_the_studies_side_by_side(tmp_path):
+    """Plain PyTorch's and ours, which begin alike; and graphs replayed side by side are those replayed alone."""
+    for library in ("librosa", "soundfile", "auraloss", "pesq"):
+        pytest.importorskip(library, reason="the studies measure by it")
+    from studies import clips, course, results, runs
+
+    torch.backends.cudnn.allow_tf32 = True
+    data = clips.chosen(write_clips(tmp_path / "voice", clips.CLIPS, 1.0)[0].parent, tmp_path)
+    plan = dataclasses.replace(runs.GPU, steps=12, mark=12, mean=6)
+    wanted = [runs.Run(way, 1) for way in ("plain", "step-losses", "autocast")]
+    for folder, own in (("beside", wanted), ("alone", wanted[:1]), ("alone", wanted[1:2])):
+        assert course.work(own, plan, data, tmp_path, tmp_path / folder, torch.device("cuda", 0)) == 0
+    found = results.of_plan(plan, wanted, tmp_path / "beside")
+    errors = [found[run.name]["curve"]["mel_error"] for run in wanted]
+    for own in errors[1:]:
+        assert own == pytest.approx(errors[0], rel=0.1)
+    for name, own in results.of_plan(plan, wanted[:2], tmp_path / "alone").items():
+        assert own["curve"]["mel_error"] == pytest.approx(found[name]["curve"]["mel_error"], rel=0.05)
 
 
 def test_two_streams():

@@ -9,10 +9,12 @@ import torch
 from triton import knobs
 
 from hifigan_fast.backends.cuda import kernels as cuda
-from hifigan_fast.backends.gpu.devices import Absent, standing_for
+from hifigan_fast.backends.cuda.kernel import Kernel
+from hifigan_fast.backends.gpu.devices import Absent, absent, standing_for
 from hifigan_fast.backends.gpu.kernels import instead_of_launching
 from hifigan_fast.backends.triton import ahead
 
+from .. import ways
 from .faults import Faults, Unsupported
 from .global_memory import Global
 from .machine import Machine, pack_params
@@ -77,30 +79,27 @@ class Session:
         self.kernels.add(f"{kernel.__module__}.{kernel.__name__}")
 
     def make(self, kernel, grid, args, meta):
-        """-> `Made`, by Triton."""
-        made = ahead.compile_only(kernel, grid, args, meta)
-        if made.metadata.global_scratch_size or made.metadata.num_ctas != 1:
-            raise Unsupported("scratch memory, clusters")
-        arguments = dict(zip(kernel.arg_names, args)) | meta
-        found = [(name, v) for name, kind in made.src.signature.items() for v in _flat(kind, arguments[name])]
-        values = [v.data_ptr() if isinstance(v, torch.Tensor) else v for _, v in found]
-        return Made(made.asm["ptx"], found, values, 32 * made.metadata.num_warps, made.metadata.shared)
+        """-> `Made`, of either kind."""
+        return _by_nvrtc(kernel, args, meta) if isinstance(kernel, Kernel) else _by_triton(kernel, grid, args, meta)
 
 
-class CudaSession(Session):
-    """The same of kernels in CUDA C++."""
+def _by_triton(kernel, grid, args, meta):
+    made = ahead.compile_only(kernel, grid, args, meta)
+    if made.metadata.global_scratch_size or made.metadata.num_ctas != 1:
+        raise Unsupported("scratch memory, clusters")
+    arguments = dict(zip(kernel.arg_names, args)) | meta
+    found = [(name, v) for name, kind in made.src.signature.items() for v in _flat(kind, arguments[name])]
+    values = [v.data_ptr() if isinstance(v, torch.Tensor) else v for _, v in found]
+    return Made(made.asm["ptx"], found, values, 32 * made.metadata.num_warps, made.metadata.shared)
 
-    def __init__(self, capability, edit=None):
-        super().__init__(edit)
-        self.capability = capability
 
-    def make(self, kernel, grid, args, meta):
-        args, constants = cuda.arguments(kernel, args, meta)
-        text = cuda.compiled(kernel, args, constants, self.capability, "ptx").decode()
-        named = zip(kernel.parameters, args, strict=True)
-        found = [(name, own) for name, v in named for own in (v if isinstance(v, tuple) else (v,))]
-        values = [_no_address_is_0(value) for value in cuda.values(args)]
-        return Made(text, found, values, constants["THREADS"], constants.get("SHARED", 0))
+def _by_nvrtc(kernel, args, meta):
+    args, constants = cuda.arguments(kernel, args, meta)
+    text = cuda.compiled(kernel, args, constants, absent().capability, "ptx").decode()
+    named = zip(kernel.parameters, args, strict=True)
+    found = [(name, own) for name, v in named for own in (v if isinstance(v, tuple) else (v,))]
+    values = [_no_address_is_0(value) for value in cuda.values(args)]
+    return Made(text, found, values, constants["THREADS"], constants.get("SHARED", 0))
 
 
 def _no_address_is_0(value):
@@ -115,11 +114,14 @@ def _not_assembled(*compilation):
 
 
 @contextlib.contextmanager
-def executing(target, edit=None, tf32=False):
-    """Within the block the `Session` that it yields runs kernels, compiled for compute capability `target` (90)."""
+def executing(target, edit=None, tf32=False, way="triton"):
+    """Within the block the `Session` that it yields runs kernels, compiled for compute capability `target` (90).
+
+    `way`: of `configs.WAYS`, who runs the layer classes that others than Triton's kernels may run.
+    """
     session, device = Session(edit), Absent(f"sm_{target}", tf32, MULTIPROCESSORS)
     hook = mock.patch.object(knobs.runtime, "add_stages_inspection_hook", _not_assembled)
-    with hook, ahead.pretending(device), instead_of_launching(session.launch):
+    with hook, ways.by(way), ahead.pretending(device), instead_of_launching(session.launch):
         yield session
 
 
@@ -127,6 +129,6 @@ def executing(target, edit=None, tf32=False):
 def executing_cuda(target, edit=None, tf32=False):
     """As `executing`, of kernels in CUDA C++; compute capability 75 (7.5) or later."""
     device = Absent(f"sm_{target}", tf32, MULTIPROCESSORS)
-    session = CudaSession(device.capability, edit)
+    session = Session(edit)
     with standing_for(device), instead_of_launching(session.launch):
         yield session

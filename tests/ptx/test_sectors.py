@@ -11,7 +11,7 @@ from hifigan_fast.geometry import Layer
 
 from ..small import SmallEnsemble
 from .counters import Counters, Requests
-from .launch import CudaSession, executing_cuda
+from .launch import Session, executing_cuda
 
 LAYERS = Layer(1, 32, 5, 3, 2), Layer(32, 64, 5, 3, 2), Layer(64, 1, 3, 1, 1, slope=1.0)
 
@@ -19,7 +19,7 @@ LAYERS = Layer(1, 32, 5, 3, 2), Layer(32, 64, 5, 3, 2), Layer(64, 1, 3, 1, 1, sl
 @pytest.fixture(scope="module")
 def counted():
     """{kernel: {access: `Requests`}} of a pass and its losses in bfloat16; of single numbers of tables none."""
-    found, launch = {}, CudaSession.launch
+    found, launch = {}, Session.launch
 
     def counting(self, kernel, grid, args, meta):
         self.counters = Counters()
@@ -33,7 +33,7 @@ def counted():
     small = SmallEnsemble(LAYERS, (2, 5), samples=2, length=600, norm="mixed", sigmas=2)
     maps = [torch.randn(2, 64, 321).bfloat16().requires_grad_() for _ in range(2)]
     with (
-        mock.patch.object(CudaSession, "launch", counting),
+        mock.patch.object(Session, "launch", counting),
         executing_cuda(80) as session,
         hf.use_backend("cuda"),
     ):

@@ -1,6 +1,7 @@
 """Every kernel of a training step, compiled with the shipped configurations for two generations and executed."""
 
 import contextlib
+import functools
 import re
 from unittest import mock
 
@@ -14,6 +15,7 @@ from hifigan_fast import dispatch, parity, pooling
 from hifigan_fast.backends.cuda import windows
 from hifigan_fast.backends.cuda.kernel import Kernel
 from hifigan_fast.backends.cuda.kernels import CudaKernels
+from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import Layer
 
 from ..small import SmallEnsemble, assert_power_iterations_are_right
@@ -186,6 +188,28 @@ def test_every_cuda_kernel(narrow, poisoned, monkeypatch):
     direct(monkeypatch)
     sessions.append(assert_ensemble_is_right("spectral norm, two sigmas", "bfloat16", CUDA, 80))
     assert set().union(*(session.kernels for session in sessions)) == kernels_of(CUDA)
+
+
+def assert_a_mix_is_right(name, arithmetic, target, monkeypatch):
+    """Convolutions by CUDA C++ on what Triton's kernels pack, store and sum up."""
+    monkeypatch.setitem(EXECUTING, "triton", functools.partial(executing, way="cuda"))
+    session = assert_ensemble_is_right(name, arithmetic, TRITON, target)
+    ran = {kernel.removeprefix("hifigan_fast.backends.") for kernel in session.kernels}
+    assert {f"cuda.kernel.convolution_{direction}" for direction in configs.DIRECTIONS} < ran
+    assert {f"triton.convolution.{direction}" for direction in configs.DIRECTIONS} < ran  # stems and heads
+    assert "triton.weights.finish" in ran and "cuda.kernel.pack" not in ran
+
+
+def test_cuda_kernels_within_a_pass_of_tritons(monkeypatch, poisoned):
+    assert_a_mix_is_right("spectral norm, two sigmas", "bfloat16", 90, monkeypatch)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("target", [80, 90])
+@pytest.mark.parametrize("arithmetic", DTYPES)
+@pytest.mark.parametrize("name", [name for name in ENSEMBLES if name != "a long stem"])  # and nothing else
+def test_mixes(name, arithmetic, target, monkeypatch, poisoned):
+    assert_a_mix_is_right(name, arithmetic, target, monkeypatch)
 
 
 def direct(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import threading
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,11 +16,14 @@ from triton.runtime.jit import JITFunction
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, warm
+from hifigan_fast.backends.cuda import compiler
 from hifigan_fast.backends.gpu import compilers
 from hifigan_fast.backends.gpu.devices import Absent
-from hifigan_fast.backends.triton import adversarial, ahead, convolution, launch, stem, weights
+from hifigan_fast.backends.triton import adversarial, ahead, configs, convolution, launch, stem, weights
 from hifigan_fast.bench.steps import FastLosses, discriminator_step
 from hifigan_fast.cli import main
+
+from .. import ways
 
 
 def small():
@@ -79,6 +83,33 @@ def test_a_pack_is_found_again(kept, compilations, monkeypatch, tmp_path, capsys
     assert not list((tmp_path / "elsewhere").rglob("*.ttir"))
 
 
+def test_a_pack_has_the_cuda_kernels_too(monkeypatch, tmp_path, capsys):
+    """Those that run layers of the Triton backend: found again, none is compiled anew."""
+    path = str(tmp_path / "pack.zip")
+
+    def elsewhere(name):
+        for variable in ("TRITON_CACHE_DIR", "XDG_CACHE_HOME"):
+            monkeypatch.setenv(variable, str(tmp_path / name))
+        forget()
+        compiler._compiled.cache_clear()
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")  # one thread: two cannot parse at once before Python 3.11.9, 3.12.3
+    elsewhere("here")
+    with ways.by("cuda"):
+        kernels = warm.compiled("sm_80", "bf16", small(), step)
+    files = {kernel.name: kernel for kernel in kernels if isinstance(kernel, Path)}
+    assert sorted(name.split("-")[0] for name in files) == [f"convolution_{own}" for own in configs.DIRECTIONS]
+    warm.pack(path, kernels + kernels, "sm_80")  # as of two precisions
+    elsewhere("there")
+    assert main(["warm", "--from", path]) == 0
+    assert capsys.readouterr().out == f"unpacked {len(kernels)} kernels for sm_80\n"
+    monkeypatch.setattr(compiler, "compile_", None)
+    with ways.by("cuda"):
+        again = {kernel for kernel in warm.compiled("sm_80", "bf16", small(), step) if isinstance(kernel, Path)}
+    assert all(file.read_bytes() == files[file.name].read_bytes() for file in again) and len(again) == 3
+    forget()
+
+
 def test_what_is_no_pack_is_refused(tmp_path, capsys):
     path = tmp_path / "pack.zip"
 
@@ -91,6 +122,11 @@ def test_what_is_no_pack_is_refused(tmp_path, capsys):
     assert "a zip file without manifest.json" in refused("other", "")
     older = json.dumps({"hifigan_fast": hf.__version__, "triton": "3.1", "target": "sm_90"})
     assert f"made with triton 3.1, here is {triton.__version__}: pack it again" in refused("manifest.json", older)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("manifest.json", json.dumps(warm._versions() | {"target": "sm_90"}))
+        file.writestr("cuda/somewhere.py", "")
+    assert main(["warm", "--from", str(path)]) == 2
+    assert "a damaged pack: cuda has the files somewhere.py" in capsys.readouterr().err
     for damaged in ("[]", json.dumps(warm._versions()), "no json"):
         assert "a damaged pack" in refused("manifest.json", damaged)
     path.write_text("no zip")

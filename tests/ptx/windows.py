@@ -135,7 +135,8 @@ def weight_grad(case, target=80, edit=None, counters=None):
     """(the session, [(gradient of weights, of biases) of each run])"""
     how = found(case.layer, "weight_grad", case.kind, target)
     with _executing(case, target, edit, counters) as session:
-        sums = launches.weight_grad(KERNELS, how, case.layer, case.runs, _flat(case.x), _flat(case.grad))
+        tensors = _flat(case.x), _flat(case.grad), case.weights
+        sums = launches.weight_grad(KERNELS, how, case.layer, case.runs, *tensors)
     splits = [slice(*sums.of_set[run.weights]) for run in case.runs]
     return session, [(sums.partial[own].double().sum(0), sums.bias[own].double().sum(0)) for own in splits]
 

@@ -36,7 +36,7 @@ def cuda(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
 
-    def no_capture(recorded):
+    def no_capture(recorded, stream):
         Recorded.captures += 1
         return contextlib.nullcontext()
 
@@ -117,7 +117,7 @@ def test_a_scheduler_changes_the_rate_that_a_graph_reads(cuda):
 
 
 def test_a_capture_that_fails_says_why_and_steps_go_on(cuda, monkeypatch):
-    def refused(recorded):
+    def refused(recorded, stream):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(torch.cuda, "graph", refused)

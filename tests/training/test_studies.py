@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import signal
 
 import make_fidelity_figure
 import make_questions_figures
@@ -10,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 import train_studies
-from studies import bands, clips, pages, parting, periods, probes, results, runs
+from studies import bands, clips, course, jobs, pages, parting, periods, probes, results, runs
 from torch.nn.utils import spectral_norm, weight_norm
 
 from hifigan_fast import DiscriminatorP, extras
-from hifigan_fast.training import loop, step
+from hifigan_fast.training import checkpoint, step
 from hifigan_fast.voice import write_clips
 
 from .conftest import ROOT
 
 RUN = runs.Run("step-losses", 1, spectral="none")
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -44,10 +46,9 @@ def execute(narrow, plan, data, tmp_path, monkeypatch):
 
     for name in ("_stft", "_pesq"):
         monkeypatch.setattr(probes, name, quality)
-    monkeypatch.setattr(loop, "show_samples", lambda *_, **__: None)
 
     def call(run, folder):
-        assert runs.execute(run, plan, data, tmp_path / folder, tmp_path / folder / "results") == 0
+        assert course.work([run], plan, data, tmp_path / folder, tmp_path / folder / "results") == 0
         return json.loads((tmp_path / folder / "results" / "tiny" / f"{run.name}.json").read_text())
 
     return call
@@ -79,21 +80,21 @@ def test_a_killed_run_goes_on_to_the_same_result(execute, tmp_path, monkeypatch)
     expected = execute(RUN, "whole")
     assert [row["step"] for row in expected["probes"]] == [0, 2, 3] and expected["curve"]["step"] == [2, 3]
     assert len({json.dumps(row["layers"]) for row in expected["probes"]}) == 3, "the probes are of one state"
-    kills = [(step.Trainer, "train_step", 3), (loop, "_save", 1), (probes, "probe", 2), (results, "write", 1)]
+    saves = [(results, "write", 1), (checkpoint, "save_checkpoint", 2), (checkpoint, "thin", 2)]
+    kills = [(step.Trainer, "train_step", 3), (probes, "probe", 2), (results, "write", 3), *saves]
     for where, name, at in kills:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(where, name, dies(getattr(where, name), at))
             execute(RUN, f"{name}-{at}")
-        with open(tmp_path / f"{name}-{at}" / "tiny" / RUN.name / "probes.jsonl", "a") as file:
-            file.write('{"step": 3, "mel_er')  # what a kill leaves of a line
         assert without_clock(execute(RUN, f"{name}-{at}")) == without_clock(expected), f"killed in {name}, call {at}"
         assert not (tmp_path / f"{name}-{at}" / "tiny" / RUN.name).exists(), "its checkpoint stayed"
 
 
 def test_work_leaves_out_what_is_finished(execute, plan, data, tmp_path, capsys):
     execute(RUN, "a")
+    capsys.readouterr()
     other = dataclasses.replace(RUN, seed=2)
-    assert runs.work([RUN, other], plan, data, tmp_path / "a", tmp_path / "a" / "results") == 0
+    assert course.work([RUN, other], plan, data, tmp_path / "a", tmp_path / "a" / "results") == 0
     said = capsys.readouterr().out
     assert f"{other.name}: done" in said and f"{RUN.name}: done" not in said
     found = results.of_plan(plan, [RUN, other], tmp_path / "a" / "results")
@@ -101,6 +102,91 @@ def test_work_leaves_out_what_is_finished(execute, plan, data, tmp_path, capsys)
     third = dataclasses.replace(RUN, seed=3)
     assert results.missing(found, [RUN, other, third]) == "2 of 3 runs; missing: spectral-none-3"
     assert results.missing(found, [RUN, other]) == "2 of 2 runs"
+
+
+def test_runs_side_by_side_are_those_alone(execute, plan, data, tmp_path, monkeypatch):
+    """And one that fails is said to have, and ends no other."""
+    plan = dataclasses.replace(plan, checkpoint=None)
+    wanted = [dataclasses.replace(RUN, seed=seed) for seed in runs.SEEDS]
+    assert course.work(wanted, plan, data, tmp_path, tmp_path / "alone") == 0
+    monkeypatch.setitem(course.ABREAST, "cpu", 2)
+    mel, made = step.Trainer.mel, []
+
+    def not_a_number(trainer, y, fmax):
+        made.append(trainer.config.seed)
+        return mel(trainer, y, fmax) * (math.nan if trainer.config.seed == 2 and trainer.step == 1 else 1)
+
+    monkeypatch.setattr(step.Trainer, "mel", not_a_number)
+    assert course.work(wanted, plan, data, tmp_path, tmp_path / "beside") == 1
+    changes = sum(a != b for a, b in zip(made, made[1:]))
+    alone, beside = (results.of_plan(plan, wanted, tmp_path / name) for name in ("alone", "beside"))
+    assert changes >= len(wanted) and list(beside) == ["spectral-none-1", "spectral-none-3"]
+    assert not (tmp_path / "tiny").exists(), "a plan without checkpoints wrote one"
+    assert {name: without_clock(own) for name, own in beside.items()} == {
+        name: without_clock(alone[name]) for name in beside
+    }
+
+
+def test_a_run_that_fails_says_why(execute, plan, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(step, "MEL_WEIGHT", math.inf)
+    assert course.work([RUN], plan, data, tmp_path, tmp_path) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("spectral-none-1: failed: step 1: losses or gradients are not finite") and ".wav" in said
+    monkeypatch.setattr(step.Trainer, "train_step", None)
+    assert course.work([RUN], plan, data, tmp_path, tmp_path) == 1
+    assert "Traceback" in capsys.readouterr().err, "of what nobody expects, where it was is said"
+
+
+def test_a_signal_ends_a_run_with_a_checkpoint(execute, plan, data, tmp_path, monkeypatch):
+    expected = execute(RUN, "whole")
+    probe, plan = probes.probe, dataclasses.replace(plan, checkpoint=3)  # one that is not due
+
+    def interrupted(trainer, *args, **kwargs):
+        if trainer.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return probe(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probes, "probe", interrupted)
+        assert course.work([RUN], plan, data, tmp_path / "b", tmp_path / "b") == 128 + signal.SIGTERM
+    assert (tmp_path / "b" / "tiny" / RUN.name / "g_00000002").is_file()
+    assert course.work([RUN], plan, data, tmp_path / "b", tmp_path / "b") == 0
+    found = results.read(tmp_path / "b" / "tiny" / f"{RUN.name}.json")
+    assert [found[key] for key in ("curve", "probes")] == [expected[key] for key in ("curve", "probes")]
+
+
+def test_a_trainer_goes_on_as_if_it_had_not_been_probed(execute, plan, data):
+    found = []
+    for probed in (False, True):
+        own = course.Course(dataclasses.replace(RUN, spectral="all"), plan, data, data.folder / "none", CPU)
+        own._steps(1, bool)
+        if probed:
+            probes.probe(own.trainer, own.held_out, speech=True)
+        [losses] = own._steps(2, bool)
+        found.append(losses.read())
+    assert found[0] == found[1]
+
+
+def test_jobs_share_the_runs_out(tmp_path, capfd):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, pathlib, sys\n"
+        f"for name in sys.argv[1:]:\n    pathlib.Path({str(tmp_path)!r}, name).touch()\n"
+        "if 'plain-2' in sys.argv:\n    os.abort()\n"
+    )
+    wanted = runs.FIDELITY
+    assert jobs.shared_out([str(script)], wanted, 3) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {script.name, *(run.name for run in wanted)}
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"ended by signal {signal.SIGABRT}") and "plain-2" in said and "plain-1" not in said
+    assert jobs.shared_out([str(script)], [], 3) == 0
+
+
+def test_a_signal_ends_all_jobs(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(jobs.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+    assert jobs.shared_out([str(script)], runs.FIDELITY, 2) == 128 + signal.SIGINT
 
 
 def test_each_way_runs_as_it_says(narrow, plan, data):
@@ -281,13 +367,14 @@ def test_a_way_that_trains_otherwise_parts(narrow, plan, data, monkeypatch):
 
 
 def test_pages_say_what_the_results_say():
-    parted, trained = (results.of_plan(p, r) for p, r in ((parting.PARTING, parting.RUNS), (runs.WHOLE, runs.FIDELITY)))
+    parted = results.of_plan(parting.PARTING, parting.RUNS)
     text = make_fidelity_figure.PAGE.read_text(encoding="utf-8")
-    assert text == pages.with_section(text, make_fidelity_figure.section(parted, trained))
-    short = results.of_plan(runs.SHORT, make_questions_figures.SHORT)
-    folds, whole = results.read(make_questions_figures.FOLDS), results.of_plan(runs.WHOLE, runs.RUNS)
+    section = make_fidelity_figure.section(parted, *results.fullest(runs.LONG, runs.FIDELITY))
+    assert text == pages.with_section(text, section)
+    short, folds = results.of_plan(runs.SHORT, make_questions_figures.SHORT), results.read(make_questions_figures.FOLDS)
     text = make_questions_figures.PAGE.read_text(encoding="utf-8")
-    assert text == pages.with_section(text, make_questions_figures.section(folds, short, whole))
+    trained = results.fullest(runs.LONG, [*runs.OF_PERIODS, *runs.OF_SPECTRAL])
+    assert text == pages.with_section(text, make_questions_figures.section(folds, short, *trained))
     with pytest.raises(ValueError, match="put both back"):
         pages.with_section("no lines", "")
 
@@ -296,17 +383,17 @@ def test_pages_of_finished_trainings_have_their_figures(monkeypatch, tmp_path):
     random = np.random.default_rng(0)
     runs_done = [run for run in runs.RUNS if run.seed < 3 or run.way == "plain"]
     found = {run.name: made_up(random, run.way == "autocast") for run in runs_done}
-    section = make_fidelity_figure.section({}, found)
+    section = make_fidelity_figure.section({}, runs.GPU, found)
     assert "11 of 15 runs; missing: functions-3, step-losses-3" in section and "ours, bf16 autocast" in section
     rows = {line.split("|")[1].strip(): line for line in section.splitlines() if line.startswith("|")}
     assert "≥ 0%" in rows["ours, bf16 autocast"] and "≥ 0%" not in rows["ours, float32, step losses"]
-    section = make_questions_figures.section(None, {}, found)
+    section = make_questions_figures.section(None, {}, runs.GPU, found)
     assert "8 of 12 runs" in section and "no band yet" in section and "2, 4, 6, 8, 10" in section
     monkeypatch.setattr(pages, "DOCS", tmp_path)
     figure, axes = pages.canvas(2)
-    make_fidelity_figure.draw_training(axes[0], found)
+    make_fidelity_figure.draw_training(axes[0], runs.GPU, found)
     make_questions_figures.draw_trained(
-        axes[1], found, runs.OF_SPECTRAL, runs.WHOLE, lambda r: r.spectral, str, "disc_loss"
+        axes[1], found, runs.OF_SPECTRAL, runs.GPU, lambda r: r.spectral, str, "disc_loss"
     )
     pages.save(figure, "figure.png")
     assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
@@ -317,10 +404,36 @@ def test_pages_of_finished_trainings_have_their_figures(monkeypatch, tmp_path):
 
 def made_up(random, far):
     """A result whose curves are noise, far from all others' if `far`."""
-    points = runs.WHOLE.steps // runs.WHOLE.mean
+    plan = runs.GPU
+    points = plan.steps // plan.mean
     curve = {loss: (random.standard_normal(points) + 1e3 * far).tolist() for loss in runs.LOSSES}
-    probe = {"step": runs.WHOLE.steps, "mel_error": 1.0, "stft": 2.0, "pesq": None}
-    return {"curve": {"step": list(range(25, runs.WHOLE.steps + 1, 25))} | curve, "probes": [probe]}
+    probe = {"step": plan.steps, "mel_error": 1.0, "stft": 2.0, "pesq": None}
+    conditions = results.conditions() | {"device": "NVIDIA H200"}
+    steps = list(range(plan.mean, plan.steps + 1, plan.mean))
+    return {
+        "plan": dataclasses.asdict(plan),
+        "data": "clips",
+        "conditions": conditions,
+        "curve": {"step": steps} | curve,
+        "probes": [probe],
+    }
+
+
+def test_a_page_has_the_plan_with_most_results(tmp_path):
+    """And says which machine that was."""
+    random = np.random.default_rng(0)
+    plan, found = results.fullest(runs.LONG, runs.FIDELITY, tmp_path)
+    assert plan is runs.WHOLE and not found
+    for run in runs.FIDELITY[:2]:
+        results.write(tmp_path / "gpu" / f"{run.name}.json", made_up(random, False))
+    plan, found = results.fullest(runs.LONG, runs.FIDELITY, tmp_path)
+    assert plan is runs.GPU and len(found) == 2
+    said = pages.made(plan, found, runs.FIDELITY)
+    assert said.startswith("V2, batch 2 × 4096, 1500 steps; NVIDIA H200, Triton ") and "; 2 of 15 runs; " in said
+    assert said.endswith(pages.TF32)
+    [short] = results.of_plan(runs.SHORT, make_questions_figures.SHORT[:1]).values()
+    said = pages.made(runs.SHORT, {"step-losses-1": short}, make_questions_figures.SHORT[:1])
+    assert "AMD EPYC, 1 thread, torch" in said and "TF32" not in said
 
 
 def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch, capsys):

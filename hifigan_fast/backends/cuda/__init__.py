@@ -7,7 +7,7 @@ capability 7.5.
 import torch
 
 from ..gpu import GpuBackend, compilers, devices
-from . import compiler, driver, windows
+from . import compiler, driver
 from .kernels import CudaKernels, side_by_side
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -52,22 +52,3 @@ class CudaBackend(GpuBackend):
 
     def whole(self, run):
         return compilers.whole(run, side_by_side)
-
-    def forward(self, role, layer, runs, x, weights, out):
-        found = role == "conv" and windows.launched("forward", layer, out)
-        if not found:
-            return super().forward(role, layer, runs, x, weights, out)
-        windows.forward(self.kernels, found, layer, runs, x, weights, out)
-
-    def input_grad(self, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
-        found = role == "conv" and windows.launched("input_grad", layer, grad_in)
-        own = layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in
-        if not found:
-            return super().input_grad(role, *own)
-        windows.input_grad(self.kernels, found, *own)
-
-    def weight_grad(self, role, layer, runs, x, grad_out, weights):
-        found = role == "conv" and windows.launched("weight_grad", layer, grad_out)
-        if not found:
-            return super().weight_grad(role, layer, runs, x, grad_out, weights)
-        return windows.weight_grad(self.kernels, found, layer, runs, x, grad_out)

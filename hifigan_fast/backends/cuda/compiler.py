@@ -95,15 +95,29 @@ def compiled(name, specialised, target, form):
         target: compute capability, 90 of 9.0.
         form: "ptx" or "cubin".
     """
+    return _compiled(*_what(name, specialised, target, form))
+
+
+def place(*what):
+    """The file that `compiled` keeps its code in, a path."""
+    return cache.folder() / KEPT / _file(*_what(*what))
+
+
+def _what(name, specialised, target, form):
     included = headers() | {"specialised.cuh": specialised}
-    return _compiled(name, source(name), tuple(included.items()), version(), target, form)
+    return name, source(name), tuple(included.items()), version(), target, form
+
+
+def _file(*what):
+    name, *_, target, form = what
+    key = hashlib.sha256(repr((*what, OPTIONS[form])).encode()).hexdigest()[:32]
+    return f"{name}-sm_{target}-{key}.{form}"
 
 
 @functools.lru_cache(maxsize=512)
 def _compiled(*what):
     name, text, included, _, target, form = what
-    key = hashlib.sha256(repr((*what, OPTIONS[form])).encode()).hexdigest()[:32]
-    file = f"{name}-sm_{target}-{key}.{form}"
+    file = _file(*what)
     try:
         found = (cache.folder() / KEPT / file).read_bytes()
     except OSError:

@@ -8,7 +8,7 @@ import torch
 from ..contract import ALIGNED
 from ..gpu import compilers, devices
 from ..gpu.kernels import Kernels, instead_of_launching
-from . import compiler, driver
+from . import compiler, driver, windows
 from .kernel import Kernel, arguments, kind, specialisation
 
 THREADS = 256  # of a block, where nothing else is said
@@ -34,7 +34,7 @@ class Config:
     BN: int
     BK: int
     THREADS: int = THREADS
-    library: bool = False
+    stretch: int = 1
 
     def arguments(self):
         return {"BM": self.BM, "BN": self.BN, "BK": self.BK, "THREADS": self.THREADS}
@@ -110,6 +110,9 @@ class CudaKernels(Kernels):
             return Config(32, layer.in_channels if direction == "input_grad" else 1, 32)
         return None
 
+    def stand_in(self, direction, role, layer, like):
+        return windows.stand_in(self, direction, role, layer, like)
+
     def of_rows(self, device):
         return {"ROWS": 1, "THREADS": THREADS}
 
@@ -140,25 +143,29 @@ class CudaKernels(Kernels):
             return loaded
 
 
+def compiled_by(threads):
+    """What has `threads` compile in the place of a launch, each kernel once; a future's result is the code's file."""
+    asked = set()
+
+    def compile_only(kernel, grid, args, meta):
+        args, constants = arguments(kernel, args, meta)
+        device = next(own.device for own in args if isinstance(own, torch.Tensor))
+        what = kernel.source, specialisation(kernel, args, constants), devices.capability(device)
+        if what not in asked:
+            asked.add(what)
+            threads.submit(_kept, kernel, args, constants, what[2], "cubin")
+
+    return compile_only
+
+
 @contextlib.contextmanager
 def side_by_side():
     """Within the block nothing is launched, and all that would be is compiled, by the time that it ends.
 
     Yields a list of futures of the compilations: of those that failed `result()` says why.
     """
-    with compilers.Compilers() as threads, threads.telling():
-        asked = set()
-
-        def compile_only(kernel, grid, args, meta):
-            args, constants = arguments(kernel, args, meta)
-            device = next(own.device for own in args if isinstance(own, torch.Tensor))
-            what = kernel.source, specialisation(kernel, args, constants), devices.capability(device)
-            if what not in asked:
-                asked.add(what)
-                threads.submit(compiled, kernel, args, constants, what[2], "cubin")
-
-        with instead_of_launching(compile_only):
-            yield threads.asked
+    with compilers.Compilers() as threads, threads.telling(), instead_of_launching(compiled_by(threads)):
+        yield threads.asked
 
 
 @contextlib.contextmanager
@@ -167,10 +174,21 @@ def _switched(device):
         yield device.index, torch._C._cuda_getCurrentRawStream(device.index)
 
 
-def compiled(kernel, args, constants, capability, form):
-    """The code of a kernel for arguments of these kinds and a device's (major, minor); see `compiler.compiled`."""
+def _as_asked(kernel, args, constants, capability, form):
+    """As `compiler.compiled` takes it: for arguments of these kinds and a device's (major, minor)."""
     major, minor = capability
-    return compiler.compiled(kernel.source, specialisation(kernel, args, constants), 10 * major + minor, form)
+    return kernel.source, specialisation(kernel, args, constants), 10 * major + minor, form
+
+
+def compiled(*what):
+    """The code of a kernel: what as `_as_asked` takes it, see `compiler.compiled`."""
+    return compiler.compiled(*_as_asked(*what))
+
+
+def _kept(*what):
+    """Where that code is, now compiled."""
+    compiled(*what)
+    return compiler.place(*_as_asked(*what))
 
 
 def values(args):

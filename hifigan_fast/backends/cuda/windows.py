@@ -85,7 +85,7 @@ def input_grad(kernels, found, layer, slope, runs, grad_out, weights, saved, map
     )
 
 
-def weight_grad(kernels, found, layer, runs, x, grad_out):
+def weight_grad(kernels, found, layer, runs, x, grad_out, weights):
     own, constants = found
     device, group = grad_out.device, layer.in_channels // layer.groups
     columns = layer.groups * cdiv(layer.out_channels // layer.groups, own.columns)
@@ -106,3 +106,12 @@ def weight_grad(kernels, found, layer, runs, x, grad_out):
         **constants,
     )
     return sums
+
+
+LAUNCHES = {"forward": forward, "input_grad": input_grad, "weight_grad": weight_grad}
+
+
+def stand_in(kernels, direction, role, layer, like):
+    """As `gpu.kernels.Kernels.stand_in`, by the window kernels among `kernels`."""
+    found = role == "conv" and launched(direction, layer, like)
+    return functools.partial(LAUNCHES[direction], kernels, found) if found else None

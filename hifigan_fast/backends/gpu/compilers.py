@@ -30,6 +30,9 @@ class Compilers(ThreadPoolExecutor):
         self.asked.append(super().submit(*work))
         return self.asked[-1]
 
+    def __exit__(self, kind, *_):
+        self.shutdown(cancel_futures=kind is not None)  # interrupted: what has not begun is not
+
     def tell(self, over):
         """Say how far they are, from time to time until it is `over`: on a terminal, else once."""
         while not over.wait(PATIENCE):

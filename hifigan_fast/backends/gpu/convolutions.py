@@ -8,7 +8,7 @@ from . import tables
 from .devices import precision
 from .kernels import cdiv
 from .pointers import aligned
-from .program import empty, not_again
+from .program import empty
 
 STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a time
 PROGRAMS = 1056  # of a weight gradient, where rows allow: eight for each multiprocessor of a large device
@@ -27,15 +27,15 @@ def geometry(layer):
 
 
 def forward(kernels, role, layer, runs, x, weights, out):
+    stand_in = kernels.stand_in("forward", role, layer, out)
+    if stand_in:
+        return stand_in(layer, runs, x, weights, out)
     kernel, config = kernels.config("forward", role, layer, out)
-    if config.library:
-        not_again()
-        return kernels.library.forward(layer, runs, x, weights, out)
-    tiles = tables.tiles(runs, config.BM, out.device)
+    tiles = tables.tiles(runs, config.BM, config.stretch, out.device)
     kernels.launch(
         out.device,
         kernel,
-        (len(tiles), layer.groups * cdiv(layer.out_channels // layer.groups, config.BN)),
+        (len(tiles), layer.groups * cdiv(config.stretch * layer.out_channels // layer.groups, config.BN)),
         x,
         weights.packed,
         weights.bias,
@@ -52,15 +52,15 @@ def forward(kernels, role, layer, runs, x, weights, out):
 
 
 def input_grad(kernels, role, layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+    stand_in = kernels.stand_in("input_grad", role, layer, grad_in)
+    if stand_in:
+        return stand_in(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
     kernel, config = kernels.config("input_grad", role, layer, grad_in)
-    if config.library:
-        not_again()
-        return kernels.library.input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in)
-    tiles = tables.phase_tiles(runs, layer, config.BM, grad_in.device)
+    tiles = tables.phase_tiles(runs, layer, config.BM, config.stretch, grad_in.device)
     kernels.launch(
         grad_in.device,
         kernel,
-        (len(tiles), layer.groups * cdiv(layer.in_channels // layer.groups, config.BN)),
+        (len(tiles), layer.groups * cdiv(config.stretch * layer.in_channels // layer.groups, config.BN)),
         grad_out,
         weights.packed,
         saved,
@@ -112,27 +112,29 @@ class Sums:
         return cls(*(empty(shape, torch.float32, device) for shape in shapes), of_set)
 
 
-def splits_of_a_set(layer, runs, blocks, x, grad_out):
+def splits_of_a_set(layer, runs, blocks, x, grad_out, each=1):
     """How many programs share the rows of a set, where `blocks` (two numbers) of them share a weight gradient.
 
-    More fill the device, and all their sums are written: a fourth of what is read, at most.
+    More fill the device, and all their sums are written, `each` of a split: a fourth of what is read, at most.
     """
     sets = len({run.weights for run in runs})
     by_programs = cdiv(PROGRAMS, blocks[0] * blocks[1] * sets)
-    by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * layer.weights)
+    by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * each * layer.weights)
     return max(1, min(by_programs, by_memory))
 
 
 def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
+    stand_in = kernels.stand_in("weight_grad", role, layer, grad_out)
+    if stand_in:
+        return stand_in(layer, runs, x, grad_out, weights)
     kernel, config = kernels.config("weight_grad", role, layer, grad_out)
-    if config.library:
-        not_again()
-        sums, bias, own = kernels.library.weight_grad(layer, runs, x, grad_out, weights)
-        return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(own)})
-    out_group, in_group = layer.out_channels // layer.groups, layer.in_channels // layer.groups
-    blocks = layer.groups * cdiv(out_group, config.BM), cdiv(layer.taps * in_group, config.BN)
-    splits = tables.splits(runs, config.BK, splits_of_a_set(layer, runs, blocks, x, grad_out), grad_out.device)
-    found = Sums.empty(layer, len(splits.table), splits.of_set, grad_out.device)
+    out_group, in_group, stretch = layer.out_channels // layer.groups, layer.in_channels // layer.groups, config.stretch
+    positions = (layer.taps + (stretch - 1) * layer.stride) * in_group
+    blocks = layer.groups * cdiv(stretch * out_group, config.BM), cdiv(positions, config.BN)
+    wanted = splits_of_a_set(layer, runs, blocks, x, grad_out, stretch)
+    splits = tables.splits(runs, config.BK, stretch, wanted, grad_out.device)
+    of_set = {s: (stretch * first, stretch * end) for s, (first, end) in splits.of_set.items()}
+    found = Sums.empty(layer, stretch * len(splits.table), of_set, grad_out.device)
     kernels.launch(
         grad_out.device,
         kernel,

@@ -51,12 +51,18 @@ class Kernels(ABC):
         pack, finish, finish_spectral, iterate: of weights.
         forward, input_grad, weight_grad, stem_input_grad: of layers.
         pooled, squared_means, squared_means_gradients, l1_means, l1_gradients: of waveforms, scores and maps.
-        library: PyTorch's own convolution as layers, for those whose configuration says so.
     """
 
     @abstractmethod
     def config(self, direction, role, layer, like):
         """Which kernel runs a layer for maps like a tensor, and its blocks BM, BN, BK with a launch's `arguments()`."""
+
+    def stand_in(self, direction, role, layer, like):
+        """What runs a layer in the place of the kernel of `config`; None where that does.
+
+        A function of what the direction in `convolutions` is given behind the role, which returns what it does.
+        """
+        return None
 
     @abstractmethod
     def of_rows(self, device):

@@ -12,6 +12,7 @@ from ...geometry import run_table
 from ..contract import packed_room
 from ..kept import capturing, kept
 from .fields import FINISH_FIELDS, MOST_SETS, Chunk, Finish, Norm, Pack, Pair, Set, Spectral
+from .kernels import cdiv
 
 
 def _on(device, table):
@@ -36,20 +37,26 @@ def runs_on(runs, device):
     return _on(device, torch.from_numpy(run_table(runs)))
 
 
-@kept
-def tiles(runs, block, device):
-    """[tile] of (run, first output row), `block` rows each, run by run."""
-    rows = [(index, first) for index, run in enumerate(runs) for first in range(0, run.sequences * run.out_rows, block)]
-    return _table(rows, 2, device)
+def _stretches(runs, block, stretch):
+    """(run, first one) of every `block` stretches of `stretch` output rows, run by run."""
+    for index, run in enumerate(runs):
+        for first in range(0, run.sequences * cdiv(run.out_rows, stretch), block):
+            yield index, first
 
 
 @kept
-def phase_tiles(runs, layer, block, device):
-    """[tile] of (run, phase, first row of the phase): an input gradient's."""
-    rows = []
-    for (index, run), phase in itertools.product(enumerate(runs), range(layer.stride)):
-        first = (phase - layer.padding) % layer.stride
-        count = max(0, -(-(run.in_rows - first) // layer.stride))
+def tiles(runs, block, stretch, device):
+    """[tile] of (run, first stretch of output rows), `block` each, run by run."""
+    return _table(list(_stretches(runs, block, stretch)), 2, device)
+
+
+@kept
+def phase_tiles(runs, layer, block, stretch, device):
+    """[tile] of (run, phase, first row of the phase): an input gradient's; of stretches (run, 0, first stretch)."""
+    rows, each = [], layer.stride if stretch == 1 else stretch
+    for (index, run), phase in itertools.product(enumerate(runs), range(layer.stride if stretch == 1 else 1)):
+        first = (phase - layer.padding) % layer.stride if stretch == 1 else -(layer.padding % layer.stride)
+        count = max(0, cdiv(run.in_rows - first, each))
         rows += [(index, phase, at) for at in range(0, run.sequences * count, block)]
     return _table(rows, 3, device)
 
@@ -59,7 +66,7 @@ class Splits:
     """The rows of a weight gradient: tiles set by set, and how many consecutive ones are summed by one program.
 
     Attributes:
-        tiles: [tile] of (run, first output row).
+        tiles: [tile] of (run, first stretch of output rows).
         table: [split] of (first tile, end).
         of_set: {weight set: (first split, end)}.
     """
@@ -70,17 +77,12 @@ class Splits:
 
 
 @kept
-def splits(runs, block, wanted, device):
+def splits(runs, block, stretch, wanted, device):
     """`Splits` with about `wanted` of them a set, as far as there are tiles."""
     found, table, of_set = [], [], {}
     for own in sorted({run.weights for run in runs}):
         begin = len(found)
-        found += [
-            (index, first)
-            for index, run in enumerate(runs)
-            if run.weights == own
-            for first in range(0, run.sequences * run.out_rows, block)
-        ]
+        found += [tile for tile in _stretches(runs, block, stretch) if runs[tile[0]].weights == own]
         if len(found) == begin:
             continue
         step = -(-(len(found) - begin) // wanted)

@@ -63,9 +63,11 @@ class TritonBackend(GpuBackend):
         return "Triton's interpreter is for tests" if device.type == "cpu" else None
 
     def contact(self, device):
-        from . import configs
+        from . import configs, others
 
-        return {**configs.contact(device), "configurations": configs.digest()} if device.type == "cuda" else None
+        if device.type != "cuda":
+            return None
+        return {**configs.contact(device), "configurations": configs.digest(), **others.contact(device)}
 
     def advice(self, device):
         from . import configs
@@ -74,6 +76,11 @@ class TritonBackend(GpuBackend):
             return None
         name = configs.contact(device)["device"]
         return f"block sizes on {name} are guesses until `hifigan-fast tune --quick` has run, a minute"
+
+    def by_others(self, device, dtype, layers):
+        from . import others
+
+        return others.words(device, dtype, layers)
 
     def whole(self, run):
         return run() if interpreting() else ahead.whole(run)

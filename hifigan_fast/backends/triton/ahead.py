@@ -1,5 +1,7 @@
 """Kernels compiled before they are launched: those of a pass side by side, also for a device that is not there.
 
+Of a pass that CUDA C++ kernels have a part in (`others`) theirs too.
+
 A step of both ensembles needs 69 kernels, about half a second each. Threads compile them: Triton leaves Python but for
 a tenth of the time.
 """
@@ -9,6 +11,8 @@ import os
 
 import torch
 
+from ..cuda.kernel import Kernel
+from ..cuda.kernels import compiled_by
 from ..gpu import compilers
 from ..gpu.devices import standing_for
 from ..gpu.kernels import instead_of_launching
@@ -78,13 +82,14 @@ def side_by_side():
     """
     from triton import AsyncCompileMode
 
-    with (
-        compilers.Compilers() as threads,
-        threads.telling(),
-        AsyncCompileMode(threads, ignore_errors=True),
-        instead_of_launching(compile_only),
-    ):
-        yield threads.asked
+    with compilers.Compilers() as threads, threads.telling(), AsyncCompileMode(threads, ignore_errors=True):
+        by_nvrtc = compiled_by(threads)
+
+        def compile_either(kernel, *launch):
+            (by_nvrtc if isinstance(kernel, Kernel) else compile_only)(kernel, *launch)
+
+        with instead_of_launching(compile_either):
+            yield threads.asked
 
 
 def watch():

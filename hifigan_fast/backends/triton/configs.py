@@ -1,4 +1,4 @@
-"""Block sizes, warps and pipeline stages: a table by device generation, direction, arithmetic and layer class.
+"""Who runs a layer, and with which blocks: a table by device generation, direction, arithmetic and layer class.
 
 Not by lengths: a training run never meets a configuration that no test compiled. What `tune` measured on a device, with
 these versions, is kept in the user's cache folder and takes the place of the table's.
@@ -21,8 +21,9 @@ TABLE = Path(__file__).with_name("configs.json")
 MEASURED = "tuned.json"
 INTERPRETER = "interpreter"
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
-CLASSES = ("stem", "narrow", "grouped", "dense", "head")
-LIBRARY_CLASSES = ("narrow", "grouped", "dense")  # where PyTorch's own convolution may run
+CLASSES = ("stem", "narrow", "middle", "grouped", "dense", "head")
+LIBRARY_CLASSES = ("narrow", "middle", "grouped", "dense")  # which others may run, too
+WAYS = ("triton", "cuda", "library")  # who may run a class
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Config:
     """BM × BN results a program, BK of the sum at a time. A weight gradient's rows are out channels, its sum rows.
 
     Attributes:
-        library: PyTorch's own convolution is faster, and runs in the place of our kernel.
+        by: of `WAYS` the fastest, which runs where it can: Triton's kernel, CUDA C++'s, or PyTorch's own convolution.
+        stretch: rows of the layer that are one of the matrix (`convolution`): in no table, it follows from the columns.
     """
 
     BM: int
@@ -38,18 +40,23 @@ class Config:
     BK: int
     num_warps: int
     num_stages: int
-    library: bool = False
+    by: str = "triton"
+    stretch: int = 1
 
     def arguments(self):
-        return {name: number for name, number in asdict(self).items() if name != "library"}
+        """As the kernels name them."""
+        own = asdict(self)
+        del own["by"]
+        return own | {"STRETCH": own.pop("stretch")}
 
 
 def layer_class(role, layer):
-    """Which configurations a layer shares: narrow groups have at most 16 channels on either side, grouped ones 64."""
+    """Which configurations a layer shares: narrow groups have at most 16 channels on either side, middle
+    ones 32, grouped ones 64."""
     if role != "conv":
         return role
     widest = max(layer.in_channels, layer.out_channels) // layer.groups
-    return "narrow" if widest <= 16 else "grouped" if widest <= 64 else "dense"
+    return next((name for name, most in (("narrow", 16), ("middle", 32), ("grouped", 64)) if widest <= most), "dense")
 
 
 def like(table, leaf):
@@ -113,14 +120,15 @@ def place(device):
 def measurements(device):
     """What was measured on a CUDA device with these versions: {"direction, arithmetic, class": entry}.
 
-    An entry is a dict: generation; config, as the table has it; ms of our kernels and of the library.
+    An entry is a dict: generation; config, as the table has it; ms, {of `WAYS`: milliseconds of the class's layers}.
     """
     found = cache.read(MEASURED).get(place(device))
     return {what: entry for what, entry in found.items() if _is_entry(entry)} if isinstance(found, dict) else {}
 
 
 def _is_entry(value):
-    return isinstance(value, dict) and isinstance(value.get("config"), list) and len(value["config"]) in (5, 6)
+    config = value.get("config") if isinstance(value, dict) else None
+    return isinstance(config, list) and len(config) in (5, 6) and all(by in WAYS for by in config[5:])
 
 
 def devices():
@@ -153,6 +161,12 @@ def config(generation, direction, arithmetic, name):
     """Args: arithmetic: "half" for bfloat16 and float16 maps, "tf32" or "float32" for float32 ones."""
     where = generation, direction, arithmetic, name
     return _tried.get() or measured().get(where) or table()[generation][direction][arithmetic][name]
+
+
+def of(direction, role, layer, like):
+    """`config` of a layer for maps like a tensor."""
+    generation = generation_of(gpu.devices.capability(like.device))
+    return config(generation, direction, gpu.devices.arithmetic(like), layer_class(role, layer))
 
 
 def in_use():

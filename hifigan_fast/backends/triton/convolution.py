@@ -3,20 +3,35 @@
 An output row's receptive field is taps × channels of neighbouring rows, flattened into one dimension of a matrix
 product (docs/design.md). Tables say which rows a tile has (tables.py); a row of `runs` is a `geometry.Run`. Effective
 weights lie as [set][out channel][tap][channel of the group]. `PRECISION` is `tl.dot`'s for float32 maps.
+
+Of groups with few channels a row of the matrix stands for a *stretch* of STRETCH consecutive rows of the layer, its
+columns for each one's channels: one window of the other side serves all of them, and its rows are read once instead of
+STRETCH times, for a few products with taps that there are not.
 """
 
 import triton
 import triton.language as tl
 
-from ..gpu import fields
-from .constants import constants
 from .pointers import pick
 from .rounding import rounded
-
-WEIGHTS, SAMPLES, PERIOD, IN_ROWS, OUT_ROWS, IN_OFFSET, OUT_OFFSET, GRAD_IN_OFFSET, GRAD_OUT_OFFSET = constants(
-    fields.Run
+from .rows import (
+    FIELDS,
+    GRAD_IN_OFFSET,
+    GRAD_OUT_OFFSET,
+    IN_OFFSET,
+    IN_ROWS,
+    OUT_OFFSET,
+    OUT_ROWS,
+    PERIOD,
+    SAMPLES,
+    WEIGHTS,
+    beside,
+    divided,
+    head_row,
+    load_input,
+    outputs,
+    rows_of,
 )
-FIELDS = tl.constexpr(len(fields.Run))
 
 
 @triton.constexpr_function
@@ -39,98 +54,6 @@ def _sum(a, b, sums, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _split(k0, size: tl.constexpr, COUNT: tl.constexpr):
-    """k0 … k0 + COUNT - 1 as (quotients, remainders) by `size`, without a division where a block does not straddle."""
-    k = tl.arange(0, COUNT)
-    if size % COUNT == 0:
-        return tl.zeros([COUNT], tl.int32) + k0 // size, tl.max_contiguous(tl.multiple_of(k0 % size + k, COUNT), COUNT)
-    else:
-        return (k0 + k) // size, (k0 + k) % size
-
-
-@triton.jit
-def _beside(begin, sequence, step, rows, pitch, STRIDE: tl.constexpr):
-    """Rows step · STRIDE in a buffer of `pitch` rows a sequence: a tile's first one, and how far all are behind it.
-
-    A tile's rows are counted through from `begin`, `rows` a sequence. So offsets have 32 bits: fewer registers, so that
-    more programs fit.
-    """
-    first = begin // rows * pitch + begin % rows * STRIDE
-    return first, sequence * pitch + step * STRIDE - first
-
-
-@triton.jit
-def _load_input(
-    x,
-    run,
-    begin,
-    sequence,
-    row,
-    live,
-    tap,
-    channel,
-    IN: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PADDING: tl.constexpr,
-    STEM: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """[rows, columns]: what a tap of output row `row` reads; zero outside. Stems read the waveform's fold."""
-    in_rows, offset = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + IN_OFFSET)
-    place = (row * STRIDE - PADDING)[:, None] + tap[None, :]
-    if STEM:
-        period = tl.load(run + PERIOD).to(tl.int32)
-        inside = place < tl.cdiv(in_rows, period)
-        at = place * period + (sequence % period)[:, None]
-        at = tl.where(at < in_rows, at, 2 * (in_rows - 1) - at)  # the reflect pad
-        at += offset + (sequence // period).to(tl.int64)[:, None] * in_rows
-    else:
-        inside = place < in_rows
-        first, near = _beside(begin, sequence, row, tl.load(run + OUT_ROWS).to(tl.int32), in_rows, STRIDE)
-        at = (near[:, None] + tap[None, :]) * IN + channel[None, :]
-        x += (offset + first - PADDING) * IN
-    return rounded(tl.load(x + at, live & inside & (place >= 0), other=0.0), PRECISION)
-
-
-@triton.jit
-def _head_row(run, sequence, row):
-    """The number of a head's row, [...] int64; they are H-major."""
-    period = tl.load(run + PERIOD).to(tl.int32)
-    return ((sequence // period).to(tl.int64) * tl.load(run + OUT_ROWS) + row) * period + sequence % period
-
-
-@triton.jit
-def _outputs(map, run, offset, begin, sequence, row, OUT: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr):
-    """Addresses of a tile's output rows, [BLOCK]: but for a head's they lie one behind the other."""
-    if HEAD:
-        return map + (offset + _head_row(run, sequence, row)) * OUT
-    else:
-        return map + (offset + begin) * OUT + tl.arange(0, BLOCK) * OUT
-
-
-@triton.jit
-def _left(run, begin):
-    """How many output rows a run has from row `begin` on."""
-    sequences = (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32)
-    return sequences * tl.load(run + OUT_ROWS).to(tl.int32) - begin
-
-
-@triton.jit
-def _rows(runs, tiles, tile, BLOCK: tl.constexpr):
-    """A tile's run, its first output row, and of each whether it is there, its sequence and its number in that."""
-    run = runs + tl.load(tiles + 2 * tile) * FIELDS
-    out_rows = tl.load(run + OUT_ROWS).to(tl.int32)
-    begin = tl.load(tiles + 2 * tile + 1).to(tl.int32)
-    i = tl.arange(0, BLOCK)
-    sequence, row = begin // out_rows, begin % out_rows + i
-    # How many sequences further: a division by few rows. Sequences longer than a tile count as one of its length.
-    fewest = tl.minimum(out_rows, BLOCK)
-    behind = tl.maximum(row - (out_rows - fewest), 0)
-    further = ((behind + 0.5) * (1.0 / fewest)).to(tl.int32)
-    return run, begin, i < _left(run, begin), sequence + further, row - further * out_rows
-
-
-@triton.jit
 def _block(OG: tl.constexpr, BLOCK: tl.constexpr):
     """(group, first column) of this program along axis 1."""
     blocks = tl.cdiv(OG, BLOCK)
@@ -144,7 +67,7 @@ def forward(
     bias,
     out,
     runs,
-    tiles,  # [tile] of (run, first row)
+    tiles,  # [tile] of (run, first stretch)
     slope,
     IN: tl.constexpr,
     OUT: tl.constexpr,
@@ -154,50 +77,57 @@ def forward(
     PADDING: tl.constexpr,
     STEM: tl.constexpr,
     HEAD: tl.constexpr,
+    STRETCH: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """out = leaky(conv(x) + bias): a tile of BM rows by BN channels of a group."""
+    """out = leaky(conv(x) + bias): a tile of BM stretches by BN of their channels of a group."""
     IG: tl.constexpr = IN // GROUPS
     OG: tl.constexpr = OUT // GROUPS
-    K: tl.constexpr = TAPS * IG
-    group, first_column = _block(OG, BN)
-    run, begin, live, sequence, row = _rows(runs, tiles, tl.program_id(0), BM)
+    OWN: tl.constexpr = TAPS * IG
+    K: tl.constexpr = OWN + (STRETCH - 1) * STRIDE * IG
+    group, first_column = _block(STRETCH * OG, BN)
+    run, begin, live, sequence, row = rows_of(runs, tiles, tl.program_id(0), STRETCH, BM)
     n = first_column + tl.arange(0, BN)
+    wanted = n < STRETCH * OG
     channel = group * OG + n
+    above = tl.zeros([BN], tl.int32)  # a column's first tap
+    if STRETCH > 1:
+        channel, above = group * OG + n % OG, n // OG * (STRIDE * IG)
     weights = tl.load(run + WEIGHTS)
-    column = weight + (weights * OUT + channel) * K
+    column = weight + (weights * OUT + channel) * OWN - above
     sums = tl.zeros([BM, BN], tl.float32)
     for k0 in range(0, K, BK):
-        tap, part = _split(k0, IG, BK)
-        k_live = k0 + tl.arange(0, BK) < K
-        a = _load_input(
+        k = k0 + tl.arange(0, BK)
+        tap, part = divided(k0, IG, BK)
+        a = load_input(
             x,
             run,
             begin,
             sequence,
             row,
-            live[:, None] & k_live[None, :],
+            live[:, None] & (k < K)[None, :],
             tap,
             group * IG + part,
             IN,
             STRIDE,
             PADDING,
             STEM,
+            STRETCH,
             PRECISION,
         )
-        b = tl.load(column[None, :] + (k0 + tl.arange(0, BK))[:, None], k_live[:, None] & (n < OG)[None, :], other=0.0)
+        met = (k < K)[:, None] & wanted[None, :]
+        if STRETCH > 1:
+            met = wanted[None, :] & (k[:, None] >= above[None, :]) & (k[:, None] < (above + OWN)[None, :])
+        b = tl.load(column[None, :] + k[:, None], met, other=0.0)
         sums = _sum(a.to(b.dtype), b, sums, PRECISION)
-    sums += tl.load(bias + weights * OUT + channel, n < OG, other=0.0).to(tl.float32)[None, :]
+    sums += tl.load(bias + weights * OUT + channel, wanted, other=0.0).to(tl.float32)[None, :]
     sums = tl.where(sums > 0, sums, sums * slope)
-    rows = _outputs(out, run, tl.load(run + OUT_OFFSET), begin, sequence, row, OUT, HEAD, BM)
-    tl.store(
-        rows[:, None] + channel[None, :],
-        sums.to(out.dtype.element_ty),
-        live[:, None] & (n < OG)[None, :],
-    )
+    to = out + group * OG
+    at, there = outputs(to, run, tl.load(run + OUT_OFFSET), begin, sequence, row, n, OUT, OG, HEAD, STRETCH, BM)
+    tl.store(at, sums.to(out.dtype.element_ty), live[:, None] & there)
 
 
 @triton.jit
@@ -226,7 +156,7 @@ def input_grad(
     matching,  # [run], or None
     grad_in,
     runs,
-    tiles,  # [tile] of (run, phase, first row of the phase)
+    tiles,  # [tile] of (run, phase, first row of the phase), or of (run, 0, first stretch)
     slope,
     IN: tl.constexpr,
     OUT: tl.constexpr,
@@ -236,6 +166,7 @@ def input_grad(
     PADDING: tl.constexpr,
     RUNS: tl.constexpr,
     HEAD: tl.constexpr,
+    STRETCH: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -245,47 +176,56 @@ def input_grad(
 
     With `matching`, map_grads are the other side's maps, and matching · sign(saved - map) is added.
 
-    Input rows i with (i + PADDING) % STRIDE = phase meet taps phase, phase + STRIDE, … and no other.
+    Input rows i with (i + PADDING) % STRIDE = phase meet taps phase, phase + STRIDE, … and no other. A stretch has as
+    many rows of each phase; it begins with one of phase 0, which may lie before the sequence.
     """
     IG: tl.constexpr = IN // GROUPS
     OG: tl.constexpr = OUT // GROUPS
     tile = tl.program_id(0)
-    group, first_column = _block(IG, BN)
+    EACH: tl.constexpr = STRETCH if STRETCH > 1 else STRIDE  # rows of the layer from one of the matrix to the next
+    MOVED: tl.constexpr = EACH // STRIDE  # output rows
+    group, first_column = _block(STRETCH * IG, BN)
     index, phase = tl.load(tiles + 3 * tile), tl.load(tiles + 3 * tile + 1).to(tl.int32)
     run = runs + index * FIELDS
     in_rows, out_rows = tl.load(run + IN_ROWS).to(tl.int32), tl.load(run + OUT_ROWS).to(tl.int32)
-    first = (phase + (STRIDE * PADDING - PADDING)) % STRIDE  # the phase's first row
-    rows = tl.cdiv(in_rows - first, STRIDE)
+    # The phase's first row, or the stretch's.
+    first = -(PADDING % STRIDE) if STRETCH > 1 else (phase + (STRIDE * PADDING - PADDING)) % STRIDE
+    rows = tl.cdiv(in_rows - first, EACH)
     begin = tl.load(tiles + 3 * tile + 2).to(tl.int32)
     m = begin + tl.arange(0, BM)
     live = m < (tl.load(run + SAMPLES) * tl.load(run + PERIOD)).to(tl.int32) * rows
     sequence, step = m // rows, m % rows
-    shift = (first + PADDING - phase) // STRIDE
-    nearest = step + shift  # the output row that the first tap leads to
+    shift = (first + PADDING - phase) // STRIDE + (MOVED - 1)
+    nearest = step * MOVED + shift  # the last output row that a tap leads to
     n = first_column + tl.arange(0, BN)
-    column = weight + tl.load(run + WEIGHTS) * (OUT * TAPS * IG) + phase * IG + n
+    behind = (phase - (MOVED - 1) * STRIDE) * IG + n  # from a filter's begin, of the first tap
+    column = weight + tl.load(run + WEIGHTS) * (OUT * TAPS * IG) + behind
     offset = tl.load(run + GRAD_OUT_OFFSET)
-    reached, near = _beside(begin, sequence, step, rows, out_rows, 1)
+    reached, near = beside(begin, sequence, step, rows, out_rows, MOVED)
     sums = tl.zeros([BM, BN], tl.float32)
-    depth = tl.cdiv(TAPS - phase, STRIDE) * OG
+    depth = (tl.cdiv(TAPS - phase, STRIDE) + (MOVED - 1)) * OG
     for k0 in range(0, depth, BK):
-        back, part = _split(k0, OG, BK)
+        back, part = divided(k0, OG, BK)
         k_live = k0 + tl.arange(0, BK) < depth
         row = nearest[:, None] - back[None, :]
         channel = group * OG + part
         if HEAD:
-            grads = grad_out + (offset + _head_row(run, sequence[:, None], row)) * OUT
+            grads = grad_out + (offset + head_row(run, sequence[:, None], row)) * OUT
         else:
             grads = grad_out + (offset + reached + shift) * OUT + (near[:, None] - back[None, :]) * OUT
         inside = live[:, None] & k_live[None, :] & (row >= 0) & (row < out_rows)
         a = tl.load(grads + channel[None, :], inside, other=0.0)
         if HEAD:
             a = rounded(a, PRECISION)  # the loss's; all others come from here, rounded
+        met = k_live[:, None] & (n < STRETCH * IG)[None, :]
+        if STRETCH > 1:
+            own = behind[None, :] + (back * (STRIDE * IG))[:, None]
+            met = met & (own >= 0) & (own < TAPS * IG)
         filters = (channel * TAPS + back * STRIDE) * IG
-        b = tl.load(column[None, :] + filters[:, None], k_live[:, None] & (n < IG)[None, :], other=0.0)
+        b = tl.load(column[None, :] + filters[:, None], met, other=0.0)
         sums = _sum(a, b, sums, PRECISION)
-    nearby, own = _beside(begin, sequence, step, rows, in_rows, STRIDE)
-    above = (nearby + first).to(tl.int64) * IN + group * IG + first_column
+    nearby, own = beside(begin, sequence, step, rows, in_rows, EACH)
+    above = (nearby + first).to(tl.int64) * IN + group * IG
     stored, to = saved + tl.load(run + IN_OFFSET) * IN + above, grad_in + tl.load(run + GRAD_IN_OFFSET) * IN + above
     scale = 0.0
     if matching is not None:
@@ -296,25 +236,38 @@ def input_grad(
     if PARTS == 2:
         parts = tl.split(tl.permute(tl.reshape(sums, (BM, 2, BN // 2)), (0, 2, 1)))
     for i in tl.static_range(PARTS):
-        n = i * (BN // PARTS) + tl.arange(0, BN // PARTS)
-        at, wanted = own[:, None] * IN + n[None, :], live[:, None] & (n < IG - first_column)[None, :]
+        n = first_column + i * (BN // PARTS) + tl.arange(0, BN // PARTS)
+        at, wanted = own[:, None] * IN + n[None, :], live[:, None] & (n < STRETCH * IG)[None, :]
+        if STRETCH > 1:
+            row = (first + step * STRETCH)[:, None] + (n // IG)[None, :]
+            at = own[:, None] * IN + (n // IG * IN + n % IG)[None, :]
+            wanted = wanted & (row >= 0) & (row < in_rows)
         _mask(parts[i], stored, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS, PRECISION)
 
 
 @triton.jit
-def _column_sums(grad_out, runs, tiles, first_tile, end, channel, wanted, OUT: tl.constexpr, BLOCK: tl.constexpr):
-    """Of some channels the sum over all rows of some tiles, in whichever order they lie.
+def _column_sums(
+    grad_out,
+    runs,
+    tiles,
+    first_tile,
+    end,
+    o,
+    OUT: tl.constexpr,
+    GROUP: tl.constexpr,
+    STRETCH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Of columns `o` of stretches the sum over all of some tiles; of a head's, in whichever order they lie.
 
     In a loop of its own, though the product has the same tiles: what a product in flight reads, registers shall not.
     """
-    i = tl.arange(0, BLOCK)
-    sums = tl.zeros([BLOCK, channel.shape[0]], tl.float32)
+    sums = tl.zeros([BLOCK, o.shape[0]], tl.float32)
     for tile in range(first_tile, end):
-        run = runs + tl.load(tiles + 2 * tile) * FIELDS
-        begin = tl.load(tiles + 2 * tile + 1).to(tl.int32)
-        rows = grad_out + (tl.load(run + GRAD_OUT_OFFSET) + begin) * OUT + i * OUT
-        live = (i < _left(run, begin))[:, None] & wanted[None, :]
-        sums += tl.load(rows[:, None] + channel[None, :], live, other=0.0).to(tl.float32)
+        run, begin, live, sequence, row = rows_of(runs, tiles, tile, STRETCH, BLOCK)
+        offset = tl.load(run + GRAD_OUT_OFFSET)
+        at, there = outputs(grad_out, run, offset, begin, sequence, row, o, OUT, GROUP, False, STRETCH, BLOCK)
+        sums += tl.load(at, live[:, None] & there, other=0.0).to(tl.float32)
     return tl.sum(sums, 0)
 
 
@@ -322,10 +275,10 @@ def _column_sums(grad_out, runs, tiles, first_tile, end, channel, wanted, OUT: t
 def weight_grad(
     x,
     grad_out,
-    partial,  # [split][out channel][tap][channel of the group]
-    partial_bias,  # [split][out channel]
+    partial,  # [split][row of a stretch][out channel][tap][channel of the group]
+    partial_bias,  # [split][row of a stretch][out channel]
     runs,
-    tiles,  # [tile] of (run, first row)
+    tiles,  # [tile] of (run, first stretch)
     splits,  # [split] of (first tile, end)
     IN: tl.constexpr,
     OUT: tl.constexpr,
@@ -335,29 +288,35 @@ def weight_grad(
     PADDING: tl.constexpr,
     STEM: tl.constexpr,
     HEAD: tl.constexpr,
+    STRETCH: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """One split's gradient of the effective weights: BM out channels by BN positions, over tiles of BK rows."""
+    """One split's gradient of the effective weights: BM channels of stretches by BN positions, over tiles of BK.
+
+    Each row of a stretch has sums of its own.
+    """
     IG: tl.constexpr = IN // GROUPS
     OG: tl.constexpr = OUT // GROUPS
-    K: tl.constexpr = TAPS * IG
+    OWN: tl.constexpr = TAPS * IG
+    K: tl.constexpr = OWN + (STRETCH - 1) * STRIDE * IG
     split = tl.program_id(0)
-    group, first_channel = _block(OG, BM)
+    group, first_channel = _block(STRETCH * OG, BM)
     k0 = tl.program_id(2) * BN
     o, k = first_channel + tl.arange(0, BM), k0 + tl.arange(0, BN)
-    channel = group * OG + o
-    tap, part = _split(k0, IG, BN)
+    tap, part = divided(k0, IG, BN)
     TURNED: tl.constexpr = BM < 64 and turns(BN, PRECISION)
     sums = tl.zeros([BN, BM] if TURNED else [BM, BN], tl.float32)
     first_tile, end = tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)
+    grads = grad_out + group * OG
     for tile in range(first_tile, end):
-        run, begin, live, sequence, row = _rows(runs, tiles, tile, BK)
-        rows = _outputs(grad_out, run, tl.load(run + GRAD_OUT_OFFSET), begin, sequence, row, OUT, HEAD, BK)
-        grad = tl.load(rows[:, None] + channel[None, :], live[:, None] & (o < OG)[None, :], other=0.0)
-        inputs = _load_input(
+        run, begin, live, sequence, row = rows_of(runs, tiles, tile, STRETCH, BK)
+        offset = tl.load(run + GRAD_OUT_OFFSET)
+        at, there = outputs(grads, run, offset, begin, sequence, row, o, OUT, OG, HEAD, STRETCH, BK)
+        grad = tl.load(at, live[:, None] & there, other=0.0)
+        inputs = load_input(
             x,
             run,
             begin,
@@ -370,6 +329,7 @@ def weight_grad(
             STRIDE,
             PADDING,
             STEM,
+            STRETCH,
             PRECISION,
         )
         inputs = inputs.to(grad.dtype)
@@ -379,11 +339,17 @@ def weight_grad(
             sums = _sum(tl.trans(inputs), grad, sums, PRECISION)
         else:
             sums = _sum(tl.trans(grad), inputs, sums, PRECISION)
-    at = split.to(tl.int64) * OUT + channel
+    wanted, channel, above = o < STRETCH * OG, group * OG + o, tl.zeros([BM], tl.int32)
+    if STRETCH > 1:  # the sums of a row of a stretch lie behind those of the one before
+        channel, above = group * OG + o % OG + o // OG * OUT, o // OG * (STRIDE * IG)
+    at = split.to(tl.int64) * (STRETCH * OUT) + channel
+    to = partial + at * OWN - above
     if TURNED:
-        tl.store(partial + at[None, :] * K + k[:, None], sums, (o < OG)[None, :] & (k < K)[:, None])
+        own = k[:, None] - above[None, :]
+        tl.store(to[None, :] + k[:, None], sums, wanted[None, :] & (own >= 0) & (own < OWN))
     else:
-        tl.store(partial + at[:, None] * K + k[None, :], sums, (o < OG)[:, None] & (k < K)[None, :])
+        own = k[None, :] - above[:, None]
+        tl.store(to[:, None] + k[None, :], sums, wanted[:, None] & (own >= 0) & (own < OWN))
     if tl.program_id(2) == 0:
-        bias = _column_sums(grad_out, runs, tiles, first_tile, end, channel, o < OG, OUT, BK)
-        tl.store(partial_bias + at, bias, o < OG)
+        bias = _column_sums(grads, runs, tiles, first_tile, end, o, OUT, OG, STRETCH, BK)
+        tl.store(partial_bias + at, bias, wanted)

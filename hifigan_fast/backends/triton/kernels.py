@@ -6,7 +6,7 @@ import triton
 
 from ..gpu import devices
 from ..gpu.kernels import Kernels
-from . import adversarial, configs, convolution, feature_l1, launch, library, pooling, spectral, stem, weights
+from . import adversarial, configs, convolution, feature_l1, launch, others, pooling, spectral, stem, weights
 
 ROWS = {"ROWS": 1, "ELEMENTS": 2048, "num_warps": 4}  # of weights a program; elements of each at a time
 ROWS_INTERPRETED = {"ROWS": 128, "ELEMENTS": 1024}
@@ -17,29 +17,44 @@ REGISTERS = {"maxnreg": 128}  # of a thread; of `iterate` because all programs m
 OPTIONS = {"enable_fp_fusion": True}  # a product's sum rounded once: Triton's default to 3.9, not from 3.10 on
 
 
+def stretch(direction, layer, columns):
+    """How many consecutive rows of a layer are one row of the matrix product, where it has so many columns.
+
+    As many as fit, but with at most half as many taps more; of an input gradient whole strides, or 1.
+    """
+    if direction == "input_grad":
+        taps = triton.cdiv(layer.taps, layer.stride)
+        fit = columns // (layer.in_channels // layer.groups * layer.stride)
+        return max(1, layer.stride * min(fit, 1 + taps // 2))
+    fit = columns // (layer.out_channels // layer.groups)
+    return max(1, min(fit, 1 + layer.taps // (2 * layer.stride)))
+
+
 class TritonKernels(Kernels):
     pack, finish, finish_spectral, iterate = weights.pack, weights.finish, weights.finish_spectral, spectral.iterate
     forward, input_grad, weight_grad = convolution.forward, convolution.input_grad, convolution.weight_grad
     stem_input_grad, pooled = stem.stem_input_grad, pooling.pooled
     squared_means, squared_means_gradients = adversarial.squared_means, adversarial.gradients
     l1_means, l1_gradients = feature_l1.means, feature_l1.gradients
-    library = library
     run, on_device, watched = map(staticmethod, (launch.run, launch.on_device, launch.watched))
 
     def launch(self, device, kernel, grid, *args, **meta):
         super().launch(device, kernel, grid, *args, **meta, **OPTIONS)
 
     def config(self, direction, role, layer, like):
-        generation = configs.generation_of(devices.capability(like.device))
-        found = configs.config(generation, direction, devices.arithmetic(like), configs.layer_class(role, layer))
-        # No block is wider than its group, but for rows of a product that cannot be turned.
+        found = configs.of(direction, role, layer, like)
+        columns = "BM" if direction == "weight_grad" else "BN"
+        if role == "conv":
+            found = replace(found, stretch=stretch(direction, layer, getattr(found, columns)))
+        # No block is wider than what there is, but for rows of a product that cannot be turned.
         channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
-        widest = max(16, triton.next_power_of_2(channels))
-        if direction != "weight_grad":
-            found = replace(found, BN=min(found.BN, widest))
-        elif convolution.turns(found.BN, devices.precision(like)):
-            found = replace(found, BM=min(found.BM, widest))
+        widest = max(16, triton.next_power_of_2(found.stretch * channels))
+        if columns == "BN" or convolution.turns(found.BN, devices.precision(like)):
+            found = replace(found, **{columns: min(getattr(found, columns), widest)})
         return getattr(self, direction), found
+
+    def stand_in(self, direction, role, layer, like):
+        return others.stand_in(direction, role, layer, like)
 
     def of_rows(self, device):
         return _sizes(device, ROWS, ROWS_INTERPRETED)

@@ -12,6 +12,8 @@ from dataclasses import replace
 import torch
 
 from ..contract import as_it_lies
+from ..gpu.convolutions import Sums
+from ..gpu.program import not_again
 
 ATEN = torch.ops.aten
 _lock = threading.Lock()  # the flag is the process's, backward passes are threads
@@ -79,6 +81,7 @@ def _geometry(layer):
 
 
 def forward(layer, runs, x, weights, out):
+    not_again()
     for run, _ in _joined(runs):
         bias = weights.bias[run.weights].to(out.dtype)
         y = ATEN.convolution(_inputs(layer, run, x), _weight(layer, weights, run), bias, *_geometry(layer))
@@ -86,6 +89,7 @@ def forward(layer, runs, x, weights, out):
 
 
 def input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching, grad_in):
+    not_again()
     numbers = {run: number for number, run in enumerate(runs)}
     for whole, parts in _joined(runs):
         x, weight = _inputs(layer, whole, saved), _weight(layer, weights, whole)
@@ -105,7 +109,8 @@ def input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching
 
 
 def weight_grad(layer, runs, x, grad_out, weights):
-    """Gradients of effective weights [set, out, taps, in / groups] and of biases [set, out], float32; and the sets."""
+    """A split a set."""
+    not_again()
     sets = sorted({run.weights for run in runs})
     shape = len(sets), layer.out_channels, layer.taps, layer.in_channels // layer.groups
     sums = torch.zeros(shape, dtype=torch.float32, device=x.device)
@@ -119,4 +124,4 @@ def weight_grad(layer, runs, x, grad_out, weights):
             )[1]
         sums[own] += found.transpose(1, 2)
         bias[own] += grad.sum((0, 2), dtype=torch.float32)
-    return sums, bias, sets
+    return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(sets)})

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .convolution import FIELDS, GRAD_OUT_OFFSET, IN_ROWS, OUT_ROWS, PERIOD, WEIGHTS
+from .rows import FIELDS, GRAD_OUT_OFFSET, IN_ROWS, OUT_ROWS, PERIOD, WEIGHTS
 
 
 @triton.jit
