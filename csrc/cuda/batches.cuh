@@ -1,11 +1,13 @@
-// A block's items, some of a thread at a time: their loads are under way together.
+// A block's items, some of a thread at a time: their loads are under way together. An item is SIDE elements
+// side by side, which come and go at once: four where all begin at a multiple of four, or one.
 #pragma once
 
+#include "chunks.cuh"
 #include "specialised.cuh"
 
-constexpr int BATCH = 4;
-
+template <int SIDE>
 struct Batch {  // of one thread
+  static constexpr int COUNT = SIDE == 1 ? 1 : 2;
   int first, count;
 
   bool live(int j) const { return first + j * THREADS < count; }
@@ -13,7 +15,24 @@ struct Batch {  // of one thread
 };
 
 // each(a `Batch`) of `count` items.
-template <class Each>
+template <int SIDE, class Each>
 inline void batches(int count, Each each) {
-  for (int first = threadIdx.x; first < count; first += BATCH * THREADS) each(Batch{first, count});
+  for (int first = threadIdx.x; first < count; first += Batch<SIDE>::COUNT * THREADS)
+    each(Batch<SIDE>{first, count});
+}
+
+template <class T, int SIDE>
+inline void load_item(float (&values)[SIDE], const T *from) {
+  if constexpr (SIDE == 1)
+    values[0] = wide(*from);
+  else
+    load_whole(values, from);
+}
+
+template <class T, int SIDE>
+inline void store_item(T *to, const float (&values)[SIDE]) {
+  if constexpr (SIDE == 1)
+    *to = narrow<T>(values[0]);
+  else
+    store_whole(to, values);
 }

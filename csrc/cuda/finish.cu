@@ -11,14 +11,16 @@ struct Splits {  // of a set
 };
 
 // The sums of a row's splits at some places, in the splits' order.
-inline void sum(float (&found)[BATCH], const float *partial, long long split_size, Splits splits,
-                const Places &places) {
-#pragma unroll
-  for (int j = 0; j < BATCH; ++j) found[j] = 0;
-#pragma unroll 2
-  for (int split = splits.begin; split < splits.end; ++split)
-#pragma unroll
-    for (int j = 0; j < BATCH; ++j) found[j] += partial[split * split_size + places.at[j]];
+template <class Places>
+inline auto sum(const float *partial, long long split_size, Splits splits, const Places &places) {
+  constexpr int TOGETHER = Places::ELEMENTS == 1 ? 4 : 2;
+  auto total = places.zeros();
+#pragma unroll TOGETHER
+  for (int split = splits.begin; split < splits.end; ++split) {
+    const auto found = places.load(partial + split * split_size);
+    places.each([&](int, int j, int i) { total.of[j][i] += found.of[j][i]; });
+  }
+  return total;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
@@ -32,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
   __shared__ float own[AT_ONCE];
   const int index = programs[2 * blockIdx.x], out = programs[2 * blockIdx.x + 1];
   const long long *job = jobs + index * FINISH_ALL_FIELDS, *sets = job + FINISH_SETS;
-  const Turning turning = Turning::of(job[FINISH_CHANNELS], job[FINISH_TAPS]);
+  const Turning turning = Turning::of(job[FINISH_CHANNELS], job[FINISH_TAPS], job[FINISH_GRAD] % 4 == 0);
   const int outs = job[FINISH_OUT], size = turning.channels * turning.taps;
   const long long row = static_cast<long long>(out) * size, split_size = static_cast<long long>(outs) * size;
   const raws_t *raw = raws.of[index] + row;
@@ -51,32 +53,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
 
   // Where raw weights are puts the sets' gradients, each by its scale.
   auto add = [&](Part part) {
-    turning.along_packed(part, [&](const Places &places) {
-      float grad[BATCH] = {};
+    turning.along_packed(part, [&](const auto &places) {
+      auto grad = places.zeros();
 #pragma unroll
       for (int s = 0; s < MOST_SETS; ++s) {
         if (splits[s].begin >= splits[s].end) continue;
-        float found[BATCH];
-        sum(found, partial, split_size, splits[s], places);
-#pragma unroll
-        for (int j = 0; j < BATCH; ++j) {
-          grad[j] += by[s] * found[j];
-          if (places.live(j)) products[s] += found[j] * own[places.own[j]];
-        }
+        const auto total = sum(partial, split_size, splits[s], places);
+        places.each([&](int at, int j, int i) {
+          grad.of[j][i] += by[s] * total.of[j][i];
+          products[s] += total.of[j][i] * own[at];
+        });
       }
-#pragma unroll
-      for (int j = 0; j < BATCH; ++j)
-        if (places.live(j)) own[places.own[j]] = grad[j];
+      places.each([&](int at, int j, int i) { own[at] = grad.of[j][i]; });
     });
   };
   for (int number = 0; number < turning.parts; ++number) {
-    turning.along_raw(turning.part(number), [&](const Places &places) {
-      float found[BATCH];
-#pragma unroll
-      for (int j = 0; j < BATCH; ++j) found[j] = wide(raw[places.at[j]]);
-#pragma unroll
-      for (int j = 0; j < BATCH; ++j)
-        if (places.live(j)) own[places.own[j]] = found[j];
+    turning.along_raw(turning.part(number), [&](const auto &places) {
+      const auto found = places.load(raw);
+      places.each([&](int at, int j, int i) { own[at] = found.of[j][i]; });
     });
     add(turning.part(number));
   }
@@ -104,13 +98,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
   for (int number = turning.parts - 1; number >= 0; --number) {
     const Part part = turning.part(number);
     if (number < turning.parts - 1) add(part);  // the last one is still here
-    turning.along_raw(part, [&](const Places &places) {
-      float found[BATCH];
-#pragma unroll
-      for (int j = 0; j < BATCH; ++j) found[j] = wide(raw[places.at[j]]);
-#pragma unroll
-      for (int j = 0; j < BATCH; ++j)
-        if (places.live(j)) to[places.at[j]] = narrow<grads_t>(own[places.own[j]] - along * found[j]);
+    turning.along_raw(part, [&](const auto &places) {
+      auto values = places.load(raw);
+      places.each([&](int at, int j, int i) { values.of[j][i] = own[at] - along * values.of[j][i]; });
+      places.store(to, values);
     });
   }
 }

@@ -27,18 +27,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const float sigma = wide(sigmas.of[set[SET_SLOT]][0]);
     by[s] = wide(us.of[set[SET_SLOT]][out]) * (block_sum<THREADS>(total) / (sigma * sigma));
   }
-  batches(size, [&](Batch batch) {
-    float found[BATCH];
+  batches<1>(size, [&](Batch<1> batch) {
+    float found[Batch<1>::COUNT];
 #pragma unroll
-    for (int j = 0; j < BATCH; ++j) found[j] = wide(to[batch.item(j)]);
+    for (int j = 0; j < batch.COUNT; ++j) found[j] = wide(to[batch.item(j)]);
 #pragma unroll
     for (int s = 0; s < MOST_SETS; ++s) {
       if (!own_vs[s]) continue;
 #pragma unroll
-      for (int j = 0; j < BATCH; ++j) found[j] -= by[s] * wide(own_vs[s][batch.item(j)]);
+      for (int j = 0; j < batch.COUNT; ++j) found[j] -= by[s] * wide(own_vs[s][batch.item(j)]);
     }
 #pragma unroll
-    for (int j = 0; j < BATCH; ++j)
+    for (int j = 0; j < batch.COUNT; ++j)
       if (batch.live(j)) to[batch.item(j)] = narrow<grads_t>(found[j]);
   });
 }

@@ -12,21 +12,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __shared__ float own[AT_ONCE];
   const int index = programs[2 * blockIdx.x], out = programs[2 * blockIdx.x + 1];
   const long long *job = jobs + index * PACK_FIELDS;
-  const Turning turning = Turning::of(job[PACK_CHANNELS], job[PACK_TAPS]);
+  const Turning turning = Turning::of(job[PACK_CHANNELS], job[PACK_TAPS], true);
   const long long row = static_cast<long long>(out) * (turning.channels * turning.taps);
   const raws_t *raw = raws.of[index] + row;
   float squares = 0;
   auto read = [&](Part part) {
-    turning.along_raw(part, [&](const Places &places) {
-      float found[BATCH];
-#pragma unroll
-      for (int j = 0; j < BATCH; ++j) found[j] = wide(raw[places.at[j]]);
-#pragma unroll
-      for (int j = 0; j < BATCH; ++j)
-        if (places.live(j)) {
-          squares += found[j] * found[j];
-          own[places.own[j]] = found[j];
-        }
+    turning.along_raw(part, [&](const auto &places) {
+      const auto values = places.load(raw);
+      places.each([&](int at, int j, int i) {
+        squares += values.of[j][i] * values.of[j][i];
+        own[at] = values.of[j][i];
+      });
     });
   };
   for (int number = 0; number < turning.parts; ++number) read(turning.part(number));
@@ -47,12 +43,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (int number = turning.parts - 1; number >= 0; --number) {
     const Part part = turning.part(number);
     if (number < turning.parts - 1) read(part);  // the last one is still here
-    turning.along_packed(part, [&](const Places &places) {
-#pragma unroll
-      for (int j = 0; j < BATCH; ++j) {
-        const float value = own[places.own[j]] * scale;
-        if (places.live(j)) to[places.at[j]] = narrow<packed_t>(TF32 ? to_tf32(value) : value);
-      }
+    turning.along_packed(part, [&](const auto &places) {
+      auto values = places.zeros();
+      places.each(
+          [&](int at, int j, int i) { values.of[j][i] = TF32 ? to_tf32(own[at] * scale) : own[at] * scale; });
+      places.store(to, values);
     });
   }
 }
