@@ -21,6 +21,12 @@ inline void batches(int count, Each each) {
     each(Batch<SIDE>{first, count});
 }
 
+// Whether four elements from here on come at once.
+template <class T>
+inline bool by_fours(const T *from) {
+  return reinterpret_cast<unsigned long long>(from) % (4 * sizeof(T)) == 0;
+}
+
 template <class T, int SIDE>
 inline void load_item(float (&values)[SIDE], const T *from) {
   if constexpr (SIDE == 1)

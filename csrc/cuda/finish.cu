@@ -34,11 +34,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
   __shared__ float own[AT_ONCE];
   const int index = programs[2 * blockIdx.x], out = programs[2 * blockIdx.x + 1];
   const long long *job = jobs + index * FINISH_ALL_FIELDS, *sets = job + FINISH_SETS;
-  const Turning turning = Turning::of(job[FINISH_CHANNELS], job[FINISH_TAPS], job[FINISH_GRAD] % 4 == 0);
-  const int outs = job[FINISH_OUT], size = turning.channels * turning.taps;
+  const int outs = job[FINISH_OUT], channels = job[FINISH_CHANNELS], taps = job[FINISH_TAPS],
+            size = channels * taps;
   const long long row = static_cast<long long>(out) * size, split_size = static_cast<long long>(outs) * size;
   const raws_t *raw = raws.of[index] + row;
   const float *partial = partials.of[job[FINISH_DEPTH]] + row;
+  grads_t *to = grads + job[FINISH_GRAD] + row;
+  const Turning turning = Turning::of(channels, taps, by_fours(raw) && by_fours(partial) && by_fours(to));
   const float *partial_bias = partial_biases.of[job[FINISH_DEPTH]] + out;
   Splits splits[MOST_SETS];
   float by[MOST_SETS] = {}, products[MOST_SETS] = {}, bias = 0, inner = 0;
@@ -94,7 +96,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
     bias_grads[at] = narrow<bias_grads_t>(bias);
     magnitude_grads[at] = narrow<magnitude_grads_t>(magnitude_grad);
   }
-  grads_t *to = grads + job[FINISH_GRAD] + row;
   for (int number = turning.parts - 1; number >= 0; --number) {
     const Part part = turning.part(number);
     if (number < turning.parts - 1) add(part);  // the last one is still here

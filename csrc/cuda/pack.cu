@@ -12,9 +12,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __shared__ float own[AT_ONCE];
   const int index = programs[2 * blockIdx.x], out = programs[2 * blockIdx.x + 1];
   const long long *job = jobs + index * PACK_FIELDS;
-  const Turning turning = Turning::of(job[PACK_CHANNELS], job[PACK_TAPS], true);
-  const long long row = static_cast<long long>(out) * (turning.channels * turning.taps);
+  const int channels = job[PACK_CHANNELS], taps = job[PACK_TAPS];
+  const long long row = static_cast<long long>(out) * (channels * taps);
   const raws_t *raw = raws.of[index] + row;
+  packed_t *to = packed + job[PACK_PACKED] + row;
+  const Turning turning = Turning::of(channels, taps, by_fours(raw) && by_fours(to));
   float squares = 0;
   auto read = [&](Part part) {
     turning.along_raw(part, [&](const auto &places) {
@@ -39,7 +41,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     norms[at] = norm;
     packed_biases[at] = wide(biases.of[index][out]);
   }
-  packed_t *to = packed + job[PACK_PACKED] + row;
   for (int number = turning.parts - 1; number >= 0; --number) {
     const Part part = turning.part(number);
     if (number < turning.parts - 1) read(part);  // the last one is still here
