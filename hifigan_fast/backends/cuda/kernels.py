@@ -113,7 +113,7 @@ class CudaKernels(Kernels):
     def stand_in(self, direction, role, layer, like):
         return windows.stand_in(self, direction, role, layer, like)
 
-    def of_rows(self, device):
+    def of_rows(self, name, device):
         return {"ROWS": 1, "THREADS": THREADS}
 
     def of_matrices(self, device):
