@@ -42,3 +42,11 @@ inline void store_item(T *to, const float (&values)[SIDE]) {
   else
     store_whole(to, values);
 }
+
+// Asks for `count` elements, which come to the second cache meanwhile.
+template <class T>
+inline void ask_for(const T *from, int count) {
+  constexpr int LINE = 128 / sizeof(T);
+  for (int at = threadIdx.x * LINE; at < count; at += THREADS * LINE)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from + at)));
+}
