@@ -7,7 +7,7 @@
 
 template <int SIDE>
 struct Batch {  // of one thread
-  static constexpr int COUNT = SIDE == 1 ? 1 : 2;
+  static constexpr int COUNT = SIDE == 1 ? 1 : 2, ELEMENTS = SIDE;
   int first, count;
 
   bool live(int j) const { return first + j * THREADS < count; }
