@@ -19,7 +19,7 @@ _, _, _, _, DEPTH, GRAD, FIRST_GRAD, SETS = constants(fields.Finish)
 INNER, BEGIN, END, SLOT = constants(fields.Set)
 SET_FIELDS, MOST_SETS = tl.constexpr(len(fields.Set)), tl.constexpr(fields.MOST_SETS)
 FINISH_FIELDS = tl.constexpr(fields.FINISH_FIELDS)
-THIN, SPLITS, BIASES = tl.constexpr(256), tl.constexpr(32), tl.constexpr(128)
+THIN, SPLITS = tl.constexpr(256), tl.constexpr(32)  # elements of a row so short that so many splits go at a time
 FEW, MANY = tl.constexpr(8), tl.constexpr(64)  # taps of a tile, by how many a row has
 
 
@@ -165,8 +165,8 @@ def finish(
     bias, partial_bias = tl.zeros([ROWS], tl.float32), pick(partial_biases, depth) + out[:, None]
     for s in tl.static_range(MOST_SETS):
         begin, end = _splits(job + SETS + s * SET_FIELDS)
-        for first in range(begin, end, BIASES):
-            split = first + tl.arange(0, BIASES)[None, :]
+        for first in range(begin, end, SPLITS):
+            split = first + tl.arange(0, SPLITS)[None, :]
             found = tl.load(partial_bias + split * outs, live[:, None] & (split < end), other=0.0)
             bias += tl.sum(found, 1)
     at = tl.load(job + FIRST_GRAD) + out
