@@ -10,7 +10,7 @@ import math
 import sys
 
 import numpy as np
-from studies import bands, clips, course, pages, periods, results, runs
+from studies import bands, clips, course, pages, periods, probes, results, runs
 from tabulate import tabulate
 
 PAGE = pages.DOCS / "questions.md"
@@ -32,6 +32,8 @@ def measure(args):
         data = clips.chosen(args.data, args.scratch)
         if folds is None:
             periods.measure(data)
+        if short:
+            probes.required()
         return course.work(short, runs.SHORT, data, args.scratch)
     return 0
 

@@ -57,8 +57,8 @@ def chosen(args):
 def train(args, wanted, plan):
     """Train those of `wanted` that have no result, in this process or in several. Returns an exit status."""
     data, device = clips.chosen(args.data, args.scratch), pick_device(args.device)
+    probes.required()
     if args.jobs == 1:
-        probes.required()
         if args.threads:
             torch.set_num_threads(args.threads)
         return course.work(wanted, plan, data, args.scratch, args.results, device)

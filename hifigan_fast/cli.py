@@ -221,7 +221,7 @@ def _add_warm(commands):
         commands,
         "warm",
         _warm,
-        "compile the Triton kernels of a training run ahead, also for a GPU that is not there",
+        "compile the kernels of a training run ahead, also for a GPU that is not there",
         "  hifigan-fast warm\n  hifigan-fast warm --target sm_90 --out kernels.zip\n"
         "  hifigan-fast warm --from kernels.zip           on the machine that trains, before it does",
     )
@@ -229,7 +229,7 @@ def _add_warm(commands):
     add("--target", metavar="NAME", help="sm_90, say, for a GPU of capability 9.0; default: this one's")
     add("--precision", nargs="+", choices=["fp32", "bf16", "fp16"], default=["bf16", "fp32"], help="default: bf16 fp32")
     add("--out", metavar="FILE", help="a zip file of the kernels, for machines of the same versions")
-    add("--from", dest="source", metavar="FILE", help="unpack such a file into Triton's cache instead")
+    add("--from", dest="source", metavar="FILE", help="unpack such a file into the kernels' caches instead")
 
 
 def _info(args):

@@ -111,13 +111,17 @@ def _trusted():
     return lines
 
 
-def _by_others():
-    """(what, value) for every backend and dtype where kernels of others run some of HiFi-GAN's layers."""
+def _layers():
+    """HiFi-GAN's, but for stems and heads; seconds, which a backend that runs all itself does not ask for."""
     with torch.device("meta"):
         nets = [*MultiPeriodDiscriminator().discriminators, *MultiScaleDiscriminator().discriminators]
-    layers = dict.fromkeys(layer for net in nets for layer in stack_of(net).layers[1:-1])
+    yield from dict.fromkeys(layer for net in nets for layer in stack_of(net).layers[1:-1])
+
+
+def _by_others():
+    """(what, value) for every backend and dtype where kernels of others run some of HiFi-GAN's layers."""
     for backend, device, dtype in itertools.product(dispatch.BACKENDS.values(), _devices(), DTYPES):
-        words = dispatch.refusal(backend, device, dtype) is None and backend.by_others(device, dtype, layers)
+        words = dispatch.refusal(backend, device, dtype) is None and backend.by_others(device, dtype, _layers())
         if words:
             yield f"within {backend.name}, {str(dtype)[6:]}", words
 

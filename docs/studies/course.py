@@ -66,14 +66,22 @@ class Course:
             self.trainer, lambda *batch: [str(training.paths[i]) for i in self.order.whole_batch(*batch)]
         )
 
+    def _marks_passed(self):
+        return [row["step"] for row in self.probed]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of it is done, the last probe, too."""
+        return self._marks_passed() == self.plan.marks
+
     def turns(self, stopped: Callable[[], Any]) -> Iterator[None]:
         """Train to the end, or until `stopped`; other runs may go on at each yield, while a GPU works on this one."""
         trainer, plan = self.trainer, self.plan
         while True:
-            if trainer.step in plan.marks and trainer.step not in [row["step"] for row in self.probed]:
+            if trainer.step in plan.marks and trainer.step not in self._marks_passed():
                 found = probes.probe(trainer, self.held_out, speech=trainer.step == plan.steps)
                 self.probed.append({"step": trainer.step} | found)
-            if trainer.step == plan.steps:
+            if self.finished:
                 return
             begun = time.perf_counter()
             taken = self._steps(plan.turn(trainer.step), stopped)
@@ -167,7 +175,7 @@ def _whole(run, plan, data, scratch, folder, device, stopped):
     print(f"{run.name}: {plan.steps} steps, {WAYS[run.way].title}", flush=True)
     course = Course(run, plan, data, out, device)
     yield from course.turns(stopped)
-    if course.trainer.step < plan.steps:
+    if not course.finished:
         return
     results.write(folder / plan.name / f"{run.name}.json", course.result())
     shutil.rmtree(out, ignore_errors=True)

@@ -62,18 +62,22 @@ class Killed(BaseException):
     """What nothing catches: a kill, as far as the files go."""
 
 
-def dies(function, at):
-    """`function` until its call number `at`, which is killed once it is done."""
+def kill():
+    raise Killed
+
+
+def once(function, at, then):
+    """`function`; when its call number `at` is done, `then` is called."""
     calls = []
 
-    def dying(*args, **kwargs):
+    def counted(*args, **kwargs):
         calls.append(None)
         found = function(*args, **kwargs)
         if len(calls) == at:
-            raise Killed
+            then()
         return found
 
-    return dying
+    return counted
 
 
 def test_a_killed_run_goes_on_to_the_same_result(execute, tmp_path, monkeypatch):
@@ -81,10 +85,10 @@ def test_a_killed_run_goes_on_to_the_same_result(execute, tmp_path, monkeypatch)
     assert [row["step"] for row in expected["probes"]] == [0, 2, 3] and expected["curve"]["step"] == [2, 3]
     assert len({json.dumps(row["layers"]) for row in expected["probes"]}) == 3, "the probes are of one state"
     saves = [(results, "write", 1), (checkpoint, "save_checkpoint", 2), (checkpoint, "thin", 2)]
-    kills = [(step.Trainer, "train_step", 3), (probes, "probe", 2), (results, "write", 3), *saves]
+    kills = [(step.Trainer, "train_step", 3), (probes, "probe", 2), (results, "write", 2), *saves]
     for where, name, at in kills:
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(where, name, dies(getattr(where, name), at))
+            patch.setattr(where, name, once(getattr(where, name), at, kill))
             execute(RUN, f"{name}-{at}")
         assert without_clock(execute(RUN, f"{name}-{at}")) == without_clock(expected), f"killed in {name}, call {at}"
         assert not (tmp_path / f"{name}-{at}" / "tiny" / RUN.name).exists(), "its checkpoint stayed"
@@ -137,21 +141,19 @@ def test_a_run_that_fails_says_why(execute, plan, data, tmp_path, monkeypatch, c
     assert "Traceback" in capsys.readouterr().err, "of what nobody expects, where it was is said"
 
 
-def test_a_signal_ends_a_run_with_a_checkpoint(execute, plan, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "name", "at", "after"), [(probes, "probe", 2, 2), (step.Trainer, "train_step", 3, 3)]
+)
+def test_a_signal_ends_a_run_with_a_checkpoint(execute, plan, data, tmp_path, monkeypatch, where, name, at, after):
     expected = execute(RUN, "whole")
-    probe, plan = probes.probe, dataclasses.replace(plan, checkpoint=3)  # one that is not due
-
-    def interrupted(trainer, *args, **kwargs):
-        if trainer.step == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return probe(trainer, *args, **kwargs)
-
+    plan = dataclasses.replace(plan, checkpoint=3)  # none but the last is due
     with monkeypatch.context() as patch:
-        patch.setattr(probes, "probe", interrupted)
-        assert course.work([RUN], plan, data, tmp_path / "b", tmp_path / "b") == 128 + signal.SIGTERM
-    assert (tmp_path / "b" / "tiny" / RUN.name / "g_00000002").is_file()
-    assert course.work([RUN], plan, data, tmp_path / "b", tmp_path / "b") == 0
-    found = results.read(tmp_path / "b" / "tiny" / f"{RUN.name}.json")
+        patch.setattr(where, name, once(getattr(where, name), at, lambda: signal.raise_signal(signal.SIGTERM)))
+        assert course.work([RUN], plan, data, tmp_path / "b", tmp_path / "b" / "results") == 128 + signal.SIGTERM
+    assert (tmp_path / "b" / "tiny" / RUN.name / f"g_{after:08d}").is_file()
+    assert not (tmp_path / "b" / "results").exists(), "of a run whose last probe is missing"
+    assert course.work([RUN], plan, data, tmp_path / "b", tmp_path / "b" / "results") == 0
+    found = results.read(tmp_path / "b" / "results" / "tiny" / f"{RUN.name}.json")
     assert [found[key] for key in ("curve", "probes")] == [expected[key] for key in ("curve", "probes")]
 
 
@@ -433,7 +435,7 @@ def test_a_page_has_the_plan_with_most_results(tmp_path):
     assert said.endswith(pages.TF32)
     [short] = results.of_plan(runs.SHORT, make_questions_figures.SHORT[:1]).values()
     said = pages.made(runs.SHORT, {"step-losses-1": short}, make_questions_figures.SHORT[:1])
-    assert "AMD EPYC, 1 thread, torch" in said and "TF32" not in said
+    assert f"{short['conditions']['processor']}, " in said and "thread" in said and "TF32" not in said
 
 
 def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch, capsys):

@@ -114,7 +114,7 @@ class CudaKernels(Kernels):
     def stand_in(self, direction, role, layer, like):
         return windows.stand_in(self, direction, role, layer, like)
 
-    def of_rows(self, device):
+    def of_rows(self, name, device):
         return ROWS
 
     def of_matrices(self, device):

@@ -92,17 +92,9 @@ def pack(
     tl.store(norms + at, norm, live)
     tl.store(packed_biases + at, tl.load(pick(biases, index) + out, live, other=0.0).to(tl.float32), live)
     raw = raw[:, :, None]
-    if taps <= FEW:
-        _pack(raw, to, scale, channels, taps, live, PRECISION, FEW, ELEMENTS // FEW)
-    else:
-        _pack(raw, to, scale, channels, taps, live, PRECISION, MANY, ELEMENTS // MANY)
-
-
-@triton.jit
-def _pack(raw, to, scale, channels, taps, live, PRECISION, TAPS_AT_ONCE: tl.constexpr, AT_ONCE: tl.constexpr):
-    """Rows of `raw`, scaled and turned."""
-    for number in range(_tiles(channels, taps, TAPS_AT_ONCE, AT_ONCE)):
-        packed_at, raw_at, inside = _tile(number, channels, taps, live, TAPS_AT_ONCE, AT_ONCE)
+    AT_ONCE: tl.constexpr = ELEMENTS // FEW
+    for number in range(_tiles(channels, taps, FEW, AT_ONCE)):
+        packed_at, raw_at, inside = _tile(number, channels, taps, live, FEW, AT_ONCE)
         value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
         value = (value * scale[:, None, None]).to(to.dtype.element_ty)
         tl.store(to + packed_at, rounded(value, PRECISION), inside)
