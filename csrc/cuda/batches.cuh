@@ -43,10 +43,13 @@ inline void store_item(T *to, const float (&values)[SIDE]) {
     store_whole(to, values);
 }
 
-// Asks for `count` elements, which come to the second cache meanwhile.
+// Asks for `count` elements, which come to the second cache meanwhile. From Ada Lovelace on: caches of most
+// before it do not hold the rows of all blocks.
 template <class T>
 inline void ask_for(const T *from, int count) {
+#if __CUDA_ARCH__ >= 890
   constexpr int LINE = 128 / sizeof(T);
   for (int at = threadIdx.x * LINE; at < count; at += THREADS * LINE)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from + at)));
+#endif
 }

@@ -23,7 +23,7 @@ inline auto sum(const float *partial, long long split_size, Splits splits, const
   return total;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
+extern "C" __global__ void __launch_bounds__(THREADS, 1024 / THREADS)
     finish(const __grid_constant__ Pointers<const raws_t, raws_n> raws,
            const __grid_constant__ Pointers<const float, partials_n> partials,
            const __grid_constant__ Pointers<const float, partial_biases_n> partial_biases,
