@@ -19,7 +19,12 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 HEAD = {"taps": 3, "stride": 1, "padding": 1, "slope": 1.0}
 SETS = {
     "as VITS": (Layer(1, 8, 15, 1, 7), Layer(8, 16, 41, 4, 20, 4), Layer(16, 32, 41, 4, 20, 16), Layer(32, 1, **HEAD)),
-    "no padding, few taps": (Layer(1, 6, 5, 3, 2), Layer(6, 9, 7, 3, 1, 3), Layer(9, 12, 6, 4, 0, 3), Layer(12, 1, **HEAD)),
+    "no padding, few taps": (
+        Layer(1, 6, 5, 3, 2),
+        Layer(6, 9, 7, 3, 1, 3),
+        Layer(9, 12, 6, 4, 0, 3),
+        Layer(12, 1, **HEAD),
+    ),
     "much padding, even taps": (Layer(1, 4, 4, 2, 3), Layer(4, 8, 8, 3, 5, 2), Layer(8, 1, **HEAD)),
 }
 
@@ -71,4 +76,4 @@ def test_a_fault_is_seen(direction, file, right, wrong, tmp_path, monkeypatch):
         if name:
             monkeypatch.setitem(sys.modules, name, made)
     monkeypatch.setattr(TritonKernels, direction, made)
-    assert not max(map(ratio, SETS)) <= parity.LIMIT
+    assert not ratio("much padding, even taps") <= parity.LIMIT
