@@ -18,7 +18,7 @@ def power_iterations(kernels, matrices, eps, iterations, calls):
     like = weights[0]
     blocks = kernels.of_matrices(like.device)
     jobs, by_row, by_column, outs, sizes = tables.spectral_jobs(
-        tuple((len(u), len(v)) for u, v in zip(us, vs)), blocks["ROWS"], blocks["COLUMNS"], like.device
+        tuple((u.numel(), v.numel()) for u, v in zip(us, vs)), blocks["ROWS"], blocks["COLUMNS"], like.device
     )
     apart = calls if iterations else 1
     s, t = (torch.empty(apart, size, dtype=torch.float32, device=like.device) for size in (outs, sizes))
