@@ -35,7 +35,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   packed_t *to = packed + job[PACK_PACKED] + static_cast<long long>(out) * size;
   turning.parts([&](auto... part) {
     turning.along_raw(part..., [&](float &own, int k) { own = wide(raw[k]) * scale; });
-    turning.along_packed(part...,
-                         [&](float &own, int k) { to[k] = narrow<packed_t>(TF32 ? to_tf32(own) : own); });
+    turning.along_packed(part..., [&](float &own, int k) {
+      to[k] = narrow<packed_t>(TF32 && !job[PACK_EXACT] ? to_tf32(own) : own);
+    });
   });
 }

@@ -49,7 +49,7 @@ class TritonKernels(Kernels):
         # No block is wider than what there is, but for rows of a product that cannot be turned.
         channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
         widest = max(16, triton.next_power_of_2(found.stretch * channels))
-        if columns == "BN" or convolution.turns(found.BN, devices.precision(like)):
+        if columns == "BN" or convolution.turns(found.BN, devices.precision(like, layer)):
             found = replace(found, **{columns: min(getattr(found, columns), widest)})
         return getattr(self, direction), found
 

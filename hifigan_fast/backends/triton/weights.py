@@ -13,7 +13,7 @@ from .pointers import pick
 from .rounding import rounded
 
 PLAIN, WEIGHT, SPECTRAL = constants(fields.Norm)
-KIND, OUT, CHANNELS, TAPS, PACKED, FIRST = constants(fields.Pack)
+KIND, OUT, CHANNELS, TAPS, PACKED, FIRST, EXACT = constants(fields.Pack)
 PACK_FIELDS = tl.constexpr(len(fields.Pack))
 _, _, _, _, DEPTH, GRAD, FIRST_GRAD, SETS = constants(fields.Finish)
 INNER, BEGIN, END, SLOT = constants(fields.Set)
@@ -91,21 +91,23 @@ def pack(
     tl.store(scales + at, scale, live)
     tl.store(norms + at, norm, live)
     tl.store(packed_biases + at, tl.load(pick(biases, index) + out, live, other=0.0).to(tl.float32), live)
-    raw = raw[:, :, None]
+    raw, exact = raw[:, :, None], tl.load(job + EXACT)
     if taps <= FEW:
-        _pack(raw, to, scale, channels, taps, live, PRECISION, FEW, ELEMENTS // FEW)
+        _pack(raw, to, scale, channels, taps, live, exact, PRECISION, FEW, ELEMENTS // FEW)
     else:
-        _pack(raw, to, scale, channels, taps, live, PRECISION, MANY, ELEMENTS // MANY)
+        _pack(raw, to, scale, channels, taps, live, exact, PRECISION, MANY, ELEMENTS // MANY)
 
 
 @triton.jit
-def _pack(raw, to, scale, channels, taps, live, PRECISION, TAPS_AT_ONCE: tl.constexpr, AT_ONCE: tl.constexpr):
+def _pack(raw, to, scale, channels, taps, live, exact, PRECISION, TAPS_AT_ONCE: tl.constexpr, AT_ONCE: tl.constexpr):
     """Rows of `raw`, scaled and turned."""
     for number in range(_tiles(channels, taps, TAPS_AT_ONCE, AT_ONCE)):
         packed_at, raw_at, inside = _tile(number, channels, taps, live, TAPS_AT_ONCE, AT_ONCE)
         value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
         value = (value * scale[:, None, None]).to(to.dtype.element_ty)
-        tl.store(to + packed_at, rounded(value, PRECISION), inside)
+        if PRECISION == "tf32":
+            value = tl.where(exact, value, rounded(value, PRECISION))
+        tl.store(to + packed_at, value, inside)
 
 
 @triton.jit
