@@ -35,6 +35,7 @@ def scale(groups, first, second, length=150, **case):
 
 
 DENSE = Layer(1, 32, 5, 3, 2), Layer(32, 128, 5, 3, 2), Layer(128, 136, 5, 1, 2), Layer(136, 1, **HEAD)
+LONG_ROWS = Layer(1, 1100, 3, 3, 1), Layer(1100, 40, 5, 3, 2), Layer(40, 8, 150, 2, 75), Layer(8, 1, **HEAD)
 # Every class of layers; groups wider and narrower than a block, odd channels, folds, norms, weights shared and not.
 ENSEMBLES = {
     "odd channels": {"norm": "weight"},
@@ -44,6 +45,7 @@ ENSEMBLES = {
     "groups of 8": scale(4, 16, 32),
     "groups of 32 and 64": scale(2, 64, 128, periods=(1, 1)),
     "256 groups of 4": scale(256, 1024, 1024, 60, samples=1),
+    "rows of weights in several parts": {"layers": LONG_ROWS, "periods": (1,), "length": 60, "samples": 1},
     "a long stem": {"layers": (Layer(1, 48, 300, 2, 150), Layer(48, 1, **HEAD)), "length": 30, "samples": 1},
 }
 

@@ -114,7 +114,7 @@ class CudaKernels(Kernels):
         return windows.stand_in(self, direction, role, layer, like)
 
     def of_rows(self, device):
-        return {"ROWS": 4, "THREADS": 128}
+        return {"ROWS": 1, "THREADS": THREADS}
 
     def of_matrices(self, device):
         return {"ROWS": 8, "COLUMNS": 64, "THREADS": THREADS}

@@ -73,12 +73,12 @@ def tf32(device):
 
 
 def exact(layer):
-    """Whether float32 is never multiplied in TF32: with one channel memory bounds a layer, and cuDNN does not either."""
+    """Whether float32 is never multiplied in TF32: memory bounds a layer of one channel, and cuDNN does not either."""
     return 1 in (layer.in_channels, layer.out_channels)
 
 
 def arithmetic(like, layer=None):
-    """What a layer, or any that is not `exact`, multiplies maps like this tensor in: "half", "tf32" or "float32"."""
+    """What a layer (any that is not `exact`) multiplies maps like this tensor in: "half", "tf32" or "float32"."""
     if like.itemsize == 2:
         return "half"
     return "tf32" if tf32(like.device) and not (layer and exact(layer)) else "float32"

@@ -115,8 +115,10 @@ class Jobs:
     table: torch.Tensor
 
     @classmethod
-    def of(cls, rows, fields, block, device):
-        programs = [(job, out) for job, row in enumerate(rows) for out in range(0, row[Finish.OUT], block)]
+    def of(cls, rows, fields, block, device, terms=lambda row: 0):
+        """`terms` of a job's row: how many are summed; the longest sums begin first."""
+        longest = sorted(range(len(rows)), key=lambda job: -terms(rows[job]))
+        programs = [(job, out) for job in longest for out in range(0, rows[job][Finish.OUT], block)]
         return cls(_table(programs, 2, device), _table(rows, fields, device))
 
 
@@ -158,7 +160,7 @@ def finish_jobs(jobs, block, device):
     fields = FINISH_FIELDS
     spectral = [row for row in rows if row[0] == Norm.SPECTRAL]
     return (
-        Jobs.of(rows, fields, block, device),
+        Jobs.of(rows, fields, block, device, lambda row: row[Finish.SETS + Set.END] - row[Finish.SETS + Set.BEGIN]),
         Jobs.of(spectral, fields, block, device),
         elements[-1],
         vectors[-1],

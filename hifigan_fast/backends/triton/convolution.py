@@ -26,11 +26,13 @@ from .rows import (
     SAMPLES,
     WEIGHTS,
     beside,
+    counted,
     divided,
     head_row,
+    in_a_row,
     load_input,
     outputs,
-    rows_of,
+    tile_of,
 )
 
 
@@ -89,7 +91,8 @@ def forward(
     OWN: tl.constexpr = TAPS * IG
     K: tl.constexpr = OWN + (STRETCH - 1) * STRIDE * IG
     group, first_column = _block(STRETCH * OG, BN)
-    run, begin, live, sequence, row = rows_of(runs, tiles, tl.program_id(0), STRETCH, BM)
+    run, begin = tile_of(runs, tiles, tl.program_id(0))
+    live, sequence, row = counted(run, begin, STRETCH, BM)
     n = first_column + tl.arange(0, BN)
     wanted = n < STRETCH * OG
     channel = group * OG + n
@@ -261,11 +264,15 @@ def _column_sums(
     In a loop of its own, though the product has the same tiles: what a product in flight reads, registers shall not.
     """
     sums = tl.zeros([BLOCK, o.shape[0]], tl.float32)
-    for tile in range(first_tile, end):
-        run, begin, live, sequence, row = rows_of(runs, tiles, tile, STRETCH, BLOCK)
+    tile = first_tile
+    while tile < end:
+        run, first, count = in_a_row(runs, tiles, tile, end, STRETCH, BLOCK)
         offset = tl.load(run + GRAD_OUT_OFFSET)
-        at, there = outputs(grad_out, run, offset, begin, sequence, row, o, OUT, GROUP, False, STRETCH, BLOCK)
-        sums += tl.load(at, live[:, None] & there, other=0.0).to(tl.float32)
+        for begin in range(first, first + count * BLOCK, BLOCK):
+            live, sequence, row = counted(run, begin, STRETCH, BLOCK)
+            at, there = outputs(grad_out, run, offset, begin, sequence, row, o, OUT, GROUP, False, STRETCH, BLOCK)
+            sums += tl.load(at, live[:, None] & there, other=0.0).to(tl.float32)
+        tile += count
     return tl.sum(sums, 0)
 
 
@@ -309,32 +316,36 @@ def weight_grad(
     sums = tl.zeros([BN, BM] if TURNED else [BM, BN], tl.float32)
     first_tile, end = tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)
     grads = grad_out + group * OG
-    for tile in range(first_tile, end):
-        run, begin, live, sequence, row = rows_of(runs, tiles, tile, STRETCH, BK)
+    tile = first_tile
+    while tile < end:  # a loop for each run: within it nothing is looked up
+        run, first, count = in_a_row(runs, tiles, tile, end, STRETCH, BK)
         offset = tl.load(run + GRAD_OUT_OFFSET)
-        at, there = outputs(grads, run, offset, begin, sequence, row, o, OUT, OG, HEAD, STRETCH, BK)
-        grad = rounded(tl.load(at, live[:, None] & there, other=0.0), PRECISION)
-        inputs = load_input(
-            x,
-            run,
-            begin,
-            sequence,
-            row,
-            live[:, None] & (k < K)[None, :],
-            tap,
-            group * IG + part,
-            IN,
-            STRIDE,
-            PADDING,
-            STEM,
-            STRETCH,
-            PRECISION,
-        )
-        inputs = inputs.to(grad.dtype)
-        if TURNED:
-            sums = _sum(tl.trans(inputs), grad, sums, PRECISION)
-        else:
-            sums = _sum(tl.trans(grad), inputs, sums, PRECISION)
+        for begin in range(first, first + count * BK, BK):
+            live, sequence, row = counted(run, begin, STRETCH, BK)
+            at, there = outputs(grads, run, offset, begin, sequence, row, o, OUT, OG, HEAD, STRETCH, BK)
+            grad = rounded(tl.load(at, live[:, None] & there, other=0.0), PRECISION)
+            inputs = load_input(
+                x,
+                run,
+                begin,
+                sequence,
+                row,
+                live[:, None] & (k < K)[None, :],
+                tap,
+                group * IG + part,
+                IN,
+                STRIDE,
+                PADDING,
+                STEM,
+                STRETCH,
+                PRECISION,
+            )
+            inputs = inputs.to(grad.dtype)
+            if TURNED:
+                sums = _sum(tl.trans(inputs), grad, sums, PRECISION)
+            else:
+                sums = _sum(tl.trans(grad), inputs, sums, PRECISION)
+        tile += count
     wanted, channel, above = o < STRETCH * OG, group * OG + o, tl.zeros([BM], tl.int32)
     if STRETCH > 1:  # the sums of a row of a stretch lie behind those of the one before
         channel, above = group * OG + o % OG + o // OG * OUT, o // OG * (STRIDE * IG)

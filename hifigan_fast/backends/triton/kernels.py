@@ -14,6 +14,7 @@ ROWS_INTERPRETED = {"ROWS": 128, "ELEMENTS": 1024}
 SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
 SPECTRAL_INTERPRETED = {"ROWS": 128, "BLOCK": 1024, "HEIGHT": 256, "COLUMNS": 1024}
 REGISTERS = {"maxnreg": 128}  # of a thread; of `iterate` because all programs must run at once
+STAGES = 3  # of a block narrower than its class's
 OPTIONS = {"enable_fp_fusion": True}  # a product's sum rounded once: Triton's default to 3.9, not from 3.10 on
 
 
@@ -49,8 +50,10 @@ class TritonKernels(Kernels):
         # No block is wider than what there is, but for rows of a product that cannot be turned.
         channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
         widest = max(16, triton.next_power_of_2(found.stretch * channels))
-        if columns == "BN" or convolution.turns(found.BN, devices.precision(like, layer)):
-            found = replace(found, **{columns: min(getattr(found, columns), widest)})
+        if widest < getattr(found, columns) and (
+            columns == "BN" or convolution.turns(found.BN, devices.precision(like, layer))
+        ):  # and no more stages than leave room for a second program
+            found = replace(found, **{columns: widest}, num_stages=min(found.num_stages, STAGES))
         return getattr(self, direction), found
 
     def stand_in(self, direction, role, layer, like):
