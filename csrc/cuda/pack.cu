@@ -42,13 +42,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     norms[at] = norm;
     packed_biases[at] = wide(biases.of[index][out]);
   }
+  const bool rounded = TF32 && !job[PACK_EXACT];
   for (int number = turning.parts - 1; number >= 0; --number) {
     const Part part = turning.part(number);
     if (number < turning.parts - 1) read(part);  // the last one is still here
     turning.along_packed(part, [&](const auto &places) {
       auto values = places.zeros();
-      places.each(
-          [&](int at, int j, int i) { values.of[j][i] = TF32 ? to_tf32(own[at] * scale) : own[at] * scale; });
+      places.each([&](int at, int j, int i) {
+        values.of[j][i] = rounded ? to_tf32(own[at] * scale) : own[at] * scale;
+      });
       places.store(to, values);
     });
   }

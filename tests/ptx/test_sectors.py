@@ -38,7 +38,7 @@ def counted():
         executing_cuda(80) as session,
         hf.use_backend("cuda"),
     ):
-        assert small.worst_ratio(backend, torch.bfloat16, None) <= 2
+        assert small.worst_ratio(backend, torch.bfloat16) <= 2
         hf.feature_loss([[maps[0]]], [[maps[1]]]).backward()
     assert not session.faults
     return found

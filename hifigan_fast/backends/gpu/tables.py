@@ -11,6 +11,7 @@ import torch
 from ...geometry import run_table
 from ..contract import packed_room
 from ..kept import capturing, kept
+from . import devices
 from .fields import FINISH_FIELDS, MOST_SETS, Chunk, Finish, Norm, Pack, Pair, Set, Spectral
 from .kernels import cdiv
 
@@ -131,7 +132,7 @@ def pack_jobs(layers, kinds, block, device):
     rows, elements, vectors = [], 0, 0
     for layer, own in zip(layers, kinds):
         for number, kind in enumerate(own):
-            rows.append((*_numbers(kind, layer), elements + number * layer.weights, vectors))
+            rows.append((*_numbers(kind, layer), elements + number * layer.weights, vectors, devices.exact(layer)))
             vectors += layer.out_channels
         elements += packed_room(layer, len(own))
     return Jobs.of(rows, len(Pack), block, device), elements, vectors

@@ -134,7 +134,7 @@ def forward(
 
 
 @triton.jit
-def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS, PRECISION):
+def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS):
     """to = (sums + map_grad) · leaky'(saved), at places that are wanted; see `input_grad`."""
     if matching is not None:
         mask = tl.load(saved + at, wanted, other=0.0)
@@ -147,7 +147,7 @@ def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted,
                     sums += tl.load(map_grads[i] + above + at, wanted, other=0.0).to(tl.float32)
         mask = tl.load(saved + at, wanted, other=0.0)
     sums = tl.where(mask > 0, sums, sums * slope)
-    tl.store(to + at, rounded(sums.to(to.dtype.element_ty), PRECISION), wanted)
+    tl.store(to + at, sums.to(to.dtype.element_ty), wanted)
 
 
 @triton.jit(do_not_specialize_on_alignment=["matching"])
@@ -217,9 +217,7 @@ def input_grad(
         else:
             grads = grad_out + (offset + reached + shift) * OUT + (near[:, None] - back[None, :]) * OUT
         inside = live[:, None] & k_live[None, :] & (row >= 0) & (row < out_rows)
-        a = tl.load(grads + channel[None, :], inside, other=0.0)
-        if HEAD:
-            a = rounded(a, PRECISION)  # the loss's; all others come from here, rounded
+        a = rounded(tl.load(grads + channel[None, :], inside, other=0.0), PRECISION)
         met = k_live[:, None] & (n < STRETCH * IG)[None, :]
         if STRETCH > 1:
             own = behind[None, :] + (back * (STRIDE * IG))[:, None]
@@ -245,7 +243,7 @@ def input_grad(
             row = (first + step * STRETCH)[:, None] + (n // IG)[None, :]
             at = own[:, None] * IN + (n // IG * IN + n % IG)[None, :]
             wanted = wanted & (row >= 0) & (row < in_rows)
-        _mask(parts[i], stored, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS, PRECISION)
+        _mask(parts[i], stored, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS)
 
 
 @triton.jit
@@ -325,7 +323,7 @@ def weight_grad(
         for begin in range(first, first + count * BK, BK):
             live, sequence, row = counted(run, begin, STRETCH, BK)
             at, there = outputs(grads, run, offset, begin, sequence, row, o, OUT, OG, HEAD, STRETCH, BK)
-            grad = tl.load(at, live[:, None] & there, other=0.0)
+            grad = rounded(tl.load(at, live[:, None] & there, other=0.0), PRECISION)
             inputs = load_input(
                 x,
                 run,
@@ -343,8 +341,6 @@ def weight_grad(
                 PRECISION,
             )
             inputs = inputs.to(grad.dtype)
-            if HEAD:
-                grad = rounded(grad, PRECISION)
             if TURNED:
                 sums = _sum(tl.trans(inputs), grad, sums, PRECISION)
             else:

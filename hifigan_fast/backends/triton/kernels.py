@@ -56,7 +56,7 @@ class TritonKernels(Kernels):
         channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
         widest = max(16, triton.next_power_of_2(found.stretch * channels))
         if widest < getattr(found, columns) and (
-            columns == "BN" or convolution.turns(found.BN, devices.precision(like))
+            columns == "BN" or convolution.turns(found.BN, devices.precision(like, layer))
         ):  # and no more stages than leave room for a second program
             found = replace(found, **{columns: widest}, num_stages=min(found.num_stages, STAGES))
         return getattr(self, direction), found

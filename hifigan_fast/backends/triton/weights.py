@@ -13,7 +13,7 @@ from .pointers import ask_for, pick
 from .rounding import rounded
 
 PLAIN, WEIGHT, SPECTRAL = constants(fields.Norm)
-KIND, OUT, CHANNELS, TAPS, PACKED, FIRST = constants(fields.Pack)
+KIND, OUT, CHANNELS, TAPS, PACKED, FIRST, EXACT = constants(fields.Pack)
 PACK_FIELDS = tl.constexpr(len(fields.Pack))
 _, _, _, _, DEPTH, GRAD, FIRST_GRAD, SETS = constants(fields.Finish)
 INNER, BEGIN, END, SLOT = constants(fields.Set)
@@ -92,13 +92,15 @@ def pack(
     tl.store(scales + at, scale, live)
     tl.store(norms + at, norm, live)
     tl.store(packed_biases + at, tl.load(pick(biases, index) + out, live, other=0.0).to(tl.float32), live)
-    raw = raw[:, :, None]
+    raw, exact = raw[:, :, None], tl.load(job + EXACT)
     AT_ONCE: tl.constexpr = ELEMENTS // FEW
     for number in range(_tiles(channels, taps, FEW, AT_ONCE)):
         packed_at, raw_at, inside = _tile(number, channels, taps, live, FEW, AT_ONCE)
         value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
         value = (value * scale[:, None, None]).to(to.dtype.element_ty)
-        tl.store(to + packed_at, rounded(value, PRECISION), inside)
+        if PRECISION == "tf32":
+            value = tl.where(exact, value, rounded(value, PRECISION))
+        tl.store(to + packed_at, value, inside)
 
 
 @triton.jit
