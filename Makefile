@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 
-.PHONY: bench bench-all bench-layers readme-figures test test-all ptx wild sanitize dist docs types lint format clean
+.PHONY: bench bench-all gpu bench-layers readme-figures test test-all ptx wild sanitize dist docs types lint format clean
 
 # torch first: constraints.txt pins it, and what depends on it must not bring another.
 $(VENV)/.base: constraints.txt
@@ -47,6 +47,17 @@ bench-all: $(VENV)/.bench  ## every project's discriminators, every step and way
 	for workload in hifigan vits rvc bigvgan; do \
 	  $(BIN)/hifigan-fast bench --full --scaling --workload $$workload --out bench-out/$$workload $(ARGS) || exit; \
 	done
+
+# What is worth most comes first; what fails leaves the rest.
+gpu: $(VENV)/.test  ## on a GPU: kernels compiled, checked, timed, tuned and tested; results in bench-out/gpu
+	-for precision in bf16 fp32 fp16; do $(BIN)/python -m hifigan_fast.cli warm --precision $$precision & done; wait
+	-$(BIN)/python -m pytest -q tests/gpu -k first_contact -n 8 $(ARGS)
+	-$(BIN)/python -m hifigan_fast.cli bench --out bench-out/gpu --json bench-out/gpu/bench.json
+	-for dtype in bfloat16 tf32; do for step in discriminator generator; do \
+	  $(BIN)/python -m benchmarks.launches --dtype $$dtype --step $$step --out bench-out/gpu/launches-$$dtype-$$step.json; \
+	done; done
+	-$(BIN)/python -m hifigan_fast.cli tune --out bench-out/gpu/configs.json
+	-$(BIN)/python -m pytest -q tests/gpu -n 8 -rf $(ARGS)
 
 bench-layers: $(VENV)/.bench  ## layers, other shapes, memory
 	$(BIN)/python -m benchmarks.layers --out bench-out/layers.json

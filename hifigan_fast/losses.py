@@ -65,9 +65,10 @@ def _why_not_fused(maps, layouts):
         return "maps differ in dtype or device"
     if not first.dtype.is_floating_point or any(map(torch.Tensor.is_neg, maps)):
         return "maps are negated lazily, or not real"
-    if not _flat_pairs(layouts):
-        return "maps differ in shape or layout, are empty or not dense"
-    return dispatch.not_fusible(first.device)
+    reason = dispatch.not_fusible(first.device)
+    if reason or _flat_pairs(layouts):  # a tracer's lengths may be no numbers to be kept by
+        return reason
+    return "maps differ in shape or layout, are empty or not dense"
 
 
 def feature_loss(fmap_r: Maps, fmap_g: Maps) -> torch.Tensor:

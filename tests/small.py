@@ -117,13 +117,12 @@ class SmallEnsemble:
             self._judges[dtype] = theirs, self.plain(torch.float64, sides_of=theirs[0])
         return self._judges[dtype]
 
-    def worst_ratio(self, backend, dtype=torch.float32, eps=None):
-        """The worst error ratio over all maps and gradients, small tensors together; `eps`: of products, if not the
-        dtype's."""
+    def worst_ratio(self, backend, dtype=torch.float32):
+        """The worst error ratio over all maps and gradients, small tensors together."""
         ours, (theirs, oracle) = self.on(backend, dtype), self._judge(dtype)
         same = all(torch.equal(a > 0, b > 0) for a, b in zip(ours[0], theirs[0]))
         oracles = [oracle if same else self.plain(torch.float64, sides_of=ours[0]), oracle]
-        eps = eps or torch.finfo(dtype).eps
+        eps = torch.finfo(dtype).eps
         ratios = []
         for kind in (0, 1):
             plain = [_or_oracle(*pair) for pair in zip(theirs[kind], oracles[1][kind])]

@@ -13,7 +13,7 @@ using Element = grad_out_t;
 #include "convolution.cuh"
 
 constexpr int MOST = ceil_div(TAPS, STRIDE);  // taps of a phase
-using Product = TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, false, false>::Type;
+using Product = TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, true, false>::Type;
 using Grads = Window<Element, SLOTS, CHUNKS, 1, MOST, GROUP_OUT, OUT>;
 constexpr int PITCH = COLUMNS / SIZE;  // of a stage of weights: [tap][channel of grad_out][column]
 constexpr int STAGE_ROWS = TAPS_AT_ONCE * CHANNELS, STAGE_BYTES = STAGE_ROWS * PITCH * 16;
@@ -126,8 +126,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       for (int n = 0; n < SIZE; ++n) {
         float sum = values[n];
         if (given) sum = matching ? with_match(sum, own[n], others[n], scale) : sum + others[n];
-        sum = own[n] > 0 ? sum : sum * slope;
-        values[n] = IN_TF32 ? to_tf32(sum) : sum;
+        values[n] = own[n] > 0 ? sum : sum * slope;
       }
       store_values<WHOLE>(to + at, left - column, values);
     });

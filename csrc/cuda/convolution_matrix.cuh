@@ -22,7 +22,9 @@ struct MatrixTile {
   static constexpr int UNROLLED = 4, AT_ONCE = 1 << 20;  // additions; chunks between two calls of `settle`
 
   float sums[DOWN][ALONG][4];
-  using Ones = float[DOWN][4];  // of `add_left_turned`
+  // Of `add_left_turned`; of words what each lane has summed up, of two rows, since the last call of `settle`
+  // and before.
+  using Ones = float[DOWN][4];
 
   static DEVICE int lane() { return threadIdx.x % 32; }
 
@@ -46,7 +48,15 @@ struct MatrixTile {
 
   // Called now and then between additions.
   DEVICE void settle() {}
-  static DEVICE void settle(Ones &) {}
+  static DEVICE void settle(Ones &ones) {
+    if constexpr (WORDS) {
+#pragma unroll
+      for (int i = 0; i < DOWN; ++i) {
+#pragma unroll
+        for (int n = 0; n < 2; ++n) ones[i][n + 2] += ones[i][n], ones[i][n] = 0.0f;
+      }
+    }
+  }
 
   template <int COUNT>
   static DEVICE void round(unsigned (&words)[COUNT]) {
@@ -139,14 +149,22 @@ struct MatrixTile {
     multiply_all(a, b);
   }
 
-  // Each column of `ones` becomes the sums of the left operand.
+  // Each column of `ones` becomes the sums of the left operand. Words are not multiplied by one: they would
+  // be rounded.
   template <class Left>
   static DEVICE void add_left_turned(int k, Left left, Ones &ones) {
     unsigned a[DOWN][4];
     load_left_turned(a, k, left);
-    const unsigned one[2] = {one_of(), one_of()};
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) multiply<T>(ones[i], a[i], one);
+    for (int i = 0; i < DOWN; ++i) {
+      if constexpr (WORDS) {
+#pragma unroll
+        for (int n = 0; n < 4; ++n) ones[i][n % 2] += __uint_as_float(a[i][n]);
+      } else {
+        const unsigned one[2] = {pair<T>(1.0f, 1.0f), pair<T>(1.0f, 1.0f)};
+        multiply<T>(ones[i], a[i], one);
+      }
+    }
   }
 
   template <class Left>
@@ -166,22 +184,20 @@ struct MatrixTile {
     }
   }
 
-  static DEVICE unsigned one_of() {
-    if constexpr (WORDS) {
-      return __float_as_uint(1.0f);
-    } else {
-      return pair<T>(1.0f, 1.0f);
-    }
-  }
-
-  // A column of `ones` is its sums: f(row, sum).
+  // A column of `ones` is its sums, or of words the sum of four lanes: f(row, sum).
   template <class F>
   static DEVICE void each_sum(const Ones &ones, F f) {
-    if (lane() % 4) return;
 #pragma unroll
     for (int i = 0; i < DOWN; ++i) {
-      f(16 * i + lane() / 4, ones[i][0]);
-      f(16 * i + lane() / 4 + 8, ones[i][2]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float sum = ones[i][WORDS ? 2 + half : 2 * half];
+        if constexpr (WORDS) {
+          sum += __shfl_xor_sync(0xFFFFFFFF, sum, 1);
+          sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
+        }
+        if (lane() % 4 == 0) f(16 * i + 8 * half + lane() / 4, sum);
+      }
     }
   }
 

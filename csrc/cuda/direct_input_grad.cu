@@ -49,6 +49,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const long long at = phase.input(run, own) * IN + channel;
     const float value = masked(sums[i], wide(saved[run[RUN_IN_OFFSET] * IN + at]), map,
                                map ? wide(map[at]) : 0, matching ? matching + index : nullptr, slope);
-    grad_in[run[RUN_GRAD_IN_OFFSET] * IN + at] = narrow<grad_in_t>(as_operand(value));
+    grad_in[run[RUN_GRAD_IN_OFFSET] * IN + at] = narrow<grad_in_t>(value);
   }
 }

@@ -39,8 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (map) load<WHOLE>(given, map + at, IN - first);
 #pragma unroll
     for (int n = 0; n < EACH; ++n)
-      sums[n] =
-          as_operand(masked(sums[n], below[n], map, given[n], matching ? matching + index : nullptr, slope));
+      sums[n] = masked(sums[n], below[n], map, given[n], matching ? matching + index : nullptr, slope);
     store<WHOLE>(grad_in + at, sums, IN - first);
   }
 }

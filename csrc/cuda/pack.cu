@@ -1,4 +1,4 @@
-// packed = raw · scale; scale = magnitude / |raw|, 1 / sigma, or 1. A warp has a row.
+// packed = raw · scale; scale = magnitude / |raw|, 1 / sigma, or 1. A block has a row.
 #include "reduce.cuh"
 #include "rows.cuh"
 #include "turned.cuh"
@@ -9,33 +9,49 @@ extern "C" __global__ void __launch_bounds__(THREADS)
          const __grid_constant__ Pointers<const sigmas_t, sigmas_n> sigmas,
          const __grid_constant__ Pointers<const biases_t, biases_n> biases, packed_t *packed, float *scales,
          float *norms, float *packed_biases, const long long *programs, const long long *jobs) {
-  __shared__ float shared[ROWS][AT_ONCE];
-  const int lane = threadIdx.x % 32, index = programs[2 * blockIdx.x];
+  __shared__ float own[AT_ONCE];
+  const int index = programs[2 * blockIdx.x], out = programs[2 * blockIdx.x + 1];
   const long long *job = jobs + index * PACK_FIELDS;
-  const int out = static_cast<int>(programs[2 * blockIdx.x + 1]) + threadIdx.x / 32;
-  if (out >= job[PACK_OUT]) return;
-  const Turning turning = Turning::of(job[PACK_CHANNELS], job[PACK_TAPS], shared);
-  const int size = turning.channels * turning.taps;
-  const long long at = job[PACK_FIRST] + out;
-  const raws_t *raw = raws.of[index] + static_cast<long long>(out) * size;
+  const int channels = job[PACK_CHANNELS], taps = job[PACK_TAPS];
+  const long long row = static_cast<long long>(out) * (channels * taps);
+  const raws_t *raw = raws.of[index] + row;
+  ask_for(raw, channels * taps);
+  packed_t *to = packed + job[PACK_PACKED] + row;
+  const Turning turning = Turning::of(channels, taps, by_fours(raw) && by_fours(to));
+  float squares = 0;
+  auto read = [&](Part part) {
+    turning.along_raw(part, [&](const auto &places) {
+      const auto values = places.load(raw);
+      places.each([&](int at, int j, int i) {
+        squares += values.of[j][i] * values.of[j][i];
+        own[at] = values.of[j][i];
+      });
+    });
+  };
+  for (int number = 0; number < turning.parts; ++number) read(turning.part(number));
   float scale = 1, norm = 1;
   if (job[PACK_KIND] == NORM_WEIGHT) {
-    float squares = 0;
-    for (int k = lane; k < size; k += 32) squares += wide(raw[k]) * wide(raw[k]);
-    norm = sqrtf(warp_sum(squares));
+    norm = sqrtf(block_sum<THREADS>(squares));
     scale = wide(magnitudes.of[index][out]) / norm;
   } else if (job[PACK_KIND] == NORM_SPECTRAL) {
     scale = 1 / wide(sigmas.of[index][0]);
   }
-  if (lane == 0) {
+  if (threadIdx.x == 0) {
+    const long long at = job[PACK_FIRST] + out;
     scales[at] = scale;
     norms[at] = norm;
     packed_biases[at] = wide(biases.of[index][out]);
   }
-  packed_t *to = packed + job[PACK_PACKED] + static_cast<long long>(out) * size;
-  turning.parts([&](auto... part) {
-    turning.along_raw(part..., [&](float &own, int k) { own = wide(raw[k]) * scale; });
-    turning.along_packed(part...,
-                         [&](float &own, int k) { to[k] = narrow<packed_t>(TF32 ? to_tf32(own) : own); });
-  });
+  const bool rounded = TF32 && !job[PACK_EXACT];
+  for (int number = turning.parts - 1; number >= 0; --number) {
+    const Part part = turning.part(number);
+    if (number < turning.parts - 1) read(part);  // the last one is still here
+    turning.along_packed(part, [&](const auto &places) {
+      auto values = places.zeros();
+      places.each([&](int at, int j, int i) {
+        values.of[j][i] = rounded ? to_tf32(own[at] * scale) : own[at] * scale;
+      });
+      places.store(to, values);
+    });
+  }
 }

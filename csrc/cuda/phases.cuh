@@ -34,6 +34,3 @@ inline float masked(float sum, float saved, bool has_map, float map, const float
   if (has_map && !scale) sum += map;
   return saved > 0 ? sum : sum * slope;
 }
-
-// What matrix units take: of TF32 rounded, not cut off.
-inline float as_operand(float value) { return TF32 ? to_tf32(value) : value; }

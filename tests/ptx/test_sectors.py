@@ -1,5 +1,6 @@
 """How the memory-bound CUDA kernels reach global memory, counted as they run: whole sectors, 16 bytes a lane."""
 
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -37,7 +38,7 @@ def counted():
         executing_cuda(80) as session,
         hf.use_backend("cuda"),
     ):
-        assert small.worst_ratio(backend, torch.bfloat16, None) <= 2
+        assert small.worst_ratio(backend, torch.bfloat16) <= 2
         hf.feature_loss([[maps[0]]], [[maps[1]]]).backward()
     assert not session.faults
     return found
@@ -66,3 +67,22 @@ def test_weights_come_and_go_by_lines(counted):
     for kernel in ("pack", "finish", "finish_spectral"):
         taken, least = (sum(getattr(r, what) for r in counted[kernel].values()) for what in ("taken", "least"))
         assert taken <= 1.1 * least, (kernel, taken, least)
+
+
+def test_parameters_that_begin_anywhere():
+    """Four elements at once only where all rows begin at multiples of four."""
+    small = SmallEnsemble(LAYERS, (2, 3), samples=1, length=150)
+
+    def elsewhere(tensor):
+        memory = torch.zeros(tensor.numel() + 1, dtype=tensor.dtype, device="cpu")[1:].view_as(tensor)
+        return memory.copy_(tensor.detach()).requires_grad_()
+
+    cast = SmallEnsemble._cast
+
+    def displaced(self, dtype):
+        waves, layers, states = cast(self, dtype)
+        return waves, [[replace(p, raw=elsewhere(p.raw)) for p in own] for own in layers], states
+
+    with mock.patch.object(SmallEnsemble, "_cast", displaced), executing_cuda(80) as session:
+        assert small.worst_ratio(dispatch.BACKENDS["cuda"]) <= 2
+    assert not session.faults

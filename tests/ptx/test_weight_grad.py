@@ -47,17 +47,16 @@ def executed(name, arithmetic, target, edit=None):
         at, to = at + samples * in_rows, to + samples * rows
     with executing(target, edit, tf32=arithmetic == "tf32") as session:
         x, grad = (torch.cat([side[n].flatten() for side in sides]) for n in range(2))
-        if arithmetic == "tf32" and name != "head":  # as an input gradient leaves it
-            grad = (grad.view(torch.int32) + 0x1000 & -0x2000).view(torch.float32)
         role = name if name in ("stem", "head") else "conv"
         sums = dispatch.BACKENDS["triton"].weight_grad(role, layer, tuple(runs), x, grad, None)
     judged = []
     for weights, pair in enumerate(sides):
         begin, end = sums.of_set[weights]
         ours = [part[begin:end].sum(0) for part in (sums.partial, sums.bias)]
-        # TF32's counterpart: operands of float16, which has as many bits.
-        theirs = plain(layer, *(t.half().float() if arithmetic == "tf32" else t.float() for t in pair))
-        judged += zip(ours, theirs, plain(layer, *(t.double() for t in pair)))
+        theirs, right = (plain(layer, *(t.to(kind) for t in pair)) for kind in (torch.float32, torch.float64))
+        if arithmetic == "tf32" and role == "conv":  # the product's operands in float16, which has as many bits
+            theirs = plain(layer, *(t.half().float() for t in pair))[0], theirs[1]
+        judged += zip(ours, theirs, right)
     return session, judged
 
 

@@ -29,7 +29,7 @@ def rounded(tensor):
 
 @dataclass
 class Case:
-    """A layer's tensors over runs of different weights; for TF32 weights and gradients are rounded, as they come.
+    """A layer's tensors over runs of different weights; for TF32 weights are rounded, as they come.
 
     Attributes:
         x, grad, out: a tensor for each run, [sequence, row, channel]; grad is of out.
@@ -60,7 +60,7 @@ class Case:
         weight = (weight / (layer.taps * group) ** 0.5).to(dtype)
         bias = torch.randn(len(runs), layer.out_channels, generator=random)
         if kind == "tf32":
-            weight, grads = rounded(weight), [rounded(grad) for grad in grads]
+            weight = rounded(weight)
         return cls(layer, kind, tuple(runs), xs, grads, weight, bias)
 
     @property
@@ -119,9 +119,9 @@ def input_grad(case, target=80, edit=None, counters=None, given=None, matching=N
     return session, _apart(grad_in, case.x)
 
 
-def plain_input_grad(case, run, dtype, given=None, matching=None):
+def plain_input_grad(case, run, dtype, operands, given=None, matching=None):
     layer, x = case.layer, case.x[run].to(dtype)
-    grad, weight = case.grad[run].transpose(1, 2).to(dtype), case.weight[run].transpose(1, 2).to(dtype)
+    grad, weight = (operands(own[run]).transpose(1, 2).to(dtype) for own in (case.grad, case.weight))
     shape = len(x), layer.in_channels, x.shape[1]
     own = torch.nn.grad.conv1d_input(shape, weight, grad, layer.stride, layer.padding, 1, layer.groups).transpose(1, 2)
     if matching is not None:
@@ -143,10 +143,10 @@ def weight_grad(case, target=80, edit=None, counters=None):
 
 def plain_weight_grad(case, run, dtype, operands):
     layer = case.layer
-    x, grad = operands(case.x[run]).transpose(1, 2).to(dtype), case.grad[run].transpose(1, 2).to(dtype)
+    x, grad = (operands(own[run]).transpose(1, 2).to(dtype) for own in (case.x, case.grad))
     shape = layer.out_channels, layer.in_channels // layer.groups, layer.taps
     weight = torch.nn.grad.conv1d_weight(x, shape, grad, layer.stride, layer.padding, 1, layer.groups)
-    return weight.transpose(1, 2), grad.sum((0, 2))
+    return weight.transpose(1, 2), case.grad[run].to(dtype).sum((0, 1))
 
 
 def registers(layer, direction, kind, target):

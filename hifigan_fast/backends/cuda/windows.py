@@ -11,9 +11,9 @@ from . import blocks, tiles
 AT_ONCE = 2  # programs for each multiprocessor, of layers whose weights stay in shared memory
 
 
-def kind(like):
-    """What maps like this tensor are multiplied in, as `blocks` has it."""
-    return "tf32" if devices.arithmetic(like) == "tf32" else str(like.dtype).removeprefix("torch.")
+def kind(like, layer):
+    """What a layer multiplies maps like this tensor in, as `blocks` has it."""
+    return "tf32" if devices.arithmetic(like, layer) == "tf32" else str(like.dtype).removeprefix("torch.")
 
 
 def target(device):
@@ -32,7 +32,7 @@ def _launched(direction, layer, of, capability):
 def launched(direction, layer, like):
     """(`Blocks`, the constants of a launch) of a layer for maps like a tensor; None where its taps do not fit."""
     try:
-        return _launched(direction, layer, kind(like), target(like.device))
+        return _launched(direction, layer, kind(like, layer), target(like.device))
     except ValueError:
         return None
 

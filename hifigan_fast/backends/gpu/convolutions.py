@@ -45,7 +45,7 @@ def forward(kernels, role, layer, runs, x, weights, out):
         layer.slope,
         STEM=role == "stem",
         HEAD=role == "head",
-        PRECISION=precision(out),
+        PRECISION=precision(out, layer),
         **geometry(layer),
         **config.arguments(),
     )
@@ -72,7 +72,7 @@ def input_grad(kernels, role, layer, slope, runs, grad_out, weights, saved, map_
         slope,
         RUNS=len(runs),
         HEAD=role == "head",
-        PRECISION=precision(grad_in),
+        PRECISION=precision(grad_in, layer),
         **geometry(layer),
         **config.arguments(),
     )
@@ -148,7 +148,7 @@ def weight_grad(kernels, role, layer, runs, x, grad_out, weights):
         splits.table,
         STEM=role == "stem",
         HEAD=role == "head",
-        PRECISION=precision(grad_out),
+        PRECISION=precision(grad_out, layer),
         **geometry(layer),
         **config.arguments(),
     )

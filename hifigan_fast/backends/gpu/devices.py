@@ -72,14 +72,21 @@ def tf32(device):
     return asked_for_tf32() and capability(device) >= (8, 0)
 
 
-def arithmetic(like):
-    """What maps like this tensor are multiplied in: "half", "tf32" or "float32"."""
-    return "half" if like.itemsize == 2 else "tf32" if tf32(like.device) else "float32"
+def exact(layer):
+    """Whether float32 is never multiplied in TF32: memory bounds a layer of one channel, and cuDNN does not either."""
+    return 1 in (layer.in_channels, layer.out_channels)
 
 
-def precision(like):
+def arithmetic(like, layer=None):
+    """What a layer (any that is not `exact`) multiplies maps like this tensor in: "half", "tf32" or "float32"."""
+    if like.itemsize == 2:
+        return "half"
+    return "tf32" if tf32(like.device) and not (layer and exact(layer)) else "float32"
+
+
+def precision(like, layer=None):
     """Of products of float32 operands; other maps take no notice of it."""
-    return "tf32" if arithmetic(like) == "tf32" else "ieee"
+    return "tf32" if arithmetic(like, layer) == "tf32" else "ieee"
 
 
 @functools.cache

@@ -8,8 +8,8 @@ Run = IntEnum(  # of `geometry.Run`
     start=0,
 )
 Norm = IntEnum("Norm", "PLAIN WEIGHT SPECTRAL", start=0)  # values of KIND
-# Of a job of `pack`: one layer under one set.
-Pack = IntEnum("Pack", "KIND OUT CHANNELS TAPS PACKED FIRST", start=0)
+# Of a job of `pack`: one layer under one set; whether its weights are never rounded to TF32.
+Pack = IntEnum("Pack", "KIND OUT CHANNELS TAPS PACKED FIRST EXACT", start=0)
 # Of a job of `finish`: one layer of one stack; the numbers of its sets follow, each as `Set` says.
 Finish = IntEnum("Finish", "KIND OUT CHANNELS TAPS DEPTH GRAD FIRST_GRAD SETS", start=0)
 Set = IntEnum("Set", "INNER BEGIN END SLOT", start=0)

@@ -11,6 +11,7 @@ import torch
 from ...geometry import run_table
 from ..contract import packed_room
 from ..kept import capturing, kept
+from . import devices
 from .fields import FINISH_FIELDS, MOST_SETS, Chunk, Finish, Norm, Pack, Pair, Set, Spectral
 from .kernels import cdiv
 
@@ -114,8 +115,10 @@ class Jobs:
     table: torch.Tensor
 
     @classmethod
-    def of(cls, rows, fields, block, device):
-        programs = [(job, out) for job, row in enumerate(rows) for out in range(0, row[Finish.OUT], block)]
+    def of(cls, rows, fields, block, device, terms=lambda row: 0):
+        """`terms` of a job's row: how many are summed; the longest sums begin first."""
+        longest = sorted(range(len(rows)), key=lambda job: -terms(rows[job]))
+        programs = [(job, out) for job in longest for out in range(0, rows[job][Finish.OUT], block)]
         return cls(_table(programs, 2, device), _table(rows, fields, device))
 
 
@@ -129,14 +132,14 @@ def pack_jobs(layers, kinds, block, device):
     rows, elements, vectors = [], 0, 0
     for layer, own in zip(layers, kinds):
         for number, kind in enumerate(own):
-            rows.append((*_numbers(kind, layer), elements + number * layer.weights, vectors))
+            rows.append((*_numbers(kind, layer), elements + number * layer.weights, vectors, devices.exact(layer)))
             vectors += layer.out_channels
         elements += packed_room(layer, len(own))
     return Jobs.of(rows, len(Pack), block, device), elements, vectors
 
 
 @kept
-def finish_jobs(jobs, block, device):
+def finish_jobs(jobs, block, spectral_block, device):
     """Jobs of `finish`, those of `finish_spectral`; how many elements and rows all have.
 
     Args:
@@ -157,8 +160,8 @@ def finish_jobs(jobs, block, device):
     fields = FINISH_FIELDS
     spectral = [row for row in rows if row[0] == Norm.SPECTRAL]
     return (
-        Jobs.of(rows, fields, block, device),
-        Jobs.of(spectral, fields, block, device),
+        Jobs.of(rows, fields, block, device, lambda row: row[Finish.SETS + Set.END] - row[Finish.SETS + Set.BEGIN]),
+        Jobs.of(spectral, fields, spectral_block, device),
         elements[-1],
         vectors[-1],
     )

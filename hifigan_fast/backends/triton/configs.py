@@ -158,7 +158,8 @@ def forget_measured():
 
 
 def config(generation, direction, arithmetic, name):
-    """Args: arithmetic: "half" for bfloat16 and float16 maps, "tf32" or "float32" for float32 ones."""
+    """Args: arithmetic: "half" for bfloat16 and float16 maps, "tf32" (no stems and heads) or "float32" for float32
+    ones."""
     where = generation, direction, arithmetic, name
     return _tried.get() or measured().get(where) or table()[generation][direction][arithmetic][name]
 
@@ -166,7 +167,7 @@ def config(generation, direction, arithmetic, name):
 def of(direction, role, layer, like):
     """`config` of a layer for maps like a tensor."""
     generation = generation_of(gpu.devices.capability(like.device))
-    return config(generation, direction, gpu.devices.arithmetic(like), layer_class(role, layer))
+    return config(generation, direction, gpu.devices.arithmetic(like, layer), layer_class(role, layer))
 
 
 def in_use():

@@ -26,11 +26,13 @@ from .rows import (
     SAMPLES,
     WEIGHTS,
     beside,
+    counted,
     divided,
     head_row,
+    in_a_row,
     load_input,
     outputs,
-    rows_of,
+    tile_of,
 )
 
 
@@ -89,7 +91,8 @@ def forward(
     OWN: tl.constexpr = TAPS * IG
     K: tl.constexpr = OWN + (STRETCH - 1) * STRIDE * IG
     group, first_column = _block(STRETCH * OG, BN)
-    run, begin, live, sequence, row = rows_of(runs, tiles, tl.program_id(0), STRETCH, BM)
+    run, begin = tile_of(runs, tiles, tl.program_id(0))
+    live, sequence, row = counted(run, begin, STRETCH, BM)
     n = first_column + tl.arange(0, BN)
     wanted = n < STRETCH * OG
     channel = group * OG + n
@@ -131,7 +134,7 @@ def forward(
 
 
 @triton.jit
-def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS, PRECISION):
+def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS):
     """to = (sums + map_grad) · leaky'(saved), at places that are wanted; see `input_grad`."""
     if matching is not None:
         mask = tl.load(saved + at, wanted, other=0.0)
@@ -144,7 +147,7 @@ def _mask(sums, saved, map_grads, matching, scale, to, index, above, at, wanted,
                     sums += tl.load(map_grads[i] + above + at, wanted, other=0.0).to(tl.float32)
         mask = tl.load(saved + at, wanted, other=0.0)
     sums = tl.where(mask > 0, sums, sums * slope)
-    tl.store(to + at, rounded(sums.to(to.dtype.element_ty), PRECISION), wanted)
+    tl.store(to + at, sums.to(to.dtype.element_ty), wanted)
 
 
 @triton.jit(do_not_specialize_on_alignment=["matching"])
@@ -214,9 +217,7 @@ def input_grad(
         else:
             grads = grad_out + (offset + reached + shift) * OUT + (near[:, None] - back[None, :]) * OUT
         inside = live[:, None] & k_live[None, :] & (row >= 0) & (row < out_rows)
-        a = tl.load(grads + channel[None, :], inside, other=0.0)
-        if HEAD:
-            a = rounded(a, PRECISION)  # the loss's; all others come from here, rounded
+        a = rounded(tl.load(grads + channel[None, :], inside, other=0.0), PRECISION)
         met = k_live[:, None] & (n < STRETCH * IG)[None, :]
         if STRETCH > 1:
             own = behind[None, :] + (back * (STRIDE * IG))[:, None]
@@ -242,7 +243,7 @@ def input_grad(
             row = (first + step * STRETCH)[:, None] + (n // IG)[None, :]
             at = own[:, None] * IN + (n // IG * IN + n % IG)[None, :]
             wanted = wanted & (row >= 0) & (row < in_rows)
-        _mask(parts[i], stored, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS, PRECISION)
+        _mask(parts[i], stored, map_grads, matching, scale, to, index, above, at, wanted, slope, RUNS)
 
 
 @triton.jit
@@ -263,11 +264,15 @@ def _column_sums(
     In a loop of its own, though the product has the same tiles: what a product in flight reads, registers shall not.
     """
     sums = tl.zeros([BLOCK, o.shape[0]], tl.float32)
-    for tile in range(first_tile, end):
-        run, begin, live, sequence, row = rows_of(runs, tiles, tile, STRETCH, BLOCK)
+    tile = first_tile
+    while tile < end:
+        run, first, count = in_a_row(runs, tiles, tile, end, STRETCH, BLOCK)
         offset = tl.load(run + GRAD_OUT_OFFSET)
-        at, there = outputs(grad_out, run, offset, begin, sequence, row, o, OUT, GROUP, False, STRETCH, BLOCK)
-        sums += tl.load(at, live[:, None] & there, other=0.0).to(tl.float32)
+        for begin in range(first, first + count * BLOCK, BLOCK):
+            live, sequence, row = counted(run, begin, STRETCH, BLOCK)
+            at, there = outputs(grad_out, run, offset, begin, sequence, row, o, OUT, GROUP, False, STRETCH, BLOCK)
+            sums += tl.load(at, live[:, None] & there, other=0.0).to(tl.float32)
+        tile += count
     return tl.sum(sums, 0)
 
 
@@ -311,34 +316,36 @@ def weight_grad(
     sums = tl.zeros([BN, BM] if TURNED else [BM, BN], tl.float32)
     first_tile, end = tl.load(splits + 2 * split), tl.load(splits + 2 * split + 1)
     grads = grad_out + group * OG
-    for tile in range(first_tile, end):
-        run, begin, live, sequence, row = rows_of(runs, tiles, tile, STRETCH, BK)
+    tile = first_tile
+    while tile < end:  # a loop for each run: within it nothing is looked up
+        run, first, count = in_a_row(runs, tiles, tile, end, STRETCH, BK)
         offset = tl.load(run + GRAD_OUT_OFFSET)
-        at, there = outputs(grads, run, offset, begin, sequence, row, o, OUT, OG, HEAD, STRETCH, BK)
-        grad = tl.load(at, live[:, None] & there, other=0.0)
-        inputs = load_input(
-            x,
-            run,
-            begin,
-            sequence,
-            row,
-            live[:, None] & (k < K)[None, :],
-            tap,
-            group * IG + part,
-            IN,
-            STRIDE,
-            PADDING,
-            STEM,
-            STRETCH,
-            PRECISION,
-        )
-        inputs = inputs.to(grad.dtype)
-        if HEAD:
-            grad = rounded(grad, PRECISION)
-        if TURNED:
-            sums = _sum(tl.trans(inputs), grad, sums, PRECISION)
-        else:
-            sums = _sum(tl.trans(grad), inputs, sums, PRECISION)
+        for begin in range(first, first + count * BK, BK):
+            live, sequence, row = counted(run, begin, STRETCH, BK)
+            at, there = outputs(grads, run, offset, begin, sequence, row, o, OUT, OG, HEAD, STRETCH, BK)
+            grad = rounded(tl.load(at, live[:, None] & there, other=0.0), PRECISION)
+            inputs = load_input(
+                x,
+                run,
+                begin,
+                sequence,
+                row,
+                live[:, None] & (k < K)[None, :],
+                tap,
+                group * IG + part,
+                IN,
+                STRIDE,
+                PADDING,
+                STEM,
+                STRETCH,
+                PRECISION,
+            )
+            inputs = inputs.to(grad.dtype)
+            if TURNED:
+                sums = _sum(tl.trans(inputs), grad, sums, PRECISION)
+            else:
+                sums = _sum(tl.trans(grad), inputs, sums, PRECISION)
+        tile += count
     wanted, channel, above = o < STRETCH * OG, group * OG + o, tl.zeros([BM], tl.int32)
     if STRETCH > 1:  # the sums of a row of a stretch lie behind those of the one before
         channel, above = group * OG + o % OG + o // OG * OUT, o // OG * (STRIDE * IG)

@@ -8,12 +8,18 @@ from ..gpu import devices
 from ..gpu.kernels import Kernels
 from . import adversarial, configs, convolution, feature_l1, launch, others, pooling, spectral, stem, weights
 
-ROWS = {"ROWS": 1, "ELEMENTS": 2048, "num_warps": 4}  # of weights a program; elements of each at a time
+# Rows of weights a program, and elements of each at a time.
+ROWS = {
+    "pack": {"ROWS": 4, "ELEMENTS": 256},
+    "finish": {"ROWS": 1, "ELEMENTS": 2048},
+    "finish_spectral": {"ROWS": 4, "ELEMENTS": 256},
+}
 ROWS_INTERPRETED = {"ROWS": 128, "ELEMENTS": 1024}
 # Of W v rows a tile and columns at a time, of Wᵀ u rows at a time and columns a tile.
 SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
 SPECTRAL_INTERPRETED = {"ROWS": 128, "BLOCK": 1024, "HEIGHT": 256, "COLUMNS": 1024}
 REGISTERS = {"maxnreg": 128}  # of a thread; of `iterate` because all programs must run at once
+STAGES = 3  # of a block narrower than its class's
 OPTIONS = {"enable_fp_fusion": True}  # a product's sum rounded once: Triton's default to 3.9, not from 3.10 on
 
 
@@ -49,15 +55,17 @@ class TritonKernels(Kernels):
         # No block is wider than what there is, but for rows of a product that cannot be turned.
         channels = (layer.in_channels if direction == "input_grad" else layer.out_channels) // layer.groups
         widest = max(16, triton.next_power_of_2(found.stretch * channels))
-        if columns == "BN" or convolution.turns(found.BN, devices.precision(like)):
-            found = replace(found, **{columns: min(getattr(found, columns), widest)})
+        if widest < getattr(found, columns) and (
+            columns == "BN" or convolution.turns(found.BN, devices.precision(like, layer))
+        ):  # and no more stages than leave room for a second program
+            found = replace(found, **{columns: widest}, num_stages=min(found.num_stages, STAGES))
         return getattr(self, direction), found
 
     def stand_in(self, direction, role, layer, like):
         return others.stand_in(direction, role, layer, like)
 
-    def of_rows(self, device):
-        return _sizes(device, ROWS, ROWS_INTERPRETED)
+    def of_rows(self, name, device):
+        return _sizes(device, ROWS[name], ROWS_INTERPRETED)
 
     def of_matrices(self, device):
         return _sizes(device, SPECTRAL, SPECTRAL_INTERPRETED)

@@ -1,5 +1,5 @@
-"""TF32 operands are rounded where they are made, or where a product reads them: matrix units cut off the bits that they
-do not take."""
+"""TF32 operands are rounded where a product reads them, weights where they are packed: matrix units cut off the bits
+that they do not take."""
 
 import triton
 import triton.language as tl

@@ -127,15 +127,26 @@ def left(run, begin, STRETCH: tl.constexpr):
 
 
 @triton.jit
-def rows_of(runs, tiles, tile, STRETCH: tl.constexpr, BLOCK: tl.constexpr):
-    """A tile's run, its first stretch, and of each whether it is there, its sequence and its number in that."""
-    run = runs + tl.load(tiles + 2 * tile) * FIELDS
+def counted(run, begin, STRETCH: tl.constexpr, BLOCK: tl.constexpr):
+    """Of a run's stretches from number `begin` on, [BLOCK]: whether each is there, its sequence, its number in that."""
     out_rows = stretches(run, STRETCH)
-    begin = tl.load(tiles + 2 * tile + 1).to(tl.int32)
     i = tl.arange(0, BLOCK)
     sequence, row = begin // out_rows, begin % out_rows + i
     # How many sequences further: a division by few rows. Sequences longer than a tile count as one of its length.
     fewest = tl.minimum(out_rows, BLOCK)
     behind = tl.maximum(row - (out_rows - fewest), 0)
     further = ((behind + 0.5) * (1.0 / fewest)).to(tl.int32)
-    return run, begin, i < left(run, begin, STRETCH), sequence + further, row - further * out_rows
+    return i < left(run, begin, STRETCH), sequence + further, row - further * out_rows
+
+
+@triton.jit
+def tile_of(runs, tiles, tile):
+    """A tile's run and its first stretch."""
+    return runs + tl.load(tiles + 2 * tile) * FIELDS, tl.load(tiles + 2 * tile + 1).to(tl.int32)
+
+
+@triton.jit
+def in_a_row(runs, tiles, tile, end, STRETCH: tl.constexpr, BLOCK: tl.constexpr):
+    """The run and the first stretch of a tile, and how many tiles from it on, as far as `end`, are of that run."""
+    run, begin = tile_of(runs, tiles, tile)
+    return run, begin, tl.minimum((end - tile).to(tl.int32), tl.cdiv(left(run, begin, STRETCH), BLOCK))
