@@ -83,8 +83,7 @@ class LossGrads:
 
 
 def _shares(ensemble, active):
-    """Feature matching's weights: a row of a pair's mean [stack], which kernels want aligned, then of one value of each
-    map [depth][member]."""
+    """Feature matching's weights: a row of each pair's mean [stack], then of one value of each map [depth][member]."""
     sizes = [
         [ensemble.samples * ensemble.stacks[stack].period * ensemble.rows[stack][depth + 1] for stack, _ in active]
         for depth in range(len(ensemble.layers))
