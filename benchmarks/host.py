@@ -102,11 +102,11 @@ class Steps:
 
     def __init__(self):
         self.modules = build(ENSEMBLES["both"], plain=False)
+        self.optimizer = torch.optim.SGD([p for module in self.modules for p in module.parameters()])
         self.y, self.y_hat = (torch.randn(1, 1, report.SEGMENT, dtype=torch.float32, device="cpu") for _ in range(2))
 
     def discriminator(self):
-        for module in self.modules:
-            module.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         yield "zero_grad"
         found = [module(self.y, self.y_hat) for module in self.modules]
         yield "forward"
@@ -130,8 +130,7 @@ class Steps:
         yield "freeze"
 
     def discriminator_by_step_losses(self):
-        for module in self.modules:
-            module.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         yield "zero_grad"
         loss = hifigan_fast.discriminator_step_loss(self.modules, self.y, self.y_hat).adversarial
         yield "forward"

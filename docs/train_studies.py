@@ -50,6 +50,8 @@ def chosen(args):
         raise ValueError(f"RUN: expected names of {', '.join(by_name)}, got {', '.join(unknown)}")
     if args.jobs < 1:
         raise ValueError(f"--jobs: expected at least 1 process, got {args.jobs}")
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads: expected at least 1, got {args.threads}")
     plan = runs.PLANS[args.plan or ("gpu" if args.device.startswith("cuda") else "whole")]
     return [by_name[name] for name in args.names] or runs.RUNS, plan
 

@@ -74,7 +74,7 @@ def spectral_states(convs, groups, calls, backend):
             [getattr(convs[index], f"weight_{name}") for index in members] for name in ("orig", "u", "v")
         )
         u, v, sigma = operators.power_iterations(weights, us, vs, eps, iterations, calls, backend)
-        sizes = [[len(own) for own in vectors] for vectors in (us, vs)]
+        sizes = [[own.numel() for own in vectors] for vectors in (us, vs)]  # `len` asks whether it is traced
         for call, found in enumerate(states):
             if iterations:
                 us, vs = u[call].split_with_sizes(sizes[0]), v[call].split_with_sizes(sizes[1])
@@ -113,8 +113,7 @@ def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
     if dispatch.by_operations(*map_grads, adversarial, features):
         return _differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given)
     saved = waves, parameters, buffers, scaling, packed
-    grad_waves, *kinds = operators.backward(call, given, saved, ctx.needs)
-    _, wanted = operators.start_of(call, buffers, ctx.needs, *given)
+    wanted, grad_waves, *kinds = operators.backward(call, given, saved, ctx.needs)
     return wanted.gradients([*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
 
 

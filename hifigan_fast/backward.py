@@ -119,18 +119,30 @@ class Wanted:
         return [number for number, place in enumerate(places) if place in reached]
 
     @functools.cached_property
-    def _places(self):
-        """Of each kind, raws, magnitudes and biases, every gradient asked for: (its argument, its first element where
-        all jobs' are one tensor), in the order of the jobs."""
-        e, found = self.ensemble, []
-        for index in range(3):
-            own, first = [], 0
-            for stack, depth in self.jobs:
-                if self.layers[stack][depth][index]:
-                    own.append((e.sides * len(e.lengths) + 3 * (stack * len(e.layers) + depth) + index, first))
-                first += e.layers[depth].out_channels if index else e.layers[depth].weights
-            found.append(own)
+    def _groups(self):
+        """Of each kind, raws, magnitudes and biases, the jobs whose gradients are of one shape but for their output
+        channels: those of a depth, or all. [(elements, output channels of each job, its argument or None)] of each."""
+        e, first = self.ensemble, self.ensemble.sides * len(self.ensemble.lengths)
+        by_depth = [list(own) for _, own in itertools.groupby(self.jobs, operator.itemgetter(1))]
+        found = []
+        for index, groups in enumerate((by_depth, [self.jobs], [self.jobs])):
+            found.append([])
+            for jobs in groups:
+                layers = [e.layers[depth] for _, depth in jobs]
+                arguments = [
+                    first + 3 * (stack * len(e.layers) + depth) + index if self.layers[stack][depth][index] else None
+                    for stack, depth in jobs
+                ]
+                channels = [layer.out_channels for layer in layers]
+                found[-1].append((sum(channels if index else (layer.weights for layer in layers)), channels, arguments))
         return found
+
+    def _parted(self, groups, flat, tensors):
+        """One tensor of all jobs' gradients of a kind as each one's, several by one operator: each takes its time."""
+        for (_, channels, arguments), part in zip(groups, flat.split_with_sizes([own[0] for own in groups])):
+            like = next((tensors[at] for at in arguments if at is not None), None)
+            if like is not None:
+                yield from zip(arguments, part.view(-1, *like.shape[1:]).split_with_sizes(channels))
 
     def gradients(self, tensors, waves, kinds, flat):
         """What `Backward.run` found, as gradients of `Call.split`'s flat arguments `tensors`; None where there is none.
@@ -144,20 +156,17 @@ class Wanted:
             parts = waves[0].split(self._wave_sizes)
             for number in self._reached_waves:
                 found[number] = _as(tensors[number], parts[number].view(tensors[number].shape))
-        for places, parts in zip(self._places, kinds):
-            for number, (at, first) in enumerate(places):
-                shape = tensors[at].shape
-                grad = parts[0].as_strided(shape, _contiguous(shape), first) if flat else parts[number].view(shape)
-                grad = _as(tensors[at], grad)
+        for groups, parts in zip(self._groups, kinds if self.jobs else ()):
+            if flat:
+                for at, grad in self._parted(groups, parts[0], tensors):
+                    if at is not None:
+                        found[at] = _as(tensors[at], grad)
+                continue
+            wanted = [at for *_, arguments in groups for at in arguments if at is not None]
+            for at, grad in zip(wanted, parts):
                 # A view keeps its base; without, autograd adds another call's gradient in place.
-                found[at] = grad if flat else grad.detach()
+                found[at] = _as(tensors[at], grad.view(tensors[at].shape)).detach()
         return found
-
-
-@functools.lru_cache(maxsize=256)
-def _contiguous(shape):
-    """Strides of a tensor without gaps."""
-    return tuple(itertools.accumulate(reversed(shape[1:]), operator.mul, initial=1))[::-1]
 
 
 def _as(tensor, grad):

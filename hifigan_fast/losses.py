@@ -6,56 +6,69 @@ torch.compile gets the reference's, which it fuses itself. All are taken in floa
 keep eight bits in bfloat16, autocast or not.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
 
 from . import checks, dispatch, reference
 from .backends.contract import is_dense
+from .backends.kept import kept
 from .reference.losses import Maps, in_float32
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
 
 
 def _layouts(tensors):
-    return [(t.shape, t.stride()) for t in tensors]
+    return tuple([(t.shape, t.stride()) for t in tensors])
 
 
 class _FeatureL1(torch.autograd.Function):
-    """Maps, real ones first -> the mean |real - generated| of each pair, [pairs]."""
+    """Maps of `layouts`, real ones first -> 2 · the sum of the mean |real - generated| of each pair."""
 
     @staticmethod
-    def forward(ctx, backend, *maps):
+    def forward(ctx, backend, layouts, *maps):
         pairs = len(maps) // 2
-        ctx.backend, ctx.layouts = backend, _layouts(maps)
+        ctx.backend, ctx.layouts = backend, layouts
         ctx.save_for_backward(*maps)
-        return backend.feature_l1(maps[:pairs], maps[pairs:])
+        return backend.feature_l1(maps[:pairs], maps[pairs:]).sum() * 2
 
     @staticmethod
-    def backward(ctx, grads):
+    def backward(ctx, grad):
         maps = ctx.saved_tensors
-        pairs, needs = len(maps) // 2, ctx.needs_input_grad[1:]
+        pairs, needs = len(maps) // 2, ctx.needs_input_grad[2:]
         real, generated = maps[:pairs], maps[pairs:]
-        if dispatch.by_operations(grads) or _layouts(maps) != ctx.layouts:  # a hook on saved tensors made others
-            signs = [(g - r).sgn() * (grad / r.numel()) for r, g, grad in zip(real, generated, grads)]
-            return None, *(-s for s in signs), *signs
-        grads_real, grads_generated = ctx.backend.feature_l1_backward(
-            real, generated, grads, needs[:pairs], needs[pairs:]
-        )
-        return None, *grads_real, *grads_generated
+        if dispatch.by_operations(grad) or _layouts(maps) != ctx.layouts:  # a hook on saved tensors made others
+            signs = [(g - r).sgn() * (2 * grad / r.numel()) for r, g in zip(real, generated)]
+            return None, None, *(-s for s in signs), *signs
+        grads = _twos(pairs, grad.dtype, grad.device) * grad
+        found = ctx.backend.feature_l1_backward(real, generated, grads, needs[:pairs], needs[pairs:])
+        return None, None, *found[0], *found[1]
 
 
-def _why_not_fused(pairs):
-    """Why the pairs cannot be read as flat memory by one backend, in words; None if they can."""
-    first, maps = pairs[0][0], [m for pair in pairs for m in pair]
-    layouts = _layouts(maps)
-    if len({m.dtype for m in maps}) > 1 or len({m.device for m in maps}) > 1 or layouts[::2] != layouts[1::2]:
-        return "maps differ in dtype, device, shape or layout"
-    if not first.dtype.is_floating_point or any(m.is_neg() for m in maps):
+@kept
+def _twos(count, dtype, device):
+    return torch.full((count,), 2, dtype=dtype, device="cpu").to(device)
+
+
+@functools.lru_cache(maxsize=64)
+def _flat_pairs(layouts):
+    """Whether maps, real ones first, lie alike in pairs and fill their memory; and none is empty."""
+    real, generated = layouts[: len(layouts) // 2], layouts[len(layouts) // 2 :]
+    return real == generated and all(is_dense(*layout) and 0 not in layout[0] for layout in real)
+
+
+def _why_not_fused(maps, layouts):
+    """Why pairs of maps, real ones first, cannot be read as flat memory by one backend, in words; None if they can."""
+    first = maps[0]
+    if len({m.dtype for m in maps}) > 1 or len({m.device for m in maps}) > 1:
+        return "maps differ in dtype or device"
+    if not first.dtype.is_floating_point or any(map(torch.Tensor.is_neg, maps)):
         return "maps are negated lazily, or not real"
-    if not all(is_dense(shape, strides) for shape, strides in layouts[::2]) or any(0 in shape for shape, _ in layouts):
-        return "maps are empty or not dense"
-    return dispatch.not_fusible(first.device)
+    reason = dispatch.not_fusible(first.device)
+    if reason or _flat_pairs(layouts):  # a tracer's lengths may be no numbers to be kept by
+        return reason
+    return "maps differ in shape or layout, are empty or not dense"
 
 
 def feature_loss(fmap_r: Maps, fmap_g: Maps) -> torch.Tensor:
@@ -70,11 +83,11 @@ def feature_loss(fmap_r: Maps, fmap_g: Maps) -> torch.Tensor:
     """
     fmap_r, fmap_g = checks.checked_maps("fmap_r", fmap_r), checks.checked_maps("fmap_g", fmap_g)
     pairs = [(r, g) for maps_r, maps_g in zip(fmap_r, fmap_g) for r, g in zip(maps_r, maps_g)]
-    if not pairs or torch.compiler.is_compiling() or _why_not_fused(pairs):
+    maps = [m for side in zip(*pairs) for m in side]
+    layouts = () if not maps or torch.compiler.is_compiling() else _layouts(maps)
+    if not layouts or _why_not_fused(maps, layouts):
         return reference.feature_loss(*([in_float32(maps) for maps in side] for side in (fmap_r, fmap_g)))
-    backend = dispatch.choose(pairs[0][0].device, pairs[0][0].dtype).backend
-    real, generated = zip(*pairs)
-    return _FeatureL1.apply(backend, *real, *generated).sum() * 2
+    return _FeatureL1.apply(dispatch.choose(maps[0].device, maps[0].dtype).backend, layouts, *maps)
 
 
 class _SquaredMeans(torch.autograd.Function):

@@ -110,8 +110,24 @@ def weight_set(raw, magnitude, bias, spectral, dtype):
     )
 
 
+def all_taken(parameters, dtype):
+    """Parameters, or None, as kernels read them: side by side, of a dtype that goes with maps of `dtype`.
+
+    Nearly always they are so already, which is asked of all at once.
+    """
+    given = [p for p in parameters if p is not None]
+    known = {torch.float32} if dtype == torch.bfloat16 else {torch.float32, dtype}
+    if (
+        known.issuperset({p.dtype for p in given})
+        and all(map(torch.Tensor.is_contiguous, given))
+        and not any(map(torch.Tensor.is_neg, given))
+    ):
+        return list(parameters)
+    return [None if p is None else as_taken(p, dtype) for p in parameters]
+
+
 def as_taken(parameter, dtype):
-    """As kernels read it, itself where it is so already: side by side, of a dtype that goes with maps of `dtype`."""
+    """One of `all_taken`, itself where it is so already."""
     own = parameter.dtype
     if (
         (own == torch.float32 or own == dtype != torch.bfloat16)

@@ -210,7 +210,7 @@ def losses(call, kind, buffers):
 
 
 def backward(call, given, saved, needs):
-    """A pass -> ([the gradient of all waveforms] or [], gradients of raws, magnitudes and biases).
+    """A pass -> `backward.Wanted`, [the gradient of all waveforms] or [], gradients of raws, magnitudes and biases.
 
     Args:
         given: gradients of maps, kind, those of the losses: as `start_of` takes them.
@@ -220,7 +220,9 @@ def backward(call, given, saved, needs):
     if traced((*waves, *parameters, scaling)):
         e = call.ensemble
         tensors = list(waves), list(parameters), call.flat_states(), list(buffers), scaling, packed, list(needs)
-        return OPERATORS.ensemble_backward.default(*given, *tensors, e.samples, e.lengths, *description(call))
+        _, wanted = start_of(call, buffers, needs, *given)
+        found = OPERATORS.ensemble_backward.default(*given, *tensors, e.samples, e.lengths, *description(call))
+        return wanted, *found
     return _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs)
 
 
@@ -299,7 +301,7 @@ def _run_backward(call, given, waves, parameters, buffers, scaling, packed, need
     outputs = Saved(call, buffers)
     source, wanted = start_of(call, outputs, needs, *given)
     if not wanted.active:
-        return [], [], [], []
+        return wanted, [], [], [], []
     packing = Packing(call.taken(parameters), scaling, packed)
     reads_waves = not buffers or any(depth == 0 for _, depth in wanted.jobs)
     flat = passes.flat_waves(call, call.sides_of(waves)) if reads_waves else None
@@ -308,7 +310,7 @@ def _run_backward(call, given, waves, parameters, buffers, scaling, packed, need
     grad_waves, kinds = Backward(call, wanted, packing, flat, outputs, source).run()
     if not call.backend.flat_grads:
         kinds = [_asked_for(wanted, index, grads) for index, grads in enumerate(kinds)]
-    return [] if grad_waves is None else [grad_waves], *kinds
+    return wanted, [] if grad_waves is None else [grad_waves], *kinds
 
 
 def _backward(
@@ -317,7 +319,7 @@ def _backward(
     call = call_of(*sized)
     call.states = call.split_states(states)
     given = map_grads, kind, adversarial, features
-    waves, raws, *rest = _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs)
+    _, waves, raws, *rest = _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs)
     return waves, [raw.flatten(2) if raw.dim() > 3 else raw for raw in raws], *rest  # as the fake has them
 
 

@@ -53,8 +53,11 @@ class Verdict:
         return self.ratio <= LIMIT
 
     def __str__(self):
-        kind, (ratio, name) = max(self.worst.items(), key=lambda found: found[1][0])
-        return f"{'ok' if self.passed else 'FAIL'}, worst ratio {ratio:.2f} ({kind}: {name})"
+        ranked = sorted(self.worst.items(), key=lambda found: -found[1][0])
+        said = [f"{ratio:.2f} ({kind}: {name})" for kind, (ratio, name) in ranked]
+        others = [text for text, (_, (ratio, _)) in zip(said[1:], ranked[1:]) if ratio > LIMIT]
+        more = f"; also above {LIMIT}: {', '.join(others)}" if others else ""
+        return f"{'ok' if self.passed else 'FAIL'}, worst ratio {said[0]}{more}"
 
 
 def trained_like(module, seed=0):

@@ -46,7 +46,7 @@ class Call:
 
     def taken(self, parameters):
         """Flat parameters as kernels read them."""
-        return [None if p is None else norms.as_taken(p, self.dtype) for p in parameters]
+        return norms.all_taken(parameters, self.dtype)
 
     def again(self, key, inputs, run):
         """`Backend.again` for a part of a pass, which reads spectral norm's states beside `inputs`."""

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import dispatch
+
 LEVELS = 3
 
 
@@ -59,9 +61,26 @@ class _Pooled(torch.autograd.Function):
             if not need or not given:
                 found.append(None)
                 continue
+            if not dispatch.by_operations(*given):
+                found.append(_gradient(own, ctx.shape))
+                continue
             create_graph = torch.is_grad_enabled()
             with torch.enable_grad():  # pooling is linear: any waveform will do
                 x = given[0].new_zeros(ctx.shape).requires_grad_()
                 levels = [level for level, grad in zip(_levels(x.view_as(x)), own) if grad is not None]
             found += torch.autograd.grad(levels, x, given, create_graph=create_graph)
         return tuple(found)
+
+
+def _gradient(grads, shape):
+    """Of the waveform, by those of its levels or None: as differentiating `_levels`, of which autograd is most."""
+    found, lengths = None, [*itertools.accumulate(range(1, LEVELS), lambda n, _: n // 2 + 1, initial=shape[-1])]
+    for level in range(LEVELS - 1, -1, -1):
+        if found is not None:
+            like = found.new_empty(*shape[:-1], 1, lengths[level])  # of which only the shape is asked
+            found = torch.ops.aten.avg_pool2d_backward.default(
+                found.unsqueeze(-2), like, (1, 4), (1, 2), (0, 2), False, True, None
+            ).squeeze(-2)
+        if grads[level] is not None:
+            found = grads[level] if found is None else found + grads[level]
+    return found

@@ -25,9 +25,10 @@ class Snapshot:
     def __init__(self, module):
         modules = list(module.modules())
         self._modules = modules[1:]
-        self._dicts = [getattr(own, contents) for own in modules for contents in CONTENTS]
+        dicts = [getattr(own, contents) for own in modules for contents in CONTENTS]
         hooks = [hook for own in modules for hook in own._forward_pre_hooks.values()]
-        self._dicts += [hook.__dict__ for hook in hooks if hasattr(hook, "__dict__")]
+        dicts += [hook.__dict__ for hook in hooks if hasattr(hook, "__dict__")]
+        self._dicts, self._empty = [own for own in dicts if own], [own for own in dicts if not own]  # most are
         self._seen = self._now()
 
     def _now(self):
@@ -38,5 +39,7 @@ class Snapshot:
         )
 
     def holds(self):
+        if any(self._empty):
+            return False
         now = self._now()
         return len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))

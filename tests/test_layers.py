@@ -12,9 +12,9 @@ PACKAGE = Path(hifigan_fast.__file__).parent
 # From the bottom up; a module may import from lower layers, and from its own where they are one folder.
 LAYERS = [
     ["version", "geometry", "extras", "arguments", "cache", "snapshot", "_cpu"],
-    ["backends", "reference", "checks", "layouts", "pooling", "ratios", "voice", "trust"],
+    ["backends", "reference", "checks", "layouts", "ratios", "voice", "trust"],
     ["norms", "dispatch"],
-    ["passes", "loss_grads"],
+    ["passes", "loss_grads", "pooling"],
     ["backward"],
     ["operators"],
     ["autograd"],

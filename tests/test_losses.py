@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import hifigan_fast as hf
 from hifigan_fast import reference
@@ -58,6 +59,15 @@ def test_maps_that_cannot_be_read_flat_go_the_reference_way(change):
 def test_maps_with_gaps_in_memory_go_the_reference_way():
     real, fake = (torch.randn(4, 4, 6)[..., ::2] for _ in range(2))
     torch.testing.assert_close(hf.feature_loss([[real]], [[fake]]), reference.feature_loss([[real]], [[fake]]))
+
+
+@pytest.mark.parametrize("mode", ["real", "symbolic"])
+def test_tracers_of_operators_see_the_reference(mode):
+    def loss(real, fake):
+        return hf.feature_loss([[real]], [[fake]])
+
+    given = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    torch.testing.assert_close(make_fx(loss, tracing_mode=mode)(*given)(*given), loss(*given))
 
 
 @pytest.mark.parametrize("losses", [hf, reference])

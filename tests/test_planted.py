@@ -47,3 +47,10 @@ def test_an_errors_ratio_is_that_of_the_worse_measure(error):
     ours[2][0] = float("nan")
     assert not parity.error_ratio(pairs, 0, 0.0) <= parity.LIMIT
     assert parity.error_ratio([((None, oracle[0]), (plain[0], oracle[0]))], 0, 0.0) == float("inf")
+
+
+def test_a_verdict_names_all_that_failed():
+    worst = {"maps": (0.5, "real 0"), "bias gradients": (9.0, "a"), "logits": (3.0, "b")}
+    assert str(parity.Verdict(worst)) == (
+        f"FAIL, worst ratio 9.00 (bias gradients: a); also above {parity.LIMIT}: 3.00 (logits: b)"
+    )

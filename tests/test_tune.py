@@ -236,7 +236,8 @@ def test_a_minute_is_kept_to_and_the_next_one_goes_on(device, monkeypatch):
 
 
 def test_one_arithmetic_and_the_whole_table(device, tmp_path, monkeypatch):
-    command.run(tmp_path / "configs.json", arithmetics=["half"], device=device, timed=faster_by_library, say=print)
+    file = tmp_path / "new" / "configs.json"
+    command.run(file, arithmetics=["half"], device=device, timed=faster_by_library, say=print)
     assert set(configs.measurements(device)) == {
         *(f"{direction}, half, narrow" for direction in configs.DIRECTIONS),
         "forward, half, stem",
@@ -244,8 +245,10 @@ def test_one_arithmetic_and_the_whole_table(device, tmp_path, monkeypatch):
     }
     expected = configs.in_use()
     assert expected["interpreter"]["forward"]["half"]["narrow"].by == "library"
-    monkeypatch.setattr(configs, "TABLE", tmp_path / "configs.json")
+    monkeypatch.setattr(configs, "TABLE", file)
     assert configs.table.__wrapped__() == expected
+    with pytest.raises(OSError, match="configs.json"):  # at once, nothing is measured
+        command.run(file / "configs.json", device=device, timed=None)
 
 
 def test_what_was_found_before_it_is_interrupted_is_kept(device):

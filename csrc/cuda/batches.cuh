@@ -7,7 +7,7 @@
 
 template <int SIDE>
 struct Batch {  // of one thread
-  static constexpr int COUNT = SIDE == 1 ? 1 : 2;
+  static constexpr int COUNT = SIDE == 1 ? 1 : 2, ELEMENTS = SIDE;
   int first, count;
 
   bool live(int j) const { return first + j * THREADS < count; }
@@ -41,4 +41,15 @@ inline void store_item(T *to, const float (&values)[SIDE]) {
     *to = narrow<T>(values[0]);
   else
     store_whole(to, values);
+}
+
+// Asks for `count` elements, which come to the second cache meanwhile. From Ada Lovelace on: caches of most
+// before it do not hold the rows of all blocks.
+template <class T>
+inline void ask_for(const T *from, int count) {
+#if __CUDA_ARCH__ >= 890
+  constexpr int LINE = 128 / sizeof(T);
+  for (int at = threadIdx.x * LINE; at < count; at += THREADS * LINE)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from + at)));
+#endif
 }

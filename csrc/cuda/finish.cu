@@ -13,7 +13,7 @@ struct Splits {  // of a set
 // The sums of a row's splits at some places, in the splits' order.
 template <class Places>
 inline auto sum(const float *partial, long long split_size, Splits splits, const Places &places) {
-  constexpr int TOGETHER = Places::ELEMENTS == 1 ? 4 : 2;
+  constexpr int TOGETHER = Places::ELEMENTS == 1 ? 4 : 1;
   auto total = places.zeros();
 #pragma unroll TOGETHER
   for (int split = splits.begin; split < splits.end; ++split) {
@@ -23,7 +23,7 @@ inline auto sum(const float *partial, long long split_size, Splits splits, const
   return total;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
+extern "C" __global__ void __launch_bounds__(THREADS, 1024 / THREADS)
     finish(const __grid_constant__ Pointers<const raws_t, raws_n> raws,
            const __grid_constant__ Pointers<const float, partials_n> partials,
            const __grid_constant__ Pointers<const float, partial_biases_n> partial_biases,
@@ -42,13 +42,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
   grads_t *to = grads + job[FINISH_GRAD] + row;
   const Turning turning = Turning::of(channels, taps, by_fours(raw) && by_fours(partial) && by_fours(to));
   const float *partial_bias = partial_biases.of[job[FINISH_DEPTH]] + out;
-  Splits splits[MOST_SETS];
-  float by[MOST_SETS] = {}, products[MOST_SETS] = {}, bias = 0, inner = 0;
-#pragma unroll
+  ask_for(raw, size);
+  __shared__ Splits splits[MOST_SETS];
+  __shared__ float by[MOST_SETS];
+  if (threadIdx.x < MOST_SETS) {
+    const long long *set = sets + threadIdx.x * SET_FIELDS;
+    const Splits found = {static_cast<int>(set[SET_BEGIN]), static_cast<int>(set[SET_END])};
+    splits[threadIdx.x] = found;
+    by[threadIdx.x] = found.begin < found.end ? scales.of[set[SET_SLOT]][out] : 0;
+  }
+  __syncthreads();
+  float products[MOST_SETS] = {}, bias = 0, inner = 0;
   for (int s = 0; s < MOST_SETS; ++s) {
-    const long long *set = sets + s * SET_FIELDS;
-    splits[s] = {static_cast<int>(set[SET_BEGIN]), static_cast<int>(set[SET_END])};
-    if (splits[s].begin < splits[s].end) by[s] = scales.of[set[SET_SLOT]][out];
+    for (int split = splits[s].begin; split < splits[s].end; ++split)
+      ask_for(partial + split * split_size, size);
     for (int split = splits[s].begin + threadIdx.x; split < splits[s].end; split += THREADS)
       bias += partial_bias[static_cast<long long>(split) * outs];
   }

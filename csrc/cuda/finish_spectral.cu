@@ -15,30 +15,40 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int outs = job[FINISH_OUT], out = programs[2 * blockIdx.x + 1];
   const int size = job[FINISH_CHANNELS] * job[FINISH_TAPS];
   grads_t *to = grads + job[FINISH_GRAD] + static_cast<long long>(out) * size;
+  ask_for(to, size);
   float by[MOST_SETS] = {};
   const vs_t *own_vs[MOST_SETS];
+  bool whole = size % 4 == 0 && by_fours(to);
 #pragma unroll
   for (int s = 0; s < MOST_SETS; ++s) {
     const long long *set = job + FINISH_SETS + s * SET_FIELDS;
     own_vs[s] = set[SET_BEGIN] < set[SET_END] ? vs.of[set[SET_SLOT]] : nullptr;
     if (!own_vs[s]) continue;
+    whole = whole && by_fours(own_vs[s]);
     float total = 0;
     for (int o = threadIdx.x; o < outs; o += THREADS) total += inners[set[SET_INNER] + o];
     const float sigma = wide(sigmas.of[set[SET_SLOT]][0]);
     by[s] = wide(us.of[set[SET_SLOT]][out]) * (block_sum<THREADS>(total) / (sigma * sigma));
   }
-  batches<1>(size, [&](Batch<1> batch) {
-    float found[Batch<1>::COUNT];
+  const auto subtract = [&](auto batch) {
+    using Own = decltype(batch);
+    float found[Own::COUNT][Own::ELEMENTS];
 #pragma unroll
-    for (int j = 0; j < batch.COUNT; ++j) found[j] = wide(to[batch.item(j)]);
+    for (int j = 0; j < Own::COUNT; ++j) load_item(found[j], to + batch.item(j) * Own::ELEMENTS);
 #pragma unroll
     for (int s = 0; s < MOST_SETS; ++s) {
       if (!own_vs[s]) continue;
 #pragma unroll
-      for (int j = 0; j < batch.COUNT; ++j) found[j] -= by[s] * wide(own_vs[s][batch.item(j)]);
+      for (int j = 0; j < Own::COUNT; ++j) {
+        float v[Own::ELEMENTS];
+        load_item(v, own_vs[s] + batch.item(j) * Own::ELEMENTS);
+#pragma unroll
+        for (int i = 0; i < Own::ELEMENTS; ++i) found[j][i] -= by[s] * v[i];
+      }
     }
 #pragma unroll
-    for (int j = 0; j < batch.COUNT; ++j)
-      if (batch.live(j)) to[batch.item(j)] = narrow<grads_t>(found[j]);
-  });
+    for (int j = 0; j < Own::COUNT; ++j)
+      if (batch.live(j)) store_item(to + batch.item(j) * Own::ELEMENTS, found[j]);
+  };
+  whole ? batches<4>(size / 4, subtract) : batches<1>(size, subtract);
 }

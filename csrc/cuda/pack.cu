@@ -15,6 +15,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int channels = job[PACK_CHANNELS], taps = job[PACK_TAPS];
   const long long row = static_cast<long long>(out) * (channels * taps);
   const raws_t *raw = raws.of[index] + row;
+  ask_for(raw, channels * taps);
   packed_t *to = packed + job[PACK_PACKED] + row;
   const Turning turning = Turning::of(channels, taps, by_fours(raw) && by_fours(to));
   float squares = 0;

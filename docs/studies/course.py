@@ -42,7 +42,8 @@ class Read(Clips):
 class Course:
     """A run under way: its trainer and clips, and what was found so far.
 
-    Begins at the newest checkpoint in `out` where there is one. Of a plan without checkpoints nothing is written there.
+    Begins at the newest checkpoint in `out` where there is one; ValueError where that is of other clips. Of a plan
+    without checkpoints nothing is written there.
     """
 
     def __init__(self, run: Run, plan: Plan, data: Data, out: Path, device: torch.device) -> None:
@@ -54,6 +55,8 @@ class Course:
         found = checkpoint.newest_checkpoint(out)
         so_far = results.read(out / "course.json") if found else None
         if found and so_far:
+            if so_far["data"] != data.digest:
+                raise ValueError(f"{out} was begun on other clips: train on those, or delete it")
             checkpoint.load_checkpoint(self.trainer, *found)
         at = self.trainer.step  # a kill may have come between the two files
         self.losses = so_far["losses"][:at] if so_far else []

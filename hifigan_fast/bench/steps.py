@@ -9,7 +9,7 @@ import torch
 
 from .. import losses as fast_losses
 from .. import reference, step_losses
-from ..discriminators import frozen
+from ..discriminators import frozen, parameters_of
 from .graphs import captured
 
 FORWARD, DISCRIMINATOR, GENERATOR = "forward", "discriminator step", "generator step"
@@ -88,8 +88,9 @@ def frozen_generator_step_by_one_loss(modules, y, y_hat, losses):
 
 
 def _forget_gradients(modules):
-    for module in modules:
-        module.zero_grad(set_to_none=True)
+    """As an optimizer does, which has the parameters at hand: `Module.zero_grad` takes longer to find them."""
+    for parameter in parameters_of(modules):
+        parameter.grad = None
 
 
 def channels_last(modules):

@@ -1,5 +1,6 @@
 """A step's losses in plain PyTorch: the discriminators, then the losses of `losses.py`."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -79,13 +80,24 @@ def ensembles_of(discriminators: Discriminators) -> list[nn.Module]:
 def _takes_a_pair(module):
     if torch.compiler.is_compiling():  # it cannot look at signatures
         return True
+    method = getattr(module.forward, "__func__", None)
+    if method is not None and method is getattr(type(module), "forward", None):
+        return _method_binds(method, 3)
+    return _binds(module.forward, 2)
+
+
+def _binds(function, count):
+    """Whether a function can be called with so many arguments."""
     try:
-        inspect.signature(module.forward).bind(None, None)
+        inspect.signature(function).bind(*[None] * count)
     except TypeError:
         return False
     except ValueError:  # no signature to look at
         pass
     return True
+
+
+_method_binds = functools.lru_cache(maxsize=64)(_binds)  # a signature takes longer than the rest of the checks
 
 
 def _judged(ensemble, y, y_hat):

@@ -69,6 +69,8 @@ def run(out=None, quick=False, arithmetics=tuple(cases.DTYPES), device=None, tim
             run, for a minute; what an earlier run has measured comes last.
         arithmetics: of `configs`, those to be measured.
     """
+    if out:
+        Path(out).absolute().parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is said at once
     device = device or torch.device("cuda")
     generation = configs.generation_of(devices.capability(device))
     entries, known = _entries(generation, arithmetics, quick), configs.measurements(device)

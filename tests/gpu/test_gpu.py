@@ -45,7 +45,8 @@ def waves(batch, length, dtype=torch.float32):
 
 
 def modules(name, dtype=torch.float32):
-    return [module.to("cuda", dtype) for module in parity.build_pair(name, trained=True)]
+    with torch.device("cuda"):
+        return [module.to(dtype) for module in parity.build_pair(name, trained=True)]
 
 
 def judged(backend, name, batch, length, dtype=torch.float32, autocast=None):
@@ -114,6 +115,7 @@ def test_a_quick_tuning_is_kept(tmp_path, monkeypatch):
     assert all(entry["ms"]["triton"] > 0 < entry["ms"]["library"] for entry in found.values()), said
 
 
+@pytest.mark.exhaustive  # compiles all of a step's kernels for each
 @pytest.mark.parametrize("generation", [g for g in configs.table() if g.startswith("sm_")])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("name", ["mpd", "msd"])

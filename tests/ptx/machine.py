@@ -14,7 +14,7 @@ LANES_AT_ONCE = 8192
 # Modifiers that instructions take notice of, or that change nothing here; of matrix products `warp` and `wgmma` know.
 MODIFIER = re.compile(
     "rn|rna|rzi|nc|full|lo|hi|wide|to|sync|aligned|uni|warp|idx|bfly|up|down|num|nan|NaN|async|proxy|[vx][124]|m8n8|trans|"
-    "global|shared|shared__cta|param|gpu|acquire|release|acq_rel|relaxed|ca|cg|commit_group|wait_group|wait_all|"
+    "global|L2|shared|shared__cta|param|gpu|acquire|release|acq_rel|relaxed|ca|cg|commit_group|wait_group|wait_all|"
     + "|".join([*TYPES, *alu.WAYS, *(f"{name}u?" for name in alu.COMPARISONS), *warp.REDUCTIONS])
 )
 # A lane's next block when it has ended, and when it waits at a barrier; added to it while it asks for an atomic again.
@@ -82,8 +82,8 @@ class Machine:
             body = warp.BUILDERS[i.name](i, self)
         elif i.name == "wgmma":
             body = wgmma.build(i, self)
-        elif i.name == "fence":
-            body = lambda m: None  # noqa: E731 - the order of lanes is that of the program
+        elif i.name in ("fence", "prefetch"):  # the order of lanes is that of the program; no memory is far
+            body = lambda m: None  # noqa: E731
         else:
             raise Unsupported(f"line {i.line}: {i.text}")
         return self._guarded(i, body)

@@ -87,12 +87,13 @@ def test_a_recorded_pass_asks_for_the_same(device, monkeypatch):
     monkeypatch.setattr(program.Recording, "__init__", start)
     monkeypatch.setattr(program.Recording, "program", stop)
     step([small(torch.nn.utils.weight_norm), small(torch.nn.utils.spectral_norm)])
-    assert len(recorded) == 6  # backward twice, of two ensembles, and one forward of each
+    # Backward twice, of two ensembles, and one forward of each; as many losses, forward and back.
+    assert [len(launched) > 2 for *_, launched in recorded].count(True) == 6 and len(recorded) == 12
     for made, addresses, launched in recorded:
         device.launches.clear()
         device.sizes.next = [[len(word) for word in words] for *_, words in launched]
         made.driven(0, 0, addresses)
-        assert device.launches == launched and len(launched) > 2
+        assert device.launches == launched and launched
 
 
 def test_a_pass_is_compiled_as_a_whole_before_it_is_launched(device):

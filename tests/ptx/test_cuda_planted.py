@@ -26,7 +26,9 @@ def losses():
         (ensemble, "race", "stem_weight_grad.cu", "__syncthreads();", ""),
         (ensemble, "<=", "rows.cuh", "2 * (length - 1) - at)", "2 * length - 1 - at)"),
         pytest.param(ensemble, "<=", "head_input_grad.cu", "phase.shift - back", "phase.shift + 1 - back", marks=rare),
-        pytest.param(ensemble, "<=", "turned.cuh", "own[c * own_taps + t]", "own[c + own_channels * t]", marks=rare),
+        pytest.param(
+            ensemble, "<=", "turned.cuh", "part.taps + own_tap;", "part.taps + part.taps - 1 - own_tap;", marks=rare
+        ),
         pytest.param(ensemble, "out of bounds", "stem_input_grad.cu", "row >= out_rows", "row > out_rows", marks=rare),
     ],
 )

@@ -84,5 +84,5 @@ def test_parameters_that_begin_anywhere():
         return waves, [[replace(p, raw=elsewhere(p.raw)) for p in own] for own in layers], states
 
     with mock.patch.object(SmallEnsemble, "_cast", displaced), executing_cuda(80) as session:
-        assert small.worst_ratio(dispatch.BACKENDS["cuda"], torch.float32, None) <= 2
+        assert small.worst_ratio(dispatch.BACKENDS["cuda"]) <= 2
     assert not session.faults

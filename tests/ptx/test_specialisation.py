@@ -73,7 +73,8 @@ def test_tensors_that_begin_anywhere_compile_nothing(asked):
         scalar = torch.zeros(at + 1, dtype=torch.float32, device="cpu")[at]
         BACKEND.squared_means_backward(memory, (1, 1, 0), scalar, None, [True, at < 5, True])
         BACKEND.feature_l1(memory, memory[::-1])
-        BACKEND.feature_l1_backward(memory, memory[::-1], scalar.expand(3), [at > 3] * 3, [True] * 3)
+        of_means = torch.zeros(at + 3, dtype=torch.float32, device="cpu")[at:]
+        BACKEND.feature_l1_backward(memory, memory[::-1], of_means, [at > 3] * 3, [True] * 3)
         waves = [torch.zeros(at + 2048, dtype=torch.float32, device="cpu")[at:].view(2, 1, 1024) for _ in range(2)]
         BACKEND.pooled(waves, [1024, 513, 257])
     names = sorted(name for name, _, _ in asked)

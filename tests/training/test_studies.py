@@ -136,6 +136,12 @@ def test_a_run_that_fails_says_why(execute, plan, data, tmp_path, monkeypatch, c
     assert course.work([RUN], plan, data, tmp_path, tmp_path) == 1
     said = capsys.readouterr().err
     assert said.startswith("spectral-none-1: failed: step 1: losses or gradients are not finite") and ".wav" in said
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(step, "MEL_WEIGHT", 45)
+        patch.setattr(checkpoint, "save_checkpoint", once(checkpoint.save_checkpoint, 1, kill))
+        course.work([RUN], plan, data, tmp_path, tmp_path)
+    assert course.work([RUN], plan, data._replace(digest="another"), tmp_path, tmp_path) == 1
+    assert "was begun on other clips" in capsys.readouterr().err
     monkeypatch.setattr(step.Trainer, "train_step", None)
     assert course.work([RUN], plan, data, tmp_path, tmp_path) == 1
     assert "Traceback" in capsys.readouterr().err, "of what nobody expects, where it was is said"
@@ -448,9 +454,11 @@ def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch,
     monkeypatch.setattr("sys.argv", ["train_studies.py", "--list", "--plan", "short", "plain-1"])
     assert train_studies.main() == 0
     assert capsys.readouterr().out == "0 of 1 runs; missing: plain-1\n"
-    monkeypatch.setattr("sys.argv", ["train_studies.py", "--data", str(ROOT / "nowhere"), "plain-1"])
-    assert train_studies.main() == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    for wrong in (["--data", str(ROOT / "nowhere")], ["--threads", "-1"], ["--jobs", "0"]):
+        monkeypatch.setattr("sys.argv", ["train_studies.py", "plain-1", *wrong])
+        assert train_studies.main() == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and said.startswith(wrong[0] if wrong[0] != "--data" else "data")
 
 
 def test_a_figure_without_matplotlib_is_one_line(monkeypatch, capsys):

@@ -14,6 +14,7 @@ from .kernel import Kernel, arguments, kind, specialisation
 THREADS = 256  # of a block, where nothing else is said
 # Of kernels of layers, beside the window kernels: of any layer, of a waveform's, of scores.
 KINDS = ("direct", "stem", "head")
+ROWS = {"ROWS": 1, "THREADS": THREADS}  # of weights a program
 MOST_TAPS, MOST_CHANNELS = 16, 512  # of stems and heads that have kernels of their own
 
 
@@ -113,8 +114,8 @@ class CudaKernels(Kernels):
     def stand_in(self, direction, role, layer, like):
         return windows.stand_in(self, direction, role, layer, like)
 
-    def of_rows(self, device):
-        return {"ROWS": 1, "THREADS": THREADS}
+    def of_rows(self, name, device):
+        return ROWS
 
     def of_matrices(self, device):
         return {"ROWS": 8, "COLUMNS": 64, "THREADS": THREADS}

@@ -9,6 +9,7 @@ import threading
 import torch
 
 from ..kept import capturing
+from .kernels import recording
 
 STREAMS, COUNTERS = 64, 511  # a row of each stream, with its meetings: aligned to 16 bytes, or Triton compiles again
 _lock = threading.Lock()
@@ -25,6 +26,13 @@ def counters(device, count):
 
     Those of the current stream, but a CUDA graph has its own: it may be replayed on any.
     """
+    found = _counters(device, count)
+    if recording():
+        recording().counted(found, count)
+    return found
+
+
+def _counters(device, count):
     gpu = device.type == "cuda"
     if count <= COUNTERS and not (gpu and capturing()):
         stream = torch.cuda.current_stream(device).cuda_stream if gpu else None

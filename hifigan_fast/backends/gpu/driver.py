@@ -88,7 +88,7 @@ class Launches:
         places = [(at, value) for at, (_, value) in enumerate(words) if isinstance(value, Place)]
         self._at = np.array([at for at, _ in places], np.intp)
         self._slots = np.array([place.slot for _, place in places], np.intp)
-        self._offsets = np.array([place.offset for _, place in places], np.uint64)
+        self._offsets = np.array([place.offset for _, place in places], np.int64).view(np.uint64)  # may be negative
         self._words = np.array([0 if isinstance(v, Place) else _word(kind, v) for kind, v in words], np.uint64)
         # What the driver takes for parameters: where each one is.
         self._pointers = np.array(begins, np.uint64) * WORD + self._words.ctypes.data

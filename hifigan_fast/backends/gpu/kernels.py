@@ -65,8 +65,8 @@ class Kernels(ABC):
         return None
 
     @abstractmethod
-    def of_rows(self, device):
-        """What `pack`, `finish` and `finish_spectral` are launched with: ROWS of weights a program, and more."""
+    def of_rows(self, name, device):
+        """What `pack`, `finish` or `finish_spectral` is launched with: ROWS of weights a program, and more."""
 
     @abstractmethod
     def of_matrices(self, device):

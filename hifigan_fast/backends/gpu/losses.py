@@ -1,18 +1,31 @@
 """Poolings and losses as launches: grids, tables and buffers."""
 
+import functools
 import itertools
 
 import torch
 
 from ..contract import ALIGNED
-from . import tables
+from . import program, tables
 from .counters import counters
 from .kernels import cdiv
 from .pointers import from_aligned
+from .program import empty
 
 MAP_BLOCK, MAP_CHUNK = 1024, 16384  # elements of a pair of maps: at a time, and a program
 MOST_PROGRAMS = 65535  # of a grid's second axis, all that a device takes
+LAYOUTS = 512  # of scores and maps, whose programs are kept
 SCORES_AT_ONCE = 4096  # by the one program that sums all logits
+
+
+@functools.lru_cache(maxsize=LAYOUTS)
+def _programs(launch, device, layout):
+    return {}
+
+
+def _again(kernels, layout, inputs, run):
+    """`program.again` of a loss; layout: what it goes by beside the kinds of its inputs."""
+    return program.again(kernels, _programs(kernels.launch, inputs[0].device, layout), (), inputs, run)
 
 
 def pooled(kernels, sides, lengths):
@@ -32,33 +45,45 @@ def _parts(scores, targets, grads):
 
 
 def squared_means(kernels, scores, targets, dtype):
-    total, means = scores[0].new_empty((), dtype=dtype), scores[0].new_empty(len(scores), dtype=dtype)
-    memory, parts = _parts(scores, targets, [-1] * len(scores))
-    blocks = {"PARTS": len(scores), "BLOCK": SCORES_AT_ONCE}
-    kernels.launch(total.device, kernels.squared_means, (1,), memory, total, means, parts, **blocks)
-    return total, means
+    def run():
+        total, means = empty((), dtype, device), empty((len(scores),), dtype, device)
+        memory, parts = _parts(scores, targets, [-1] * len(scores))
+        blocks = {"PARTS": len(scores), "BLOCK": SCORES_AT_ONCE}
+        kernels.launch(device, kernels.squared_means, (1,), memory, total, means, parts, **blocks)
+        return [[total, means]]
+
+    device, key = scores[0].device, ("squared_means", tuple(s.numel() for s in scores), tuple(targets), dtype)
+    return tuple(_again(kernels, key, scores, run)[0])
+
+
+@functools.lru_cache(maxsize=LAYOUTS)
+def _in_turn(sizes, halves):
+    """Where the gradients of scores of these sizes lie, and in which order: a real score's before its generated one's,
+    as an ensemble's heads do, which then need no copy."""
+    order = sorted(range(len(sizes)), key=lambda i: i % (len(sizes) // halves))
+    places = dict(zip(order, itertools.accumulate((sizes[i] for i in order), initial=0)))
+    return [places[i] for i in range(len(sizes))], order, [sizes[i] for i in order]
 
 
 def squared_means_backward(kernels, scores, targets, grad_total, grad_means, wanted):
-    # A real score's gradient before its generated one's: as an ensemble's heads lie, which then need no copy.
-    sizes, halves = [s.numel() for s in scores], len(set(targets))
-    order = sorted(range(len(scores)), key=lambda i: i % (len(scores) // halves))
-    places = dict(zip(order, itertools.accumulate((sizes[i] for i in order), initial=0)))
-    grads = scores[0].new_empty(sum(sizes))
-    memory, parts = _parts(scores, targets, [places[i] if want else -1 for i, want in enumerate(wanted)])
-    kernels.launch(
-        grads.device,
-        kernels.squared_means_gradients,
-        (len(scores), min(cdiv(max(sizes), MAP_BLOCK), MOST_PROGRAMS)),
-        memory,
-        grad_total,
-        grad_means,
-        grads,
-        parts,
-        BLOCK=MAP_BLOCK,
-    )
-    own = dict(zip(order, grads.split([sizes[i] for i in order])))
-    return [own[i].view(s.shape) if want else None for i, (s, want) in enumerate(zip(scores, wanted))]
+    device, sizes, targets, wanted = scores[0].device, tuple(s.numel() for s in scores), tuple(targets), tuple(wanted)
+    places, order, ordered = _in_turn(sizes, len(set(targets)))
+
+    def run():
+        grads = empty((sum(sizes),), scores[0].dtype, device)
+        memory, parts = _parts(scores, targets, [place if want else -1 for place, want in zip(places, wanted)])
+        blocks = len(scores), min(cdiv(max(sizes), MAP_BLOCK), MOST_PROGRAMS)
+        given = memory, grad_total, grad_means, grads, parts
+        kernels.launch(device, kernels.squared_means_gradients, blocks, *given, BLOCK=MAP_BLOCK)
+        return [[grads]]
+
+    key = "squared_means_backward", sizes, targets, wanted
+    ((grads,),) = _again(kernels, key, [*scores, grad_total, grad_means], run)
+    found = [None] * len(scores)
+    for i, grad in zip(order, grads.split(ordered)):
+        if wanted[i]:
+            found[i] = grad if scores[i].dim() == 1 else grad.view(scores[i].shape)
+    return found
 
 
 def _chunks(real, generated):
@@ -69,45 +94,37 @@ def _chunks(real, generated):
 
 
 def feature_l1(kernels, real, generated):
-    real, generated, chunks, pairs = _chunks(real, generated)
-    partial = torch.empty(len(chunks), dtype=torch.float32, device=chunks.device)
-    means = partial.new_empty(len(real))
-    kernels.launch(
-        chunks.device,
-        kernels.l1_means,
-        (len(chunks),),
-        real,
-        generated,
-        partial,
-        means,
-        chunks,
-        pairs,
-        counters(chunks.device, len(real)),
-        BLOCK=MAP_BLOCK,
-    )
-    return means
+    def run():
+        reals, others, chunks, pairs = _chunks(real, generated)
+        partial, means = (empty((size,), torch.float32, device) for size in (len(chunks), len(real)))
+        given = reals, others, partial, means, chunks, pairs, counters(device, len(real))
+        kernels.launch(device, kernels.l1_means, (len(chunks),), *given, BLOCK=MAP_BLOCK)
+        return [[means]]
+
+    device, counts = real[0].device, tuple(m.numel() for m in real)
+    return _again(kernels, ("feature_l1", counts), [*real, *generated], run)[0][0]
 
 
 def feature_l1_backward(kernels, real, generated, grads, want_real, want_generated):
-    wanted = [(m, want) for own in ((real, want_real), (generated, want_generated)) for m, want in zip(*own)]
     step = ALIGNED // real[0].itemsize
-    sizes = [cdiv(m.numel(), step) * step if want else 0 for m, want in wanted]
+    counts, wanted = [m.numel() for m in real], [*want_real, *want_generated]
+    sizes = [cdiv(count, step) * step if want else 0 for count, want in zip(2 * counts, wanted)]
     *starts, total = itertools.accumulate(sizes, initial=0)
-    flat, half = real[0].new_empty(total), len(real)
-    places = [start if want else -1 for start, (_, want) in zip(starts, wanted)]
-    memory, others, chunks, pairs = _chunks(real, generated)
-    kernels.launch(
-        flat.device,
-        kernels.l1_gradients,
-        (len(chunks),),
-        memory,
-        others,
-        grads.contiguous(),
-        flat,
-        tables.numbers(tuple(zip(places[:half], places[half:])), flat.device),
-        chunks,
-        pairs,
-        BLOCK=MAP_BLOCK,
-    )
-    found = [flat.as_strided(m.shape, m.stride(), start) if want else None for start, (m, want) in zip(starts, wanted)]
-    return found[:half], found[half:]
+
+    def run():
+        flat, half = empty((total,), real[0].dtype, device), len(real)
+        places = [start if want else -1 for start, want in zip(starts, wanted)]
+        table = tables.numbers(tuple(zip(places[:half], places[half:])), device)
+        reals, others, chunks, pairs = _chunks(real, generated)
+        given = reals, others, means, flat, table, chunks, pairs
+        kernels.launch(device, kernels.l1_gradients, (len(chunks),), *given, BLOCK=MAP_BLOCK)
+        return [[flat]]
+
+    device, means = real[0].device, grads.contiguous()
+    key = "feature_l1_backward", tuple(counts), tuple(wanted)
+    ((flat,),) = _again(kernels, key, [*real, *generated, means], run)
+    found = [
+        flat.as_strided(m.shape, m.stride(), start) if want else None
+        for start, m, want in zip(starts, (*real, *generated), wanted)
+    ]
+    return found[: len(real)], found[len(real) :]

@@ -5,6 +5,7 @@ table: they are compiled for aligned pointers, once.
 """
 
 from ..contract import ALIGNED
+from .kernels import recording
 
 
 def from_aligned(tensor):
@@ -15,7 +16,10 @@ def from_aligned(tensor):
     begin = tensor.storage_offset() - lead
     if begin < 0:  # memory that PyTorch did not allocate
         return tensor.clone(), 0
-    return tensor.as_strided((lead + tensor.numel(),), (1,), begin), lead
+    memory = tensor.as_strided((lead + tensor.numel(),), (1,), begin)
+    if recording():
+        recording().begins_before(memory, tensor)
+    return memory, lead
 
 
 def aligned(grads):

@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..contract import ALIGNED
 from ..kept import capturing
+from .counters import counters
 from .driver import Launches, Place
 from .kernels import heard_by, instead, recording
 
@@ -73,6 +74,7 @@ class Recording:
         self.slots = [(a, a + (0 if t is None else t.nbytes), None) for t, a in zip(inputs, addresses)]
         self.begins = {first: slot for slot, (first, end, _) in enumerate(self.slots) if first < end}
         self.buffers, self.launches, self.complete = [], [], True  # buffers: (shape, dtype, device), after the inputs
+        self.counters, self.aligned = {}, {}  # {slot: how many}; {(first, end) of what `from_aligned` made: its place}
 
     def overlaps(self):
         """Whether inputs share memory: which of two a launch means would not be known."""
@@ -85,9 +87,25 @@ class Recording:
         self.begins[tensor.data_ptr()] = len(self.slots) - 1
         self.buffers.append((tuple(tensor.shape), tensor.dtype, tensor.device))
 
+    def counted(self, tensor, count):
+        """Of `counters.counters`, which each run asks for anew."""
+        self.counters[len(self.slots)] = count
+        self.allocated(tensor)
+
+    def begins_before(self, memory, tensor):
+        """`memory` is `tensor` from the aligned address before it: so it is of all inputs that are aligned alike."""
+        place = self.place(tensor)
+        if place:
+            before = tensor.data_ptr() - memory.data_ptr()
+            span = memory.data_ptr(), memory.data_ptr() + memory.nbytes
+            self.aligned[span] = Place(place.slot, place.offset - before)
+
     def place(self, tensor):
         """Its `Place`; None where no slot that is still there has all of it."""
         address = tensor.data_ptr()
+        known = self.aligned.get((address, address + tensor.nbytes))
+        if known:
+            return known
         likely = self.begins.get(address)
         for slot in range(len(self.slots)) if likely is None else (likely,):
             first, end, memory = self.slots[slot]
@@ -157,23 +175,30 @@ class Program:
         self.launches, self.results = recording.launches, results
         self.buffers, self.device = recording.buffers, recording.buffers[0][2]
         returned, spans = {slot for own in results for slot in own}, {}
+        self.counters = list(recording.counters.items())
         for number, launch in enumerate(self.launches):
             for slot in sorted(slot for slot in launch.slots if slot >= first):
                 spans[slot] = spans.get(slot, (number,))[0], number
         self.fresh = [(slot, self.buffers[slot - first]) for slot in spans if slot in returned]
         sizes = {slot: math.prod(shape) * dtype.itemsize for slot, (shape, dtype, _) in enumerate(self.buffers, first)}
-        self.places, self.bytes = laid_out({s: (*span, sizes[s]) for s, span in spans.items() if s not in returned})
+        elsewhere = returned.union(recording.counters)
+        self.places, self.bytes = laid_out({s: (*span, sizes[s]) for s, span in spans.items() if s not in elsewhere})
         driven = [launch.driven for launch in self.launches]
         self.driven = Launches(driven) if all(driven) else None
 
     def __call__(self, addresses):
         if capturing():
             _held.add(self)
-        memory = torch.empty(self.bytes, dtype=torch.uint8, device=self.device)
-        begin, tensors = memory.data_ptr(), {}
+        tensors, kept = {}, []
         addresses += [0] * len(self.buffers)
-        for slot, place in self.places:
-            addresses[slot] = begin + place
+        if self.places:
+            kept.append(torch.empty(self.bytes, dtype=torch.uint8, device=self.device))
+            begin = kept[0].data_ptr()
+            for slot, place in self.places:
+                addresses[slot] = begin + place
+        for slot, count in self.counters:
+            kept.append(counters(self.device, count))
+            addresses[slot] = kept[-1].data_ptr()
         for slot, (shape, dtype, device) in self.fresh:
             tensors[slot] = tensor = torch.empty(shape, dtype=dtype, device=device)
             addresses[slot] = tensor.data_ptr()

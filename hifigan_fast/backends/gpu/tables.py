@@ -139,7 +139,7 @@ def pack_jobs(layers, kinds, block, device):
 
 
 @kept
-def finish_jobs(jobs, block, device):
+def finish_jobs(jobs, block, spectral_block, device):
     """Jobs of `finish`, those of `finish_spectral`; how many elements and rows all have.
 
     Args:
@@ -161,7 +161,7 @@ def finish_jobs(jobs, block, device):
     spectral = [row for row in rows if row[0] == Norm.SPECTRAL]
     return (
         Jobs.of(rows, fields, block, device, lambda row: row[Finish.SETS + Set.END] - row[Finish.SETS + Set.BEGIN]),
-        Jobs.of(spectral, fields, block, device),
+        Jobs.of(spectral, fields, spectral_block, device),
         elements[-1],
         vectors[-1],
     )

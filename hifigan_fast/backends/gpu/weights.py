@@ -18,7 +18,7 @@ def power_iterations(kernels, matrices, eps, iterations, calls):
     like = weights[0]
     blocks = kernels.of_matrices(like.device)
     jobs, by_row, by_column, outs, sizes = tables.spectral_jobs(
-        tuple((len(u), len(v)) for u, v in zip(us, vs)), blocks["ROWS"], blocks["COLUMNS"], like.device
+        tuple((u.numel(), v.numel()) for u, v in zip(us, vs)), blocks["ROWS"], blocks["COLUMNS"], like.device
     )
     apart = calls if iterations else 1
     s, t = (torch.empty(apart, size, dtype=torch.float32, device=like.device) for size in (outs, sizes))
@@ -69,7 +69,7 @@ def _kind(weight_set):
 def prepare(kernels, layers, sets, dtype):
     """`WeightSet`s [depth][set] -> (scaling, packed), in one launch."""
     like = sets[0][0].raw
-    kinds, blocks = tuple(tuple(_kind(s) for s in own) for own in sets), kernels.of_rows(like.device)
+    kinds, blocks = tuple(tuple(_kind(s) for s in own) for own in sets), kernels.of_rows("pack", like.device)
     jobs, elements, rows = tables.pack_jobs(tuple(layers), kinds, blocks["ROWS"], like.device)
     flat = [s for own in sets for s in own]
     packed = empty((elements,), dtype, like.device)
@@ -99,11 +99,11 @@ def parameter_grads(kernels, jobs):
     """`contract.LayerGrads` -> gradients of raws, magnitudes and biases: one launch, one more with spectral norm."""
     raws = alike([job.weights.sets[job.sets[0]].raw for job in jobs])
     device = raws[0].device
-    blocks = kernels.of_rows(device)
+    blocks, spectral_blocks = (kernels.of_rows(name, device) for name in ("finish", "finish_spectral"))
     sums = {job.depth: job.sums for job in jobs}  # the same for every stack of a depth
     places = {depth: place for place, depth in enumerate(sums)}
     rows, spectral, elements, vectors = tables.finish_jobs(
-        tuple([_finish_job(job, places[job.depth]) for job in jobs]), blocks["ROWS"], device
+        tuple([_finish_job(job, places[job.depth]) for job in jobs]), blocks["ROWS"], spectral_blocks["ROWS"], device
     )
     grads = empty((elements,), raws[0].dtype, device)
     magnitudes, biases = (empty((vectors,), grads.dtype, device) for _ in range(2))
@@ -128,7 +128,8 @@ def parameter_grads(kernels, jobs):
         rows.table,
         **blocks,
     )
-    _finish_spectral(kernels, [job.states[s] for job in jobs for s in job.sets], spectral, inners, grads, blocks)
+    states = [job.states[s] for job in jobs for s in job.sets]
+    _finish_spectral(kernels, states, spectral, inners, grads, spectral_blocks)
     return [grads], [magnitudes], [biases]
 
 

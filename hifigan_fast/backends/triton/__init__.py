@@ -54,8 +54,9 @@ class TritonBackend(GpuBackend):
             return f"the Triton kernels are for {', '.join(str(d)[6:] for d in DTYPES)}, tensors are {str(dtype)[6:]}"
         if stands_for_one:
             return "Triton's interpreter has no bfloat16" if interpreting() and dtype == torch.bfloat16 else None
-        if torch.version.hip is None and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
-            found, least = (".".join(map(str, c)) for c in (torch.cuda.get_device_capability(device), LEAST_CAPABILITY))
+        capability = devices.capability(device)
+        if isinstance(capability, tuple) and capability < LEAST_CAPABILITY:
+            found, least = (".".join(map(str, c)) for c in (capability, LEAST_CAPABILITY))
             return f"the device has compute capability {found}, the Triton kernels need {least}"
         return None
 

@@ -87,7 +87,7 @@ def _signs(r, g, by, grads, to_real, to_generated, first, end, WHOLE: tl.constex
     _write(grads, to_generated, sign, first, end, WHOLE, BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["grad_means"])
 def gradients(
     real,
     generated,

@@ -8,7 +8,12 @@ from ..gpu import devices
 from ..gpu.kernels import Kernels
 from . import adversarial, configs, convolution, feature_l1, launch, others, pooling, spectral, stem, weights
 
-ROWS = {"ROWS": 1, "ELEMENTS": 2048, "num_warps": 4}  # of weights a program; elements of each at a time
+# Rows of weights a program, and elements of each at a time.
+ROWS = {
+    "pack": {"ROWS": 4, "ELEMENTS": 256},
+    "finish": {"ROWS": 1, "ELEMENTS": 2048},
+    "finish_spectral": {"ROWS": 4, "ELEMENTS": 256},
+}
 ROWS_INTERPRETED = {"ROWS": 128, "ELEMENTS": 1024}
 # Of W v rows a tile and columns at a time, of Wᵀ u rows at a time and columns a tile.
 SPECTRAL = {"ROWS": 8, "BLOCK": 512, "HEIGHT": 64, "COLUMNS": 64, "num_warps": 8}
@@ -59,8 +64,8 @@ class TritonKernels(Kernels):
     def stand_in(self, direction, role, layer, like):
         return others.stand_in(direction, role, layer, like)
 
-    def of_rows(self, device):
-        return _sizes(device, ROWS, ROWS_INTERPRETED)
+    def of_rows(self, name, device):
+        return _sizes(device, ROWS[name], ROWS_INTERPRETED)
 
     def of_matrices(self, device):
         return _sizes(device, SPECTRAL, SPECTRAL_INTERPRETED)

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from ..gpu import fields
 from .constants import constants
-from .pointers import pick
+from .pointers import ask_for, pick
 from .rounding import rounded
 
 PLAIN, WEIGHT, SPECTRAL = constants(fields.Norm)
@@ -19,7 +19,8 @@ _, _, _, _, DEPTH, GRAD, FIRST_GRAD, SETS = constants(fields.Finish)
 INNER, BEGIN, END, SLOT = constants(fields.Set)
 SET_FIELDS, MOST_SETS = tl.constexpr(len(fields.Set)), tl.constexpr(fields.MOST_SETS)
 FINISH_FIELDS = tl.constexpr(fields.FINISH_FIELDS)
-THIN, SPLITS, BIASES = tl.constexpr(256), tl.constexpr(32), tl.constexpr(128)
+THIN, SPLITS = tl.constexpr(256), tl.constexpr(32)  # elements of a row so short that so many splits go at a time
+LINES = tl.constexpr(256)  # of a row that are asked for: of up to 8192 elements all
 FEW, MANY = tl.constexpr(8), tl.constexpr(64)  # taps of a tile, by how many a row has
 
 
@@ -92,17 +93,9 @@ def pack(
     tl.store(norms + at, norm, live)
     tl.store(packed_biases + at, tl.load(pick(biases, index) + out, live, other=0.0).to(tl.float32), live)
     raw, exact = raw[:, :, None], tl.load(job + EXACT)
-    if taps <= FEW:
-        _pack(raw, to, scale, channels, taps, live, exact, PRECISION, FEW, ELEMENTS // FEW)
-    else:
-        _pack(raw, to, scale, channels, taps, live, exact, PRECISION, MANY, ELEMENTS // MANY)
-
-
-@triton.jit
-def _pack(raw, to, scale, channels, taps, live, exact, PRECISION, TAPS_AT_ONCE: tl.constexpr, AT_ONCE: tl.constexpr):
-    """Rows of `raw`, scaled and turned."""
-    for number in range(_tiles(channels, taps, TAPS_AT_ONCE, AT_ONCE)):
-        packed_at, raw_at, inside = _tile(number, channels, taps, live, TAPS_AT_ONCE, AT_ONCE)
+    AT_ONCE: tl.constexpr = ELEMENTS // FEW
+    for number in range(_tiles(channels, taps, FEW, AT_ONCE)):
+        packed_at, raw_at, inside = _tile(number, channels, taps, live, FEW, AT_ONCE)
         value = tl.load(raw + raw_at, inside, other=0.0).to(tl.float32)
         value = (value * scale[:, None, None]).to(to.dtype.element_ty)
         if PRECISION == "tf32":
@@ -163,19 +156,24 @@ def finish(
     index, job, out, live = _job(programs, jobs, FINISH_FIELDS, ROWS)
     outs, taps = tl.load(job + OUT), tl.load(job + TAPS).to(tl.int32)
     channels, depth = tl.load(job + CHANNELS).to(tl.int32), tl.load(job + DEPTH)
-    split_size, row = outs * channels * taps, (out.to(tl.int64) * (channels * taps))[:, None, None]
+    size, split_size = channels * taps, outs * channels * taps
+    row = tl.minimum(out, outs - 1).to(tl.int64) * size
+    raw, partial, to = pick(raws, index) + row, pick(partials, depth) + row, grads + tl.load(job + GRAD) + row
+    ask_for(raw, size, LINES)
     bias, partial_bias = tl.zeros([ROWS], tl.float32), pick(partial_biases, depth) + out[:, None]
     for s in tl.static_range(MOST_SETS):
         begin, end = _splits(job + SETS + s * SET_FIELDS)
-        for first in range(begin, end, BIASES):
-            split = first + tl.arange(0, BIASES)[None, :]
+        if begin < end:
+            ask_for(partial + begin * split_size, size, LINES)
+        for first in range(begin, end, SPLITS):
+            split = first + tl.arange(0, SPLITS)[None, :]
             found = tl.load(partial_bias + split * outs, live[:, None] & (split < end), other=0.0)
             bias += tl.sum(found, 1)
     at = tl.load(job + FIRST_GRAD) + out
     tl.store(bias_grads + at, bias.to(bias_grads.dtype.element_ty), live)
-    raw, partial, to = pick(raws, index) + row, pick(partials, depth) + row, grads + tl.load(job + GRAD) + row
+    raw, partial, to = raw[:, None, None], partial[:, None, None], to[:, None, None]
     own = raw, partial, split_size, scales, norms, inners, to, magnitude_grads + at, job, out, live, channels, taps
-    if channels * taps <= THIN:
+    if size <= THIN:
         _finish(*own, SPLITS, 16, ELEMENTS // SPLITS // 16)
     elif taps <= FEW:
         _finish(*own, 1, FEW, ELEMENTS // FEW)
