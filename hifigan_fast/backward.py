@@ -14,7 +14,7 @@ import torch
 
 from .backends.contract import LayerGrads, weights_of
 from .geometry import Ensemble, Runs
-from .passes import in_a_row
+from .passes import in_a_row, map_strides
 
 
 class Step(NamedTuple):
@@ -194,14 +194,19 @@ class MapGrads:
         lies_as_read: whether all lie in memory as `of_maps` returns them.
     """
 
-    def __init__(self, maps):
-        self.maps = maps
+    def __init__(self, ensemble, maps):
+        self.ensemble, self.maps = ensemble, maps
         self.given = tuple(member for member, grads in maps.items() if any(grad is not None for grad in grads))
 
     @functools.cached_property
     def lies_as_read(self):
-        grads = [grad for member in self.given for grad in self.maps[member][:-1] if grad is not None]
-        return all(not grad._is_zerotensor() and not grad.is_neg() and _lies_as_rows(grad) for grad in grads)
+        places = map_strides(self.ensemble)
+        return all(
+            not grad._is_zerotensor() and not grad.is_neg() and (grad.stride() == strides or _lies_as_rows(grad))
+            for member in self.given
+            for grad, strides in zip(self.maps[member][:-1], places[member[0]])
+            if grad is not None
+        )
 
     def of_heads(self, active):
         return [_in_memory(self.maps[member][-1]) for member in active]
@@ -211,9 +216,9 @@ class MapGrads:
         grads = [self.maps[member][depth] for member in active]
         return grads if self.lies_as_read else [_rows_of(grad) for grad in grads], None
 
-    def beside(self, above):
-        """What `of_maps` returned for some depths that is in no buffer of a pass."""
-        return [grad for grads, _ in above.values() for grad in grads]
+    def beside(self, depths, active):
+        """What `of_maps` of these depths returns that is in no buffer of a pass."""
+        return [self.maps[member][depth] for depth in depths for member in active]
 
 
 class Packing(NamedTuple):
@@ -251,26 +256,22 @@ class Backward:
         if any(step.then == "waves" for step in self.wanted.steps):
             grad_waves = self.packing.scaling.new_zeros(self.e.wave_offsets[1])
         if not self.source.lies_as_read:  # a copy of each map's gradient, one at a time
-            return grad_waves, self._kinds(head, grad_waves, self._above)
-        above = {step.depth: self._above(step) for step in self.wanted.steps if step.then == "input"}
+            return grad_waves, self._kinds(head, grad_waves)
+        depths = [step.depth - 1 for step in self.wanted.steps if step.then == "input"]
         inputs = [
-            *self.packing.parameters,
+            *self.packing.parameters[::3],  # raws: of the others nothing is read
             *self.packing[1:],
             self.waves,
             *self.outputs.buffers,
             head,
             grad_waves,
-            *self.source.beside(above),
+            *self.source.beside(depths, self.active),
         ]
         # Gradients of maps and those of losses are other inputs, which dtypes alone do not tell apart.
         key = "backward", type(self.source), len(self.outputs.buffers), self.wanted
-        kinds = self.call.again(key, inputs, lambda: self._kinds(head, grad_waves, lambda step: above[step.depth]))
-        return grad_waves, kinds
+        return grad_waves, self.call.again_with_states(key, inputs, lambda: self._kinds(head, grad_waves))
 
-    def _above(self, step):
-        return self.source.of_maps(step.depth - 1, self.active)
-
-    def _kinds(self, grad, grad_waves, above):
+    def _kinds(self, grad, grad_waves):
         """Gradients of raws, magnitudes and biases; adds those of waveforms to `grad_waves`."""
         self.weights = self.packing.weights(self.call)
         for step in self.wanted.steps:
@@ -279,7 +280,7 @@ class Backward:
             if step.then == "waves":
                 self.backend.stem_input_grad(self.e.layers[0], step.below, grad, self.weights[0], grad_waves)
             elif step.then == "input":
-                grad = self._input_grad(step, grad, *above(step))
+                grad = self._input_grad(step, grad, *self.source.of_maps(step.depth - 1, self.active))
         jobs = [self.jobs[job] for job in self.wanted.jobs]
         return self.backend.parameter_grads(jobs) if jobs else ([], [], [])
 

@@ -47,7 +47,7 @@ class LossGrads:
             stacks = _stacks(self.e)
             sides = [[self._rows(depth, (stack, side)) for stack in stacks] for side in range(2)]
             wanted = [[(stack, side) in active for stack in stacks] for side in range(2)]
-            by = self._weights(active)[-1][: len(stacks)]
+            by = self._weights(active)[0, : len(stacks)]
             for side, grads in enumerate(self.call.backend.feature_l1_backward(*sides, by, *wanted)):
                 own = {(stack, side): grad for stack, grad in zip(stacks, grads) if grad is not None}
                 both = [member for member in own if member in found]
@@ -59,20 +59,19 @@ class LossGrads:
     def of_maps(self, depth, active):
         if self.features is None:
             return [None] * len(active), None
-        others, weights = [self._rows(depth, (stack, 1 - side)) for stack, side in active], self._weights(active)[depth]
-        return others, weights if len(weights) == len(active) else weights[: len(active)]
+        others = [self._rows(depth, (stack, 1 - side)) for stack, side in active]
+        return others, self._weights(active)[1 + depth, : len(active)]
 
     def _weights(self, active):
-        """Of feature matching, `_shares` times the loss's gradient: a row a depth, and one of pairs of heads."""
+        """Of feature matching, `_shares` times the loss's gradient."""
         if self._matching is None:
             shares = self.e.once(("shares", active), lambda: _shares(self.e, active))
-            found = _shares_on(self.features.device, shares, self.dtype) * self.features.to(self.dtype)
-            self._matching = found.unbind()
+            self._matching = _shares_on(self.features.device, shares, self.dtype) * self.features.to(self.dtype)
         return self._matching
 
-    def beside(self, above):
+    def beside(self, depths, active):
         """As `backward.MapGrads.beside`: others' maps are in the buffers."""
-        return [matching for _, matching in above.values() if matching is not None]
+        return [] if self.features is None else [self._weights(active)]
 
     def _rows(self, depth, member):
         if depth not in self._parts:
@@ -84,14 +83,14 @@ class LossGrads:
 
 
 def _shares(ensemble, active):
-    """Feature matching's weight of one value of each map, [depth][member], and of a pair's mean, for all stacks."""
+    """Feature matching's weights: a row of each pair's mean [stack], then of one value of each map [depth][member]."""
     sizes = [
         [ensemble.samples * ensemble.stacks[stack].period * ensemble.rows[stack][depth + 1] for stack, _ in active]
         for depth in range(len(ensemble.layers))
     ]
     shares = [tuple(2 / max(n * layer.out_channels, 1) for n in own) for layer, own in zip(ensemble.layers, sizes)]
     width = max(len(active), len(ensemble.stacks))
-    return *(own + (0,) * (width - len(active)) for own in shares), (2,) * width
+    return (2,) * width, *(own + (0,) * (width - len(active)) for own in shares)
 
 
 @kept
@@ -115,19 +114,25 @@ def losses(call, kind, buffers):
         kind: of `TARGETS`.
         buffers: output of each layer.
     """
+    dtype = torch.promote_types(call.dtype, torch.float32)
+    (total, terms), means = call.again(("losses", kind), buffers, lambda: _means(call, kind, buffers, dtype))
+    return total, terms, 2 * means[0].to(dtype).sum() if means else terms.new_zeros(())
+
+
+def _means(call, kind, buffers, dtype):
+    """[adversarial, its terms], [feature matching's mean of each pair of maps] or nothing."""
     e, backend, last = call.ensemble, call.backend, len(call.ensemble.layers) - 1
     slices = LossGrads(call, kind, buffers, None, None)
     judged = [(stack, side) for side, target in enumerate(TARGETS[kind]) if target is not None for stack in _stacks(e)]
     scores, targets = [slices._rows(last, m) for m in judged], [TARGETS[kind][side] for _, side in judged]
-    dtype = torch.promote_types(call.dtype, torch.float32)
     if backend.fuses_small_work:
         total, terms = backend.squared_means(scores, targets, dtype)
     else:
         terms = torch.stack([(s.to(dtype) - target).square().mean() for s, target in zip(scores, targets)])
         total = terms.sum()
     if kind == "discriminator":
-        return total, terms, terms.new_zeros(())
+        return [total, terms], []
     pairs = [
         (slices._rows(d, (stack, 0)), slices._rows(d, (stack, 1))) for stack in _stacks(e) for d in range(last + 1)
     ]
-    return total, terms, 2 * backend.feature_l1(*zip(*pairs)).to(dtype).sum()
+    return [total, terms], [backend.feature_l1(*zip(*pairs))]

@@ -288,7 +288,7 @@ def start_of(call, buffers, needs, map_grads, kind, adversarial, features):
     else:
         grads, places = iter(map_grads), itertools.product(range(e.sides), range(len(e.stacks)))
         maps = {(stack, side): list(itertools.islice(grads, len(e.layers))) for side, stack in places}
-        source = MapGrads({member: maps[member] for member in e.members})
+        source = MapGrads(e, {member: maps[member] for member in e.members})
     return source, Wanted.of(call, needs, source.given)
 
 

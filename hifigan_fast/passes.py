@@ -41,21 +41,25 @@ class Call:
 
     def layers_of(self, parameters):
         """Flat parameters -> [stack][depth] of (raw, magnitude, bias)."""
-        flat = iter(parameters)
-        return [[tuple(itertools.islice(flat, 3)) for _ in self.ensemble.layers] for _ in self.ensemble.stacks]
+        depths, triples = len(self.ensemble.layers), list(zip(parameters[::3], parameters[1::3], parameters[2::3]))
+        return [triples[at : at + depths] for at in range(0, len(triples), depths)]
 
     def taken(self, parameters):
         """Flat parameters as kernels read them."""
         return norms.all_taken(parameters, self.dtype)
 
     def again(self, key, inputs, run):
-        """`Backend.again` for a part of a pass, which reads spectral norm's states beside `inputs`."""
+        """`Backend.again` for a part of a pass."""
         if self.save != "maps":  # memory is scarce: what was saved is made on the way
             return run()
+        programs = self.ensemble.once(("programs", self.backend), dict)
+        return self.backend.again(programs, (self.dtype, *key), inputs, run)
+
+    def again_with_states(self, key, inputs, run):
+        """`again` for what reads spectral norm's states beside `inputs`."""
         states = [(n, s) for n, s in enumerate(itertools.chain.from_iterable(self.states)) if s is not None]
-        key = self.dtype, *key, *[number for number, _ in states]
         inputs = [*inputs, *[t for _, s in states for t in (s.u, s.v, s.sigma)]]
-        return self.backend.again(self.ensemble.once(("programs", self.backend), dict), key, inputs, run)
+        return self.again((*key, *[number for number, _ in states]), inputs, run)
 
     def weight_sets(self, layers):
         """The `WeightSet`s [depth][set], by parameters [stack][depth]."""
@@ -71,9 +75,10 @@ class Call:
 
     def split_states(self, tensors):
         """The way back."""
-        flat = iter(tensors)
-        triples = [[tuple(itertools.islice(flat, 3)) for _ in self.ensemble.layers] for _ in self.ensemble.set_stacks]
-        return [[None if u is None else norms.Spectral(u, v, sigma) for u, v, sigma in own] for own in triples]
+        depths = len(self.ensemble.layers)
+        triples = zip(tensors[::3], tensors[1::3], tensors[2::3])
+        states = [None if u is None else norms.Spectral(u, v, sigma) for u, v, sigma in triples]
+        return [states[at : at + depths] for at in range(0, len(states), depths)]
 
     def empty(self, depth, members, device):
         """A buffer for rows of `members` at `depth` (the output of layer depth - 1)."""
@@ -124,6 +129,12 @@ def map_layout(ensemble, depth, stack):
     strides = (period * rows, 1, period, 1) if head else (period * rows * channels, 1, channels, rows * channels)
     dims = 4 if ensemble.stacks[stack].folded else 3
     return shape[:dims], strides[:dims]
+
+
+def map_strides(ensemble):
+    """Of the maps, [stack][depth]."""
+    stacks, depths = range(len(ensemble.stacks)), range(len(ensemble.layers))
+    return ensemble.once("strides", lambda: [[map_layout(ensemble, d, stack)[1] for d in depths] for stack in stacks])
 
 
 def _map_places(ensemble):
@@ -177,5 +188,5 @@ def whole_forward(call, waves, parameters):
         scaling, packed, weights = normalised(call, call.layers_of(parameters))
         return [scaling, packed], forward(call, waves, weights)
 
-    (scaling, packed), buffers = call.again(("forward",), [waves, *parameters], run)
+    (scaling, packed), buffers = call.again_with_states(("forward",), [waves, *parameters], run)
     return scaling, packed, buffers

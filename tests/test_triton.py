@@ -1,6 +1,7 @@
 """The Triton backend in Triton's interpreter, through the public modules; and how often it launches."""
 
 import functools
+import itertools
 from collections import Counter
 from dataclasses import replace
 
@@ -233,6 +234,17 @@ def test_pooling(length):
     sum((w * x).sum() for w, x in zip(weights, plain.pooled(sides[1]))).backward()
     torch.testing.assert_close(ours_grad, 2 * sides[1].grad)
     assert sides[0].grad is None
+
+
+@pytest.mark.parametrize("length", [1, 8, 511])
+def test_gradients_of_some_pooled_levels(length):
+    for used in itertools.product((False, True), repeat=pooling.LEVELS):
+        found = []
+        for make in (lambda x: pooling.pooled_sides(BACKEND, (x, x.detach()))[0], pooling._levels):
+            x = torch.linspace(-1, 1, 2 * length).view(2, 1, length).requires_grad_()
+            total = sum((level * (n + level)).sum() for n, level in enumerate(make(x.view_as(x))) if used[n])
+            found += torch.autograd.grad(total, x) if any(used) else ()
+        assert not any(used) or torch.equal(*found), used
 
 
 def test_other_poolings_are_their_own():

@@ -47,7 +47,7 @@ def again(kernels, programs, key, inputs, run):
         key: what else than the kinds of its inputs a pass goes by.
         inputs: all tensors that its launches read or write, but for those that it allocates; or None.
     """
-    if instead() is not None:
+    if instead() is not None or recording():  # what is part of a pass belongs to its program
         return run()
     addresses = [0 if t is None else t.data_ptr() for t in inputs]
     misaligned = functools.reduce(operator.or_, addresses) % ALIGNED and [a % ALIGNED for a in addresses]
