@@ -116,9 +116,9 @@ def assert_programs_that_wait_for_one_another_all_run_at_once(launches, target):
 
 
 def assert_two_programs_of_a_dense_layer_fit_a_multiprocessor(launches):
-    """On Hopper, in bfloat16: one stores while the other multiplies."""
-    found = [launch for launch in launches if launch["layer_class"] == "dense"]
-    assert len(found) == 6
+    """On Hopper, in bfloat16: one stores while the other multiplies. But forward, where one of wider blocks is faster."""
+    found = [launch for launch in launches if launch["layer_class"] == "dense" and launch["kernel"] != "forward"]
+    assert len(found) == 4
     for launch in found:
         assert 2 * 32 * launch["warps"] * launch["registers"] <= 65536, launch["kernel"]
         assert 2 * (launch["shared"] + 1024) <= 1024 * 228, launch["kernel"]
