@@ -116,9 +116,9 @@ def assert_programs_that_wait_for_one_another_all_run_at_once(launches, target):
 
 
 def assert_two_programs_of_a_dense_layer_fit_a_multiprocessor(launches):
-    """On Hopper, in bfloat16: one stores while the other multiplies."""
-    found = [launch for launch in launches if launch["layer_class"] == "dense"]
-    assert len(found) == 6
+    """On Hopper, in bfloat16: one stores while the other multiplies. But forward, where one of wider blocks is faster."""
+    found = [launch for launch in launches if launch["layer_class"] == "dense" and launch["kernel"] != "forward"]
+    assert len(found) == 4
     for launch in found:
         assert 2 * 32 * launch["warps"] * launch["registers"] <= 65536, launch["kernel"]
         assert 2 * (launch["shared"] + 1024) <= 1024 * 228, launch["kernel"]
@@ -128,7 +128,9 @@ def assert_every_convolution_runs_on_matrix_units(launches, target, arithmetic):
     exact = {"stem", "head"} if arithmetic == "tf32" else set()
     found = [launch for launch in launches if launch["kernel"] in CONVOLUTIONS and launch["layer_class"] not in exact]
     for launch in found:
-        assert str(launch["matrix"]).startswith(MATRIX[target]), f"{launch['kernel']}, {launch['layer_class']}"
+        turned = (target, arithmetic) == ("sm_90", "tf32") and launch["kernel"] != "forward"  # wgmma's would be stored
+        expected = "mma.sync" if turned else MATRIX[target]
+        assert str(launch["matrix"]).startswith(expected), f"{launch['kernel']}, {launch['layer_class']}"
     met = {(launch["kernel"], launch["layer_class"]) for launch in found}
     table = configs.table()[target]
     assert met == {(direction, name) for direction in table for name in table[direction][arithmetic]}

@@ -17,7 +17,7 @@ struct MatrixTile {
   static constexpr int DOWN = ROWS / 16, ALONG = COLUMNS / 8;
   static constexpr int DEPTH = 2 * CHUNK<T>;  // elements of the sum's dimension that one instruction takes
   static constexpr bool WORDS = sizeof(T) == 4;
-  static_assert(ROWS % 16 == 0 && COLUMNS % 8 == 0 && (ALONG == 1 || ALONG % 2 == 0));
+  static_assert(ROWS % 16 == 0 && COLUMNS % 8 == 0 && (ALONG == 1 || ALONG % 2 == 0 || WORDS));
 
   static constexpr int UNROLLED = 4, AT_ONCE = 1 << 20;  // additions; chunks between two calls of `settle`
 

@@ -10,7 +10,8 @@ using Element = x_t;
 #include "convolution.cuh"
 
 constexpr int ALL_CHUNKS = TAPS_AT_ONCE * CHUNKS;  // columns are taps × channels
-constexpr int OWN_COLUMNS = ceil_div(ALL_CHUNKS * SIZE, 16 * WARPS_ALONG) * 16,
+constexpr int STEP = WIDE ? 8 : 16;                // words come one by one, halves by matrices
+constexpr int OWN_COLUMNS = ceil_div(ceil_div(ALL_CHUNKS * SIZE, WARPS_ALONG), STEP) * STEP,
               OWN_ROWS = COLUMNS / WARPS_DOWN;
 using Product = TileOf<Kind<Element, TF32>, OWN_ROWS, OWN_COLUMNS, true, true, true>::Type;
 using Inputs = Window<Element, SLOTS, CHUNKS, STRIDE, TAPS_AT_ONCE, GROUP_IN, IN, WIDE>;
@@ -18,6 +19,8 @@ constexpr int PITCH = COLUMNS / SIZE;  // of a tile of grad_out: [row][out chann
 constexpr int GRAD_BYTES = ROWS * PITCH * 16,
               STAGE_BYTES = Inputs::BYTES + GRAD_BYTES + ceil_div(4 * ROWS, 16) * 16;
 constexpr int PARTS = ceil_div(GROUP_IN, CHANNELS);
+// Words have many addresses, which then differ by numbers; so have 16 rows for what they multiply.
+constexpr int UNROLLED = IN_TF32 || OWN_ROWS == 16 ? ROWS / Product::DEPTH : 1;
 static_assert(SHARED == STAGES * STAGE_BYTES && STAGES > 1 && ROWS % Product::DEPTH == 0);
 
 // The right operand: of a row of the sum the taps × channels that it reads, wherever the window has them.
@@ -81,6 +84,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const unsigned window = stages + stage % STAGES * STAGE_BYTES, grads = window + Inputs::BYTES;
     const Matrix<PITCH, WIDE> left_operand = {grads, warp_down() * (OWN_ROWS / SIZE)};
     const Read right_operand = {window, grads + GRAD_BYTES, warp_along() * (OWN_COLUMNS / SIZE)};
+#pragma unroll UNROLLED
     for (int row = 0; row < ROWS; row += Product::DEPTH) {
       product.add_both_turned(row, left_operand, right_operand);
       if (with_bias) product.add_left_turned(row, left_operand, ones);

@@ -6,7 +6,7 @@ import torch
 from hifigan_fast import dispatch
 
 from .test_step import assert_ensemble_is_right, assert_losses_are_right
-from .test_windows import planted
+from .windows import planted
 
 CUDA, rare = dispatch.BACKENDS["cuda"], pytest.mark.exhaustive
 

@@ -21,6 +21,7 @@ from hifigan_fast.geometry import Layer
 from ..small import SmallEnsemble, assert_power_iterations_are_right
 from .faults import Stuck
 from .launch import executing, executing_cuda
+from .windows import planted
 
 TRITON, CUDA = (dispatch.BACKENDS[name] for name in ("triton", "cuda"))
 EXECUTING = {"triton": executing, "cuda": executing_cuda}
@@ -264,6 +265,26 @@ def test_steps(name, arithmetic, backend, target, narrow, poisoned):
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_ensembles(name, arithmetic, backend, target, poisoned):
     assert_ensemble_is_right(name, arithmetic, backend, target)
+
+
+@pytest.mark.parametrize("backend", [TRITON, CUDA], ids=lambda own: own.name)
+def test_tf32_is_no_less_exact_than_cudnns(backend, poisoned):
+    assert_ensemble_is_right("odd channels", "tf32", backend, 90)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "file, right, wrong",
+    [
+        ("head_input_grad.cu", "nullptr, slope)", "nullptr, slope), sums[n] = to_tf32(sums[n])"),
+        ("convolution_matrix.cuh", "+= __uint_as_float(a[i][n])", "+= to_tf32(__uint_as_float(a[i][n]))"),
+        ("pack.cu", "TF32 && !job[PACK_EXACT]", "TF32"),
+    ],
+)
+def test_what_cudnn_does_not_round_is_seen_where_it_is(file, right, wrong, poisoned):
+    with planted(file, right, wrong):
+        _, ratio = worst_ratio("odd channels", "tf32", CUDA, 90)
+    assert ratio > parity.LIMIT
 
 
 @pytest.mark.exhaustive

@@ -1,13 +1,12 @@
 """The window kernels of csrc/cuda, executed: right by the ratio rule, no bank conflicts, no spills; planted faults."""
 
 import itertools
-from unittest import mock
 
 import pytest
 import torch
 
 from hifigan_fast import parity
-from hifigan_fast.backends.cuda import blocks, compiler, tiles
+from hifigan_fast.backends.cuda import blocks, tiles
 from hifigan_fast.geometry import Layer
 
 from . import count_windows, windows
@@ -128,22 +127,6 @@ def test_every_kind(target, kind, name, what, poisoned):
     assert ("cp.async" in session.texts[0]) == (target >= 80)
 
 
-def planted(file, right, wrong):
-    """Within the block a source or header has another text."""
-
-    def changed(text):
-        assert right in text
-        return text.replace(right, wrong)
-
-    if file.endswith(".cuh"):
-        headers = compiler.headers()
-        return mock.patch.object(compiler, "headers", lambda: headers | {file: changed(headers[file])})
-    source = compiler.source
-    return mock.patch.object(
-        compiler, "source", lambda name: changed(source(name)) if f"{name}.cu" == file else source(name)
-    )
-
-
 WINDOW = "convolution_window.cuh"
 
 
@@ -170,7 +153,7 @@ WINDOW = "convolution_window.cuh"
 )
 def test_planted(what, kinds, file, right, wrong):
     """Reported by the machine, or seen in the result."""
-    with planted(file, right, wrong):
+    with windows.planted(file, right, wrong):
         session, judged = JUDGED[what](case_of("grouped" if what != "forward" else "strided", "bfloat16"))
     assert kinds <= session.faults.kinds()
     with pytest.raises(AssertionError):

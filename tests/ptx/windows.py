@@ -4,6 +4,7 @@ import contextlib
 import re
 from dataclasses import dataclass
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -177,3 +178,19 @@ def _assembler_says(source, included, target):
     nvrtc.nvrtcGetProgramLog(program, log)
     nvrtc.nvrtcDestroyProgram(program)
     return log.decode()
+
+
+def planted(file, right, wrong):
+    """Within the block a source or header has another text."""
+
+    def changed(text):
+        assert right in text
+        return text.replace(right, wrong)
+
+    if file.endswith(".cuh"):
+        headers = compiler.headers()
+        return mock.patch.object(compiler, "headers", lambda: headers | {file: changed(headers[file])})
+    source = compiler.source
+    return mock.patch.object(
+        compiler, "source", lambda name: changed(source(name)) if f"{name}.cu" == file else source(name)
+    )

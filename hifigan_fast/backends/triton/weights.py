@@ -92,7 +92,7 @@ def pack(
     tl.store(scales + at, scale, live)
     tl.store(norms + at, norm, live)
     tl.store(packed_biases + at, tl.load(pick(biases, index) + out, live, other=0.0).to(tl.float32), live)
-    raw, exact = raw[:, :, None], tl.load(job + EXACT)
+    raw, exact = raw[:, :, None], tl.load(job + EXACT) != 0
     AT_ONCE: tl.constexpr = ELEMENTS // FEW
     for number in range(_tiles(channels, taps, FEW, AT_ONCE)):
         packed_at, raw_at, inside = _tile(number, channels, taps, live, FEW, AT_ONCE)
