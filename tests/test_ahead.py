@@ -116,7 +116,7 @@ def assert_programs_that_wait_for_one_another_all_run_at_once(launches, target):
 
 
 def assert_two_programs_of_a_dense_layer_fit_a_multiprocessor(launches):
-    """On Hopper, in bfloat16: one stores while the other multiplies. But forward, where one of wider blocks is faster."""
+    """On Hopper, in bfloat16: one stores while the other multiplies. Forward one of wider blocks is faster."""
     found = [launch for launch in launches if launch["layer_class"] == "dense" and launch["kernel"] != "forward"]
     assert len(found) == 4
     for launch in found:

@@ -17,11 +17,11 @@ def recording():
 @contextlib.contextmanager
 def heard_by(listener):
     """Within the block `listener` hears of this thread's launches."""
-    _own.recording = listener
+    before, _own.recording = recording(), listener
     try:
         yield
     finally:
-        _own.recording = None
+        _own.recording = before
 
 
 def instead():
