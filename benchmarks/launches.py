@@ -24,13 +24,12 @@ from hifigan_fast.parity import waveforms
 
 from . import ahead, one_step, report
 
-WARM_UP = 3
 KINDS = {"kernel", "gpu_memset", "gpu_memcpy"}
 
 
 def launched(run, repeats):
     """One dict a launch of `run`: name, grid, threads, registers, shared (bytes), us: the median of `repeats` runs."""
-    for _ in range(WARM_UP):
+    for _ in range(graphs.WARM_UP):
         run()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
@@ -93,7 +92,7 @@ def command(args):
     print(f"{len(found)} launches, {sum(sums.values()) / 1e3:.3f} ms; by the clock: {clock}")
     if args.out:
         what = {name: getattr(args, name) for name in ("backend", "dtype", "ensemble", "step", "batch")}
-        where = {**machine.conditions(args.repeats), "gpu": torch.cuda.get_device_name(device)}
+        where = machine.conditions(args.repeats, device)
         report.write(args.out, {**what, **where, "clock_ms": clock, "launches": found})
 
 

@@ -40,11 +40,11 @@ def test_geometries(name, poisoned):
     assert ratio(name) <= parity.LIMIT
 
 
-def planted(direction, file, right, wrong, folder):
+def planted(direction, file, right, wrong, folder, monkeypatch):
     """The kernel of a direction, of a copy of the sources with a fault."""
     from hifigan_fast.backends.triton import convolution
 
-    here, found = Path(convolution.__file__).parent, {}
+    here = Path(convolution.__file__).parent
     for name in ("rows", "convolution"):  # the one that the other imports first
         text = (here / f"{name}.py").read_text().replace("from .rows import", "from .planted_rows import")
         assert name != file or right in text
@@ -52,10 +52,10 @@ def planted(direction, file, right, wrong, folder):
         path.write_text(text.replace(right, wrong) if name == file else text)
         full = f"{convolution.__package__}.planted_{name}"
         spec = importlib.util.spec_from_file_location(full, path)
-        found[full] = importlib.util.module_from_spec(spec)
-        yield full, found[full]
-        spec.loader.exec_module(found[full])
-    yield None, getattr(found[full], direction)
+        made = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, full, made)
+        spec.loader.exec_module(made)
+    return getattr(made, direction)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,6 @@ def planted(direction, file, right, wrong, folder):
 def test_a_fault_is_seen(direction, file, right, wrong, tmp_path, monkeypatch):
     from hifigan_fast.backends.triton.kernels import TritonKernels
 
-    for name, made in planted(direction, file, right, wrong, tmp_path):
-        if name:
-            monkeypatch.setitem(sys.modules, name, made)
-    monkeypatch.setattr(TritonKernels, direction, made)
+    kernel = planted(direction, file, right, wrong, tmp_path, monkeypatch)
+    monkeypatch.setattr(TritonKernels, direction, kernel)
     assert not ratio("much padding, even taps") <= parity.LIMIT

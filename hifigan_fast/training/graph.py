@@ -25,9 +25,8 @@ class GraphedStep:
         self, run: Callable[..., Any], optimizers: Sequence[torch.optim.Optimizer], device: torch.device
     ) -> None:
         self.run, self.optimizers, self.device = run, optimizers, device
-        self.stream = torch.cuda.Stream(
-            device
-        )  # of all but the replays: none of the library's own, and no other step's
+        # Of all but the replays: none of the library's own, and no other step's.
+        self.stream = torch.cuda.Stream(device)
         self.graph = self.inputs = self.shapes = self.results = None
         self.warm, self.refused = 0, False
 
