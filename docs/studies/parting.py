@@ -25,7 +25,7 @@ from . import results
 from .clips import Data
 from .runs import LOSSES, SEEDS, WAYS, Plan, Run, config_of, kind_of
 
-PARTING = Plan("parting", steps=20, mark=20, mean=1, batch_size=1)
+PARTING = Plan("parting", steps=20, mark=20, mean=1)
 RUNS = [Run("plain", seed) for seed in SEEDS]  # what all others of the seed are held against
 EVERY = 64  # of the discriminators' parameters this part is compared; of the generator's all
 
