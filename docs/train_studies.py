@@ -1,6 +1,6 @@
 """Train the runs behind docs/fidelity.md and docs/questions.md; again, it goes on with those that have no result yet.
 
-python docs/train_studies.py                          all, one at a time: days on two cores
+python docs/train_studies.py --jobs 2                 all, two at a time: eight hours on two cores
 python docs/train_studies.py --device cuda --jobs 3   minutes on a GPU
 python docs/train_studies.py --list                   which there are
 python docs/train_studies.py plain-1                  these
