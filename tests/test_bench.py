@@ -247,18 +247,20 @@ def test_the_report_is_one_page_that_loads_nothing(made_up, tmp_path):
     xml.fromstring(files[1].read_bytes())
 
 
-def test_ctrl_c_keeps_what_was_measured(made_up, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_was_measured(made_up, monkeypatch, tmp_path, capsys, number):
     made_up()
-    measure = timing.measure
+    measure, handlers = timing.measure, [signal.getsignal(own) for own in (signal.SIGINT, signal.SIGTERM)]
 
     def interrupted(*args):
         for count, row in enumerate(measure(*args)):
             if count == 4:
-                raise KeyboardInterrupt
+                signal.raise_signal(number)
             yield row
 
     monkeypatch.setattr(timing, "measure", interrupted)
-    assert bench(tmp_path) == 128 + signal.SIGINT
+    assert bench(tmp_path) == 128 + number
+    assert [signal.getsignal(own) for own in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert "stopped; measured by then:" in capsys.readouterr().out
     assert len(results(tmp_path)["speed"]) == 4 and (tmp_path / "report.html").exists()
 
@@ -358,6 +360,9 @@ def test_two_runs_are_compared(tmp_path, capsys):
             "segment_size: expected a multiple of hop_size 256, got 1000",
         ),
         (["--figure", "bars.nonsense"], "error: figure: expected a .png or .svg file, got 'bars.nonsense'"),
+        (["--json", "/"], "error: json: expected a file, got the folder '/'"),
+        (["--html", "/", "--json", "{text}"], "error: html: expected a file, got the folder '/'"),
+        (["--json", "{text}/bench.json"], "error: json: cannot make the folder '.*text.json': (File exists|Not a dir)"),
     ],
 )
 def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):

@@ -1,10 +1,12 @@
 """`hifigan-fast bench`."""
 
+import contextlib
 import itertools
 import json
 import shlex
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +96,44 @@ def _plan(workload, batch, length, steps, repeats, rivals, full, device):
     return Plan(workload, chosen, batch, length, named, ways, repeats, device, full)
 
 
+def _paths(out, files):
+    """Where the results go, in the order of `FILES`; ValueError, before anything is measured, where that cannot be."""
+    paths = {kind: Path((files or {}).get(kind) or Path(out) / name) for kind, name in FILES.items()}
+    if paths["figure"].suffix not in (".png", ".svg"):
+        raise ValueError(f"figure: expected a .png or .svg file, got {str(paths['figure'])!r}")
+    named = {kind: kind if (files or {}).get(kind) else "out" for kind in FILES}
+    for kind, path in paths.items():
+        if path.is_dir():
+            raise ValueError(f"{named[kind]}: expected a file, got the folder {str(path)!r}")
+    for kind, path in paths.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{named[kind]}: cannot make the folder {str(path.parent)!r}: {error.strerror}") from None
+    return list(paths.values())
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def _terminated(*_):
+    raise Terminated
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Within the block SIGTERM ends what runs as Ctrl-C does: a scheduler's deadline keeps what was measured."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python takes signals in its main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _cases(plan, waves):
     """The cases of a plan: of its workload's discriminators, then of whole training steps."""
     yield from cases.cases(plan.workload, waves, [step for step in plan.steps if step not in TRAINING], plan.ways)
@@ -131,8 +171,8 @@ def run(
     files=None,
 ):
     """The main job: parity, then speed; prints a table, writes bench.json, bench.png and report.html to `out`, or to
-    the paths of `files` (json, figure, html) -> exit status. Ctrl-C ends the measurement, and what there is by then is
-    written.
+    the paths of `files` (json, figure, html) -> exit status. Ctrl-C or SIGTERM ends the measurement, and what there is
+    by then is written.
 
     It judges the backend that it measures, on a short segment, and times both halves of a training step; if `full`,
     every backend that can run here on the whole segment, every step by every way, more often, and peak memory.
@@ -143,11 +183,7 @@ def run(
 
     plan = _plan(workload, batch, length, steps, repeats, rivals, full, device)
     clips = None if data is None else _read_clips(data, plan.batch)
-    paths = [Path((files or {}).get(kind) or Path(out) / name) for kind, name in FILES.items()]
-    if paths[1].suffix not in (".png", ".svg"):
-        raise ValueError(f"figure: expected a .png or .svg file, got {str(paths[1])!r}")
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    paths = _paths(out, files)
     status, judged = 0, plan.length if full else min(plan.length, QUICK_GATE)
     with tqdm(desc="parity", total=plan.passes, bar_format=BAR, smoothing=0.1, leave=False, disable=None) as bar:
         source = f"the clips of {data}" if data else "synthetic voice"
@@ -160,9 +196,10 @@ def run(
         result = report.begun(plan, verdicts, machine.ceilings(plan.device))
         waves = [x.to(plan.device) for x in parity.waveforms(plan.batch, plan.length, clips=clips)]
         try:
-            _measure(plan, waves, bar, result, budget)
-        except KeyboardInterrupt:
-            status = 128 + signal.SIGINT
+            with _terminable():
+                _measure(plan, waves, bar, result, budget)
+        except KeyboardInterrupt as end:
+            status = 128 + (signal.SIGTERM if isinstance(end, Terminated) else signal.SIGINT)
     return _finish(result, paths, status, more=not full)
 
 

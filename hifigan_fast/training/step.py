@@ -153,7 +153,7 @@ class Trainer:
 def _all_finite(loss, *modules):
     """Whether a loss and the norm of the modules' gradients are finite: a scalar on the device.
 
-    The norm, not the largest: on a CPU that takes a tenth of a step. It overflows beyond 1e19, where AdamW's squares do.
+    The norm, not the largest: on a CPU that takes a tenth of a step. It overflows at 1e19, where AdamW's squares do.
     """
     gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
     return torch.isfinite(loss.detach() + get_total_norm(gradients))

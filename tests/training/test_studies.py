@@ -366,7 +366,9 @@ def test_runs_part_by_rounding_only(narrow, plan, data, tmp_path, monkeypatch):
 def test_modules_and_step_losses_train_alike_bit_for_bit(narrow, plan, data):
     """So one long run stands for both. With the discriminators' full widths it was the same over 12 steps."""
     assert runs.ALIKE in runs.WAYS and not any(run.way == runs.ALIKE for run in runs.RUNS)
-    ways = [parting._steps(runs.Run("plain", 1), plan, data, parting.OURS[name]) for name in (runs.ALIKE, "step-losses")]
+    ways = [
+        parting._steps(runs.Run("plain", 1), plan, data, parting.OURS[name]) for name in (runs.ALIKE, "step-losses")
+    ]
     for (one, _), (other, _) in zip(*ways):
         assert all(torch.equal(one[part], other[part]) for part in one)
 
