@@ -135,6 +135,11 @@ def dtype_of(name):
     return torch.float32 if name == "tf32" else getattr(torch, name)
 
 
+def modules_dtype(dtype):
+    """Of the modules and waveforms whose maps are of a dtype: to bfloat16 it is autocast that comes."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
 def _triton(kernel, grid, args, meta):
     """(assembly, warps, bytes of shared memory, registers, bytes spilled) of a launch."""
     made = ahead.compile_only(kernel, grid, args, meta)
@@ -182,7 +187,7 @@ def every_configuration(name, arithmetic, backend="triton"):
     """
     own_backend, parameters, states, dtype = dispatch.BACKENDS[backend], [], [], dtype_of(arithmetic)
     stacks = (Stack(LAYERS),) * 2
-    own = torch.float16 if dtype == torch.float16 else torch.float32
+    own = modules_dtype(dtype)
 
     def ones(*shape):
         return torch.ones(shape, dtype=own, device="cpu")

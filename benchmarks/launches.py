@@ -73,7 +73,7 @@ def command(args):
         raise ValueError("no GPU is here; `python -m benchmarks.static_cost` models one")
     dtype, device = ahead.dtype_of(args.dtype), torch.device("cuda")
     torch.backends.cudnn.allow_tf32 = args.dtype == "tf32"
-    own = torch.float16 if dtype == torch.float16 else torch.float32
+    own = ahead.modules_dtype(dtype)
     modules = [module.to(device, own) for module in build(ENSEMBLES[args.ensemble], plain=False)]
     y, y_hat = (w.to(device, own) for w in waveforms(args.batch, report.SEGMENT))
 

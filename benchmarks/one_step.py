@@ -36,10 +36,8 @@ def launches(target, args, measure=None):
     if target not in known:
         raise ValueError(f"target: got {target}, the {args.backend} kernels are compiled for {', '.join(known)}")
     dtype, asked = ahead.dtype_of(args.dtype), {"measure": measure} if measure else {}
-    modules = build(ENSEMBLES[args.ensemble], plain=False)
-    if dtype == torch.float16:
-        modules = [module.half() for module in modules]
-    own = torch.float16 if dtype == torch.float16 else torch.float32
+    own = ahead.modules_dtype(dtype)
+    modules = [module.to(own) for module in build(ENSEMBLES[args.ensemble], plain=False)]
     y, y_hat = (torch.zeros(args.batch, 1, report.SEGMENT, dtype=own, device="cpu") for _ in range(2))
     half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()
     with ahead.compiling(target, args.dtype == "tf32", args.backend, **asked) as found, half:

@@ -27,6 +27,7 @@ PACKAGES = (
     "matplotlib",
     "tqdm",
 )
+CUDA_12 = {"nvidia-cuda-nvrtc": "nvidia-cuda-nvrtc-cu12"}  # names of packages whose next version dropped the number
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -34,11 +35,15 @@ def versions():
     """{package: version}, None for one that is not installed."""
     found = {"hifigan_fast": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
+        found[package] = _version(package) or _version(CUDA_12.get(package, package))
     return found
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _extension():

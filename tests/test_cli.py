@@ -45,6 +45,17 @@ def test_info_has_a_line_a_backend(capsys):
     assert "float32, bfloat16, float16, float64 on cpu" in backends[-1]
 
 
+def test_versions_know_cuda_12s_name_of_nvrtc(monkeypatch):
+    def version(package):
+        if package == "nvidia-cuda-nvrtc-cu12":
+            return "12.8.93"
+        raise info.importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(info.importlib.metadata, "version", version)
+    found = info.versions()
+    assert found["nvidia-cuda-nvrtc"] == "12.8.93" and found["triton"] is None
+
+
 def test_info_has_a_line_a_dtype_if_verbose(capsys):
     assert main(["info", "--verbose"]) == 0
     out = capsys.readouterr().out
