@@ -101,7 +101,7 @@ class Run:
         return "-".join([*changes, str(self.seed)] if changes else [self.way, str(self.seed)])
 
 
-ALIKE = "functions"  # as step losses bit for bit, by tests/training/test_studies.py: one run stands for both
+ALIKE = "functions"  # as step losses bit for bit, by tests/training/test_study_pages.py: one run stands for both
 FIDELITY = [Run(way, seed) for seed in SEEDS for way in WAYS if way != ALIKE]
 OF_PERIODS = [Run("step-losses", seed, periods=name) for seed in SEEDS for name in PERIODS]
 OF_SPECTRAL = [Run("step-losses", seed, spectral=name) for seed in SEEDS for name in SPECTRAL]

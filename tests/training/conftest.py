@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from studies import clips, runs
 
 from hifigan_fast.training import command, step
 from hifigan_fast.training.config import BUILT_IN, load_config
@@ -108,3 +109,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def plan(tiny_config_file):
+    """Of a study's run, a tiny one."""
+    return runs.Plan(
+        "tiny", steps=3, mark=2, mean=2, checkpoint=1, batch_size=4, segment_size=1024, config=str(tiny_config_file)
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The clips of a study, short ones."""
+    folder = tmp_path_factory.mktemp("clips")
+    return clips.chosen(write_clips(folder / "voice", clips.CLIPS, 0.3)[0].parent, folder)

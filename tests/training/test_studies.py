@@ -1,40 +1,21 @@
-"""docs/studies: a killed run goes on to the same result, missing runs are named, what is measured is right."""
+"""docs/studies: a killed run goes on to the same result, missing runs are named, jobs share them out."""
 
 import dataclasses
 import json
 import math
 import signal
 
-import make_fidelity_figure
-import make_questions_figures
-import numpy as np
 import pytest
 import torch
 import train_studies
-from studies import bands, clips, course, jobs, pages, parting, periods, probes, results, runs
-from torch.nn.utils import spectral_norm, weight_norm
+from studies import clips, course, jobs, probes, results, runs
 
-from hifigan_fast import DiscriminatorP, extras
 from hifigan_fast.training import checkpoint, step
-from hifigan_fast.voice import write_clips
 
 from .conftest import ROOT
 
 RUN = runs.Run("step-losses", 1, spectral="none")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def plan(tiny_config_file):
-    return runs.Plan(
-        "tiny", steps=3, mark=2, mean=2, checkpoint=1, batch_size=4, segment_size=1024, config=str(tiny_config_file)
-    )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
-    return clips.chosen(write_clips(folder / "voice", clips.CLIPS, 0.3)[0].parent, folder)
 
 
 @pytest.fixture
@@ -241,219 +222,6 @@ def test_clips_are_the_first_sixteen_and_every_fourth_is_held_out(data, tmp_path
         clips.chosen(tmp_path / "none", tmp_path)
 
 
-@pytest.mark.parametrize("norm", [weight_norm, spectral_norm, lambda conv: conv], ids=["weight", "spectral", "none"])
-@pytest.mark.parametrize("make", [torch.nn.Conv1d, torch.nn.Conv2d])
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_the_gain_is_the_norm_of_the_convolution_as_a_matrix(make, norm, monkeypatch):
-    monkeypatch.setattr(probes, "ROWS", 20)
-    monkeypatch.setattr(probes, "ITERATIONS", 500)
-    column = (lambda n: (n, 1)) if make is torch.nn.Conv2d else (lambda n: n)
-    options = {"bias": False, "groups": 2} if make is torch.nn.Conv1d else {"bias": False}
-    padding = (2, 0) if make is torch.nn.Conv2d else 2
-    conv = norm(make(4, 6, column(5), column(3), padding=padding, **options))
-    inputs = torch.eye(80).view(80, 4, 20, *([1] if make is torch.nn.Conv2d else []))
-    with torch.no_grad():
-        vectors = [buffer.clone() for buffer in conv.buffers()]
-        weight = probes._effective(conv)
-        assert all(map(torch.equal, conv.buffers(), vectors)), "the probe iterated"
-        matrix = conv(inputs).flatten(1)  # in training: spectral norm iterates before
-        assert torch.equal(weight.flatten(1), conv.weight.flatten(1))
-        assert probes._gain(conv, weight) == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-3)
-        assert probes._largest(weight.flatten(1)) == pytest.approx(
-            float(torch.linalg.matrix_norm(conv.weight.flatten(1), 2)), rel=1e-4
-        )
-
-
-def test_gradient_norms_are_those_of_plain_pytorch(narrow, plan):
-    found = {}
-    pairs = [tuple(0.1 * torch.randn(2, 1, 2048, generator=torch.Generator().manual_seed(seed))) for seed in range(2)]
-    for way in ("plain", "step-losses"):
-        step.DISCRIMINATORS[way] = runs.kind_of(runs.Run(way, 1))
-        trainer = step.Trainer(runs.config_of(runs.Run(way, 1), plan), torch.device("cpu"), way)
-        found[way] = probes.gradient_norms(trainer, pairs)
-    assert list(found["plain"]) == [*(f"mpd.{i}" for i in range(5)), *(f"msd.{i}" for i in range(3))]
-    for name, sides in found["plain"].items():
-        assert found["step-losses"][name] == pytest.approx(sides, rel=2e-3) and sides[0] != sides[1], name
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # pesq divides silence by its peak
-def test_quality_measures_are_their_libraries(speech):
-    pytest.importorskip("auraloss", reason="measures the STFT distance")
-    pytest.importorskip("pesq", reason="measures PESQ")
-    soundfile = pytest.importorskip("soundfile", reason="reads the clips")
-    audio, rate = soundfile.read(sorted(speech.glob("*.wav"))[0], dtype="float32")
-    clip = torch.from_numpy(audio[: 2 * rate]).unsqueeze(0)
-    noisy = clip + 0.05 * torch.randn(clip.shape)
-    assert probes._stft([(clip, clip)]) < 1e-3 < 0.1 < probes._stft([(clip, noisy)])
-    if clips.SPEECH.is_dir():
-        assert probes._pesq([(clip, clip)], rate) > 4.5 > probes._pesq([(clip, noisy)], rate) > 1
-    assert probes._pesq([(0 * clip, 0 * clip)], rate) is None
-
-
-def test_fields_are_what_an_output_depends_on(narrow):
-    discriminator = DiscriminatorP(1)
-    x = torch.randn(1, 1, 2001, requires_grad=True)
-    _, maps = discriminator(x)
-    for rows, own in zip(periods.fields(), maps, strict=True):
-        middle = own[0, :, own.shape[2] // 2].sum()
-        [gradient] = torch.autograd.grad(middle, x, retain_graph=True)
-        reached = gradient[0, 0].nonzero()
-        assert int(reached[-1] - reached[0]) + 1 == rows
-
-
-def test_a_fold_keeps_apart_aliases_and_merges():
-    energies = np.array([1.0, 1.0, 1.0, 0.01])
-    where = np.array([400.0, 2600.0, 3000.0 - 400.0 + 1000.0 - 1.0, 405.0 + 2000.0])
-    found = periods.folded(
-        where, energies, 11, 11000
-    )  # a column has 1000 Hz; 2600 folds to 400, 3599 and 2405 to 401, 405
-    assert found[periods.MERGED].tolist() == [True, True, True, True]
-    found = periods.folded(where[[0, 3]], energies[[0, 3]], 11, 11000)
-    assert found[periods.ALONE].tolist() == [True, False], "a partial below a tenth hides another"
-    assert found[periods.MERGED].tolist() == [False, True]
-    found = periods.folded(np.array([100.0, 2600.0]), energies[:2], 11, 11000)
-    assert found[periods.ALIASED].tolist() == [False, True] and found[periods.ALONE].tolist() == [True, False]
-
-
-def test_what_a_set_sees_is_counted():
-    even = [1.0] * periods.DISTANCES
-    primes = periods.overlap((2, 3, 5, 7, 11), np.array(even))
-    seen = [d for d in range(1, periods.DISTANCES + 1) if any(d % p == 0 for p in (2, 3, 5, 7, 11))]
-    assert primes["covered"] == primes["weighted"] == round(len(seen) / periods.DISTANCES, 4)
-    others = periods.overlap((2, 4, 6, 8, 10), np.array(even))
-    assert others["covered"] == 0.5 and [share for p, share in others["own"].items() if p != "2"] == [0, 0, 0, 0]
-    assert periods.seen([1])[0].sum() == periods.fields()[-1] - 1, "beyond the field nothing is seen"
-
-
-def test_partials_of_a_known_voice():
-    rate, f0 = 22050, 210.0
-    time = np.arange(periods.WINDOW) / rate
-    frame = periods.Frame(f0, sum(np.cos(2 * np.pi * h * f0 * time) / h for h in (1, 2, 3)))
-    frequencies, energies, whole = periods.partials(frame, rate)
-    assert frequencies[:3].tolist() == [210, 420, 630] and len(frequencies) == 52
-    assert energies[:3] / energies[0] == pytest.approx([1, 1 / 4, 1 / 9], rel=0.05)
-    assert energies.sum() / whole == pytest.approx(1, abs=0.01)
-    assert periods.resemblance([frame])[rate // 210 - 1] > 0.95, "a pitch period later it is the same"
-
-
-def test_the_derived_set_is_that_of_the_clips():
-    found = results.read(results.RESULTS / "periods.json")
-    assert tuple(found["pitch_set"]) == runs.PERIODS["pitch"]
-
-
-def test_the_band_holds_one_more_run():
-    random = np.random.default_rng(0)
-    inside = [bands.within(run[3], bands.band(run[:3])) for run in random.standard_normal((400, 4, 50))]
-    assert np.mean(inside) == pytest.approx(bands.CONFIDENCE, abs=0.01)
-    assert bands.band(random.standard_normal((2, 5))) is None
-
-
-def test_runs_part_by_rounding_only(narrow, plan, data, tmp_path, monkeypatch):
-    plan = dataclasses.replace(plan, steps=2, batch_size=1)
-    quick = {name: rival for name, rival in parting.RIVALS.items() if rival.threads == 1}  # busy cores make others wait
-    monkeypatch.setattr(parting, "RIVALS", quick)
-    parting.measure(parting.RUNS[0], plan, data, tmp_path)
-    [found] = results.of_plan(plan, parting.RUNS[:1], tmp_path).values()
-    for part in ("generator", "discriminators"):
-        rivals = {name: own[part] for name, own in found["rivals"].items()}
-        assert list(rivals) == list(parting.RIVALS) and all(len(own) == 2 for own in rivals.values())
-        assert rivals["functions"][0] < 0.05 < 1e3 * rivals["autocast"][0], "of another seed it would be 1.4"
-        assert parting.ratios(found, part, "autocast")[0] == pytest.approx(
-            rivals["autocast"][0] / rivals["plain-autocast"][0]
-        )
-
-
-def test_modules_and_step_losses_train_alike_bit_for_bit(narrow, plan, data):
-    """So one long run stands for both. With the discriminators' full widths it was the same over 12 steps."""
-    assert runs.ALIKE in runs.WAYS and not any(run.way == runs.ALIKE for run in runs.RUNS)
-    ways = [
-        parting._steps(runs.Run("plain", 1), plan, data, parting.OURS[name]) for name in (runs.ALIKE, "step-losses")
-    ]
-    for (one, _), (other, _) in zip(*ways):
-        assert all(torch.equal(one[part], other[part]) for part in one)
-
-
-def test_a_way_that_trains_otherwise_parts(narrow, plan, data, monkeypatch):
-    plan = dataclasses.replace(plan, steps=1, batch_size=1)
-    [(right, losses)] = parting._steps(runs.Run("plain", 1), plan, data, parting.Rival("plain", ""))
-    [(again, _)] = parting._steps(runs.Run("plain", 1), plan, data, parting.Rival("plain", ""))
-    assert all(torch.equal(right[part], again[part]) for part in right) and len(losses) == 3
-    monkeypatch.setattr(step, "MEL_WEIGHT", 44)
-    [(wrong, _)] = parting._steps(runs.Run("plain", 1), plan, data, parting.Rival("plain", ""))
-    assert not torch.equal(right["generator"], wrong["generator"])
-    assert torch.equal(right["discriminators"], wrong["discriminators"])
-
-
-def test_pages_say_what_the_results_say():
-    parted = results.of_plan(parting.PARTING, parting.RUNS)
-    text = make_fidelity_figure.PAGE.read_text(encoding="utf-8")
-    section = make_fidelity_figure.section(parted, *results.fullest(runs.LONG, runs.FIDELITY))
-    assert text == pages.with_section(text, section)
-    short, folds = results.of_plan(runs.SHORT, make_questions_figures.SHORT), results.read(make_questions_figures.FOLDS)
-    text = make_questions_figures.PAGE.read_text(encoding="utf-8")
-    trained = results.fullest(runs.LONG, [*runs.OF_PERIODS, *runs.OF_SPECTRAL])
-    assert text == pages.with_section(text, make_questions_figures.section(folds, short, *trained))
-    with pytest.raises(ValueError, match="put both back"):
-        pages.with_section("no lines", "")
-
-
-def test_pages_of_finished_trainings_have_their_figures(monkeypatch, tmp_path):
-    random = np.random.default_rng(0)
-    runs_done = [run for run in runs.RUNS if run.seed < 3 or run.way == "plain"]
-    found = {run.name: made_up(random, run.way == "autocast") for run in runs_done}
-    section = make_fidelity_figure.section({}, runs.GPU, found)
-    assert "9 of 12 runs; missing: step-losses-3" in section and "ours, bf16 autocast" in section
-    rows = {line.split("|")[1].strip(): line for line in section.splitlines() if line.startswith("|")}
-    assert "≥ 0%" in rows["ours, bf16 autocast"] and "≥ 0%" not in rows["ours, float32, step losses"]
-    section = make_questions_figures.section(None, {}, runs.GPU, found)
-    assert "8 of 12 runs" in section and "no band yet" in section and "2, 4, 6, 8, 10" in section
-    monkeypatch.setattr(pages, "DOCS", tmp_path)
-    figure, axes = pages.canvas(2)
-    make_fidelity_figure.draw_training(axes[0], runs.GPU, found)
-    make_questions_figures.draw_trained(
-        axes[1], found, runs.OF_SPECTRAL, runs.GPU, lambda r: r.spectral, str, "disc_loss"
-    )
-    pages.save(figure, "figure.png")
-    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
-        "plain PyTorch's 95 % band",
-        *(way.title for name, way in runs.WAYS.items() if name != runs.ALIKE),
-    ]
-
-
-def made_up(random, far):
-    """A result whose curves are noise, far from all others' if `far`."""
-    plan = runs.GPU
-    points = plan.steps // plan.mean
-    curve = {loss: (random.standard_normal(points) + 1e3 * far).tolist() for loss in runs.LOSSES}
-    probe = {"step": plan.steps, "mel_error": 1.0, "stft": 2.0, "pesq": None}
-    conditions = results.conditions() | {"device": "NVIDIA H200"}
-    steps = list(range(plan.mean, plan.steps + 1, plan.mean))
-    return {
-        "plan": dataclasses.asdict(plan),
-        "data": "clips",
-        "conditions": conditions,
-        "curve": {"step": steps} | curve,
-        "probes": [probe],
-    }
-
-
-def test_a_page_has_the_plan_with_most_results(tmp_path):
-    """And says which machine that was."""
-    random = np.random.default_rng(0)
-    plan, found = results.fullest(runs.LONG, runs.FIDELITY, tmp_path)
-    assert plan is runs.WHOLE and not found
-    for run in runs.FIDELITY[:2]:
-        results.write(tmp_path / "gpu" / f"{run.name}.json", made_up(random, False))
-    plan, found = results.fullest(runs.LONG, runs.FIDELITY, tmp_path)
-    assert plan is runs.GPU and len(found) == 2
-    said = pages.made(plan, found, runs.FIDELITY)
-    assert said.startswith("V2, batch 2 × 4096, 1500 steps; NVIDIA H200, Triton ") and "; 2 of 12 runs; " in said
-    assert said.endswith(pages.TF32)
-    [short] = results.of_plan(runs.SHORT, make_questions_figures.SHORT[:1]).values()
-    said = pages.made(runs.SHORT, {"step-losses-1": short}, make_questions_figures.SHORT[:1])
-    assert f"{short['conditions']['processor']}, " in said and "thread" in said and "TF32" not in said
-
-
 def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train_studies.py", "plain-9", "--list"])
     assert train_studies.main() == 1
@@ -469,11 +237,3 @@ def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch,
         assert train_studies.main() == 1
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and said.startswith(wrong[0] if wrong[0] != "--data" else "data")
-
-
-def test_a_figure_without_matplotlib_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
-    for script in (make_fidelity_figure, make_questions_figures):
-        monkeypatch.setattr("sys.argv", [script.__name__])
-        assert script.main() == 1
-        assert capsys.readouterr().err.startswith("drawing needs matplotlib: pip install 'hifigan-fast[studies]'")
