@@ -272,6 +272,17 @@ def test_interrupted_nothing_more_is_compiled():
     assert sum(future.cancelled() for future in threads.asked) >= 10 * threads._max_workers
 
 
+def test_a_parser_that_another_thread_confused_is_asked_again():
+    came = [SystemError("AST constructor recursion depth mismatch"), ValueError("again")]
+
+    def confused():
+        raise came.pop(0)
+
+    with compilers.Compilers() as threads:
+        found = threads.submit(confused)
+    assert str(found.exception()) == "again" and not came
+
+
 @pytest.mark.parametrize(
     "entry", ["3", "{}", '{"config": [1, 2]}', '{"config": "12345"}', '{"config": [1, 2, 3, 4, 5, true]}']
 )

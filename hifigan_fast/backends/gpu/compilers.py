@@ -17,6 +17,13 @@ PATIENCE = 2.0  # seconds until it is said what takes so long
 _whole = contextvars.ContextVar("hifigan_fast_whole_pass", default=False)
 
 
+def _tried(work, *args):
+    try:
+        return work(*args)
+    except SystemError:  # of CPython before 3.11.8 and 3.12.2 (gh-106905) where two threads parse at once
+        return work(*args)
+
+
 class Compilers(ThreadPoolExecutor):
     """Threads, one a core that this process may use, and all that they were asked for."""
 
@@ -27,7 +34,7 @@ class Compilers(ThreadPoolExecutor):
         self.asked = []
 
     def submit(self, *work):
-        self.asked.append(super().submit(*work))
+        self.asked.append(super().submit(_tried, *work))
         return self.asked[-1]
 
     def __exit__(self, kind, *_):
