@@ -8,7 +8,8 @@ using Element = x_t;
 
 #include "convolution.cuh"
 
-using Product = TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, true, false>::Type;
+using Product = Choose<WARPGROUPS, WarpgroupTile<Element, WARP_ROWS, WARP_COLUMNS, CHUNKS / 2>,
+                       TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, true, false>::Type>::Type;
 using Inputs = Window<Element, SLOTS, CHUNKS, STRIDE, TAPS, GROUP_IN, IN>;
 constexpr int PITCH = TAPS_AT_ONCE * CHUNKS;  // of a stage of weights: [column][tap][channel]
 constexpr int STAGE_BYTES = COLUMNS * PITCH * 16;
@@ -48,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
           (GROUP_OUT % COLUMNS == 0 || column < left) && (TAPS % TAPS_AT_ONCE == 0 || tap < TAPS);
       const int there = GROUP_IN % CHANNELS ? GROUP_IN - own : SIZE;
       copy_chunk<copied_at_once<Element>(GROUP_IN)>(
-          stages + buffer * STAGE_BYTES + swizzled<PITCH>(16 * (column * PITCH + chunk)),
+          stages + buffer * STAGE_BYTES + Matrix<PITCH>::place(column, chunk),
           filters + (column * TAPS + tap) * GROUP_IN + own, inside ? there : 0);
     });
   };
@@ -85,6 +86,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       store_values<GROUP_OUT % SIZE == 0>(to + row * OUT + column, left - column, values);
     });
   };
-  walk<PARTS, STEPS, STAGES, WINDOWS>(static_cast<int>(span.end - span.begin), load_window, load_weights,
-                                      begin, multiply, finish);
+  walk<PARTS, STEPS, STAGES, WINDOWS, WARPGROUPS>(static_cast<int>(span.end - span.begin), load_window,
+                                                  load_weights, begin, multiply, finish);
 }

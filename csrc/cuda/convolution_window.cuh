@@ -54,6 +54,16 @@ constexpr int copied_at_once(int channels) {
   return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 2;
 }
 
+// A matrix as `wgmma` takes it: rows of SPAN bytes, eight of which are STRIDE bytes from the next eight, and
+// what is beyond a row LEADING bytes from it. As `swizzled` by the chunks of a row, from a multiple of eight
+// rows on.
+template <int SPAN, int LEADING, int STRIDE>
+DEVICE unsigned long long description(unsigned address) {
+  static_assert(SPAN == 128 || SPAN == 64 || SPAN == 32);
+  constexpr unsigned mode = SPAN == 128 ? 1 : SPAN == 64 ? 2 : 3, high = STRIDE / 16 | mode << 30;
+  return static_cast<unsigned long long>(high) << 32 | (address / 16 | LEADING / 16 << 16);
+}
+
 // A matrix in shared memory from `base` on, rows of PITCH chunks; of which an operand has those from
 // `first_chunk` on.
 template <int PITCH, int WIDE = 0>
@@ -64,6 +74,31 @@ struct Matrix {
   DEVICE unsigned row(int eights, int) const { return base + 16 * eights * PITCH; }
   DEVICE unsigned at(int own, int chunk) const {
     return swizzled<PITCH, WIDE>(16 * (own * PITCH + first_chunk + chunk));
+  }
+  DEVICE unsigned long long described(int chunk) const {
+    return description<16 * PITCH, 16, 128 * PITCH>(base + 16 * (first_chunk + chunk));
+  }
+
+  static DEVICE unsigned place(int row, int chunk) {
+    return swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk));
+  }
+};
+
+// The same of ROWS rows in panels of eight chunks, one behind the other.
+template <int ROWS>
+struct Panels {
+  unsigned base;
+  int first_chunk;
+
+  DEVICE unsigned row(int eights, int) const { return base + 128 * eights; }
+  DEVICE unsigned at(int own, int chunk) const { return place(own, first_chunk + chunk); }
+  // Rows from the first one of two chunks of rows on.
+  DEVICE unsigned long long described(int chunk) const {
+    return description<128, 128 * ROWS, 1024>(base + 1024 * chunk + 128 * ROWS * (first_chunk / 8));
+  }
+
+  static DEVICE unsigned place(int row, int chunk) {
+    return swizzled<8>(16 * ((chunk / 8 * ROWS + row) * 8 + chunk % 8));
   }
 };
 
@@ -200,17 +235,17 @@ DEVICE int next_of(int buffer) {
 }
 
 // Runs a program's tiles, each in PARTS windows of channels, each window in STEPS stages of weights. Copies
-// are STAGES - 1 stages and a window ahead of the product. Of one stage the weights stay; of one window a
-// program has no other.
-template <int PARTS, int STEPS, int STAGES, int WINDOWS, class LoadWindow, class LoadWeights, class Begin,
-          class Multiply, class Finish>
+// are STAGES - 1 stages and a window ahead of the product, one less where products of the latest stage are
+// still ON_WAY. Of one stage the weights stay; of one window a program has no other.
+template <int PARTS, int STEPS, int STAGES, int WINDOWS, bool ON_WAY, class LoadWindow, class LoadWeights,
+          class Begin, class Multiply, class Finish>
 DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Begin begin, Multiply multiply,
                  Finish finish) {
   constexpr bool STAY = STAGES == 1;
+  constexpr int AHEAD = STAY ? 1 : STAGES - 1 - ON_WAY;
   static_assert(!STAY || PARTS * STEPS == 1, "weights that stay must be all of them");
   static_assert(WINDOWS == 2 || PARTS == 1, "a window's next needs memory of its own");
-  static_assert(WINDOWS == 1 || STAGES <= STEPS + 1,
-                "a window is waited for no earlier than its first stage");
+  static_assert(WINDOWS == 1 || AHEAD <= STEPS, "a window is waited for no earlier than its first stage");
   Stage<PARTS, STEPS> weights, now;
   Stage<PARTS, 1> window;
   int filled = 0, window_filled = 0, used = 0, window_used = 0;  // buffers
@@ -225,21 +260,25 @@ DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Be
   load_next_window();
   load_next_weights();
   end_group();
-  for (int stage = 1; stage < STAGES - 1; ++stage) {
+  for (int stage = 1; stage < AHEAD; ++stage) {
     load_next_weights();
     end_group();
   }
   while (now.tile < tiles) {
-    if (now.part + now.step == 0) begin(now.tile);
-    wait_for_copies<(STAY ? 0 : STAGES - 2)>();
-    __syncthreads();
-    if (!STAY) load_next_weights();
-    if (WINDOWS == 2 && now.step == 0) load_next_window();
-    end_group();
-    multiply(window_used, used, now.step);
-    used = next_of<STAGES>(used);
-    if (now.step == STEPS - 1) window_used = next_of<WINDOWS>(window_used);
-    if (now.step == STEPS - 1 && now.part == PARTS - 1) finish(now.tile);
-    now.advance();
+    const int tile = now.tile;
+    begin(tile);
+    do {
+      wait_for_copies<AHEAD - 1>();
+      if constexpr (ON_WAY) show_copies();
+      __syncthreads();
+      if (!STAY) load_next_weights();
+      if (WINDOWS == 2 && now.step == 0) load_next_window();
+      end_group();
+      multiply(window_used, used, now.step);
+      used = next_of<STAGES>(used);
+      if (now.step == STEPS - 1) window_used = next_of<WINDOWS>(window_used);
+      now.advance();
+    } while (now.part + now.step > 0);
+    finish(tile);
   }
 }

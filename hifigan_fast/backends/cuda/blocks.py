@@ -33,6 +33,7 @@ class Blocks:
         windows: buffers.
         slots: rows of a window.
         warps_down, warps_along: how warps share the results.
+        warpgroups: whether four of them together ask the matrix units for a product, as on 9.0 only (`wgmma`).
     """
 
     rows: int
@@ -44,6 +45,7 @@ class Blocks:
     slots: int
     warps_down: int
     warps_along: int
+    warpgroups: bool = False
 
     @property
     def threads(self):
@@ -103,6 +105,21 @@ def _walked(direction, layer, kind, rows, most, stages):
     return Blocks(rows, columns, channels, at_once, stages, windows, slots, 4, along)
 
 
+def _by_warpgroups(direction, layer, kind, target):
+    """The same where warpgroups multiply, best first: the most rows, for which weights are read the fewest times."""
+    forward, groups = direction == "forward", layer.groups
+    group = layer.in_channels // groups, layer.out_channels // groups
+    source, results = group if forward else group[::-1]
+    if target != 90 or kind not in ("float16", "bfloat16") or source % 64 or results <= 64:
+        return
+    step, taps = (layer.stride, layer.taps) if forward else (1, -(-layer.taps // layer.stride))
+    for rows, channels, stages in itertools.product((256, 128), (64, 32), (5, 4, 3)):
+        if stages - 2 <= taps:  # a window is copied no later than the stages that are copied ahead of it
+            slots = rows * step + SEQUENCES[0] * gap(step, taps)
+            windows = 2 if source > channels else 1
+            yield Blocks(rows, 128, channels, 1, stages, windows, slots, 8, 1, True)
+
+
 def _summed(layer, kind, rows, stages):
     """A weight gradient's blocks with so many rows at a time and stages."""
     fused, chunk = kind == "float32", chunk_size(kind)
@@ -149,7 +166,8 @@ def blocks_of(direction, layer, kind, target):
     else:
         stages = (8, 1), (8, 4), (8, 3), (4, 4), (4, 3), (4, 2), (2, 2)
         sizes = ((rows, *rest) for rows, rest in itertools.product((256, 128, 64), stages))
-        tries = [own for size in sizes if (own := _walked(direction, layer, kind, *size))]
+        tries = [*_by_warpgroups(direction, layer, kind, target)]
+        tries += [own for size in sizes if (own := _walked(direction, layer, kind, *size))]
     two = (SHARED[target] + 1) // 2 - 1  # KiB of each of two programs that a multiprocessor holds at once
     for least in (256, 0):
         for own in tries:
