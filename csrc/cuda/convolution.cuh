@@ -24,7 +24,7 @@ constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ALON
 extern __shared__ __align__(1024) unsigned char shared[];
 
 DEVICE int warp_down() { return threadIdx.x / 32 % WARPS_DOWN; }
-DEVICE int warp_along() { return threadIdx.x / 32 / WARPS_DOWN; }
+DEVICE int warp_along() { return WARPS_ALONG == 1 ? 0 : threadIdx.x / 32 / WARPS_DOWN; }
 
 // Of the second axis of the grid: a block of a group's channels.
 struct Columns {

@@ -13,7 +13,7 @@ using Element = grad_out_t;
 #include "convolution.cuh"
 
 constexpr int MOST = ceil_div(TAPS, STRIDE);  // taps of a phase
-using Product = Choose<WARPGROUPS, WarpgroupTile<Element, WARP_ROWS, WARP_COLUMNS, CHUNKS / 2>,
+using Product = Choose<WARPGROUPS, WarpgroupTile<Element, WARP_ROWS, WARP_COLUMNS, TAPS_AT_ONCE, CHUNKS>,
                        TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, true, false>::Type>::Type;
 using Grads = Window<Element, SLOTS, CHUNKS, 1, MOST, GROUP_OUT, OUT>;
 constexpr int PITCH = COLUMNS / SIZE;  // of a stage of weights: [tap][channel of grad_out][column]
@@ -72,6 +72,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const auto load_weights = [&](const auto &stage, int buffer) {
     const int phase = static_cast<int>(tiles[stage.tile].phase), count = ceil_div(TAPS - phase, STRIDE);
     const int part = stage.part * CHANNELS, first = stage.step * TAPS_AT_ONCE;
+    if constexpr (WARPGROUPS) {
+      const int tap = phase + (count - 1 - first) * STRIDE;
+      const bool there = first < count;
+      const auto inside = [&](int, int chunk) {
+        return there && (GROUP_IN % COLUMNS == 0 || chunk * SIZE < left);
+      };
+      return copy_rows<Weights, STAGE_ROWS, PITCH, TAPS * GROUP_IN, THREADS>(
+          stages + buffer * STAGE_BYTES, filters + (part * TAPS + tap) * GROUP_IN, inside);
+    }
     each_chunk<STAGE_ROWS, PITCH, THREADS>([&](int row, int chunk) {
       const int number = first + row / CHANNELS, own = part + row % CHANNELS, column = chunk * SIZE;
       const int tap = phase + (count - 1 - number) * STRIDE;

@@ -51,13 +51,18 @@ MULTIPLY_GROUP(Float16, "f16", 1)
 #undef MULTIPLY_GROUP
 #undef SUMS4
 
-// ROWS of each warp, its own of every 64 of the product; left operands of the last IN_FLIGHT additions are
-// kept, since that many may be on their way. Sums are where MatrixTile's are.
-template <class T, int ROWS, int COLUMNS, int IN_FLIGHT>
+// The most that `number` can be divided by, up to `most`.
+constexpr int divisor(int number, int most) { return number % most ? divisor(number, most - 1) : most; }
+
+// ROWS of each warp, its own of every 64 of the product; sums are where MatrixTile's are. Of a stage of
+// weights of TAPS · CHUNKS, the left operands of the last IN_FLIGHT additions are kept, since that many may
+// be on their way.
+template <class T, int ROWS, int COLUMNS, int TAPS, int CHUNKS>
 struct WarpgroupTile : MatrixTile<T, ROWS, COLUMNS, false, false> {
   using Base = MatrixTile<T, ROWS, COLUMNS, false, false>;
   using Base::DOWN, Base::ALONG, Base::sums, Base::lane;
-  static_assert(COLUMNS == 128);
+  static constexpr int DEPTH = TAPS * CHUNKS, IN_FLIGHT = divisor(DEPTH / 2, 5);
+  static_assert(COLUMNS == 128 && CHUNKS % 2 == 0);
 
   unsigned a[IN_FLIGHT][DOWN][4];
 
@@ -84,16 +89,20 @@ struct WarpgroupTile : MatrixTile<T, ROWS, COLUMNS, false, false> {
     hold();
   }
 
+  // Two chunks from `first` on. The right operand is of one tap, others behind it; of the left one, rows of a
+  // tap's chunks are aligned, so that those of the first are beside all others.
   template <bool TURNED, class Left, class Right>
   DEVICE void add_group(int first, Left left, Right right) {
     unsigned (&own)[DOWN][4] = a[first / 2 % IN_FLIGHT];
-    const unsigned above = left.at(first + lane() / 16);
+    const int tap = first / CHUNKS, chunk = first % CHUNKS;
+    const unsigned above = left.at(tap * CHUNKS + lane() / 16);
+    const unsigned long long below = right.described(chunk) + tap * COLUMNS * CHUNKS;
     wait_for_products<IN_FLIGHT - 1>();
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) load_matrices(own[i], above + left.shift(i));
+    for (int i = 0; i < DOWN; ++i) load_matrices(own[i], above + left.shift(i) ^ 16 * chunk);
     show_registers();
 #pragma unroll
-    for (int i = 0; i < DOWN; ++i) multiply_group<T, TURNED>(sums[i], own[i], right.described(first));
+    for (int i = 0; i < DOWN; ++i) multiply_group<T, TURNED>(sums[i], own[i], below);
     end_products();
   }
 
@@ -115,10 +124,10 @@ struct WarpgroupTile : MatrixTile<T, ROWS, COLUMNS, false, false> {
 };
 
 // A stage is all there, or of a phase with fewer taps nothing: then none before it may be on its way either.
-template <class T, int ROWS, int COLUMNS, int IN_FLIGHT, class AddTwo, class AddOne>
-DEVICE void add_chunks(WarpgroupTile<T, ROWS, COLUMNS, IN_FLIGHT> &product, int depth, AddTwo add_two,
+template <class T, int ROWS, int COLUMNS, int TAPS, int CHUNKS, class AddTwo, class AddOne>
+DEVICE void add_chunks(WarpgroupTile<T, ROWS, COLUMNS, TAPS, CHUNKS> &product, int depth, AddTwo add_two,
                        AddOne) {
   if (depth <= 0) return product.wait();
 #pragma unroll
-  for (int chunk = 0; chunk < 2 * IN_FLIGHT; chunk += 2) add_two(chunk);
+  for (int chunk = 0; chunk < TAPS * CHUNKS; chunk += 2) add_two(chunk);
 }

@@ -76,9 +76,10 @@ struct Matrix {
     return swizzled<PITCH, WIDE>(16 * (own * PITCH + first_chunk + chunk));
   }
   DEVICE unsigned long long described(int chunk) const {
-    return description<16 * PITCH, 16, 128 * PITCH>(base + 16 * (first_chunk + chunk));
+    return description<16 * PITCH, 16, 128 * PITCH>(base + 16 * first_chunk) + chunk;
   }
 
+  static constexpr int ROW_BYTES = 16 * PITCH;  // from each eight rows to the next
   static DEVICE unsigned place(int row, int chunk) {
     return swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk));
   }
@@ -94,13 +95,27 @@ struct Panels {
   DEVICE unsigned at(int own, int chunk) const { return place(own, first_chunk + chunk); }
   // Rows from the first one of two chunks of rows on.
   DEVICE unsigned long long described(int chunk) const {
-    return description<128, 128 * ROWS, 1024>(base + 1024 * chunk + 128 * ROWS * (first_chunk / 8));
+    return description<128, 128 * ROWS, 1024>(base + 16 * ROWS * first_chunk) + 64 * chunk;
   }
 
+  static constexpr int ROW_BYTES = 128;
   static DEVICE unsigned place(int row, int chunk) {
     return swizzled<8>(16 * ((chunk / 8 * ROWS + row) * 8 + chunk % 8));
   }
 };
+
+// ROWS rows of PITCH chunks, APART elements apart, as Layout has them, copied by THREADS threads, each one
+// column of chunks: those of which inside(row, chunk).
+template <class Layout, int ROWS, int PITCH, int APART, int THREADS, class Stored, class Inside>
+DEVICE void copy_rows(unsigned to, const Stored *from, Inside inside) {
+  constexpr int AT_ONCE = THREADS / PITCH;
+  static_assert(THREADS % PITCH == 0 && ROWS % AT_ONCE == 0 && AT_ONCE % 8 == 0);
+  const int row = threadIdx.x / PITCH, chunk = threadIdx.x % PITCH;
+  from += row * APART + chunk * (16 / static_cast<int>(sizeof(Stored))), to += Layout::place(row, chunk);
+#pragma unroll
+  for (int further = 0; further < ROWS; further += AT_ONCE)
+    copy<16>(to + further * Layout::ROW_BYTES, from + further * APART, inside(row + further, chunk));
+}
 
 // Consecutive rows of a run: `count` of them from row `first` of `sequence` on, `each` a sequence.
 struct Rows {
@@ -164,14 +179,19 @@ struct Window {
                 left = GROUP % (CHUNKS * CHUNK_SIZE) ? GROUP - channel - own : CHUNK_SIZE;
       const Stored *from = plan.from + static_cast<int>(threadIdx.x / CHUNKS) * PITCH + channel + own;
       int row = plan.row, slot = threadIdx.x / CHUNKS;
+      const unsigned first = base + place(slot, threadIdx.x % CHUNKS);
+      const auto to = [&] {
+        return SLOTS_AT_ONCE % GRAIN == 0
+                   ? first + 16 * CHUNKS * (slot - static_cast<int>(threadIdx.x / CHUNKS))
+                   : base + place(slot, threadIdx.x % CHUNKS);
+      };
       for (; slot < plan.used; slot += SLOTS_AT_ONCE, from += SLOTS_AT_ONCE * PITCH) {
         while (row + slot >= plan.length - padding)
           row -= plan.length, from += (plan.rows - plan.length) * PITCH;
         const bool inside = static_cast<unsigned>(row + slot) < static_cast<unsigned>(plan.rows);
-        copy_chunk<BYTES_AT_ONCE>(base + place(slot, threadIdx.x % CHUNKS), from, inside ? left : 0);
+        copy_chunk<BYTES_AT_ONCE>(to(), from, inside ? left : 0);
       }
-      for (; slot < plan.slots; slot += SLOTS_AT_ONCE)
-        copy_chunk<BYTES_AT_ONCE>(base + place(slot, threadIdx.x % CHUNKS), from, 0);
+      for (; slot < plan.slots; slot += SLOTS_AT_ONCE) copy_chunk<BYTES_AT_ONCE>(to(), from, 0);
     } else {
       for (int chunk = threadIdx.x; chunk < plan.slots * CHUNKS; chunk += THREADS) {
         const int slot = chunk / CHUNKS, own = chunk % CHUNKS * CHUNK_SIZE;
@@ -246,7 +266,7 @@ DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Be
   static_assert(!STAY || PARTS * STEPS == 1, "weights that stay must be all of them");
   static_assert(WINDOWS == 2 || PARTS == 1, "a window's next needs memory of its own");
   static_assert(WINDOWS == 1 || AHEAD <= STEPS, "a window is waited for no earlier than its first stage");
-  Stage<PARTS, STEPS> weights, now;
+  Stage<PARTS, STEPS> weights;
   Stage<PARTS, 1> window;
   int filled = 0, window_filled = 0, used = 0, window_used = 0;  // buffers
   const auto load_next_weights = [&] {
@@ -264,21 +284,23 @@ DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Be
     load_next_weights();
     end_group();
   }
-  while (now.tile < tiles) {
-    const int tile = now.tile;
+  for (int tile = 0; tile < tiles; ++tile) {
     begin(tile);
-    do {
-      wait_for_copies<AHEAD - 1>();
-      if constexpr (ON_WAY) show_copies();
-      __syncthreads();
-      if (!STAY) load_next_weights();
-      if (WINDOWS == 2 && now.step == 0) load_next_window();
-      end_group();
-      multiply(window_used, used, now.step);
-      used = next_of<STAGES>(used);
-      if (now.step == STEPS - 1) window_used = next_of<WINDOWS>(window_used);
-      now.advance();
-    } while (now.part + now.step > 0);
+#pragma unroll 1
+    for (int part = 0; part < PARTS; ++part) {
+#pragma unroll 1
+      for (int step = 0; step < STEPS; ++step) {
+        wait_for_copies<AHEAD - 1>();
+        if constexpr (ON_WAY) show_copies();
+        __syncthreads();
+        if (!STAY) load_next_weights();
+        if (WINDOWS == 2 && step == 0) load_next_window();
+        end_group();
+        multiply(window_used, used, step);
+        used = next_of<STAGES>(used);
+      }
+      window_used = next_of<WINDOWS>(window_used);
+    }
     finish(tile);
   }
 }

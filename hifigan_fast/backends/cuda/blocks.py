@@ -110,14 +110,15 @@ def _by_warpgroups(direction, layer, kind, target):
     forward, groups = direction == "forward", layer.groups
     group = layer.in_channels // groups, layer.out_channels // groups
     source, results = group if forward else group[::-1]
-    if target != 90 or kind not in ("float16", "bfloat16") or source % 64 or results <= 64:
+    if target != 90 or kind not in ("float16", "bfloat16") or source % 64 or results <= 64 or results % 8:
         return
     step, taps = (layer.stride, layer.taps) if forward else (1, -(-layer.taps // layer.stride))
-    for rows, channels, stages in itertools.product((256, 128), (64, 32), (5, 4, 3)):
-        if stages - 2 <= taps:  # a window is copied no later than the stages that are copied ahead of it
+    ways = [(64, 1), *([(32, taps)] if forward else []), (32, 1)]  # channels and taps of a stage
+    for rows, (channels, at_once), stages in itertools.product((256, 128), ways, (5, 4, 3)):
+        if stages - 2 <= taps // at_once:  # a window is copied no later than the stages that are copied ahead of it
             slots = rows * step + SEQUENCES[0] * gap(step, taps)
             windows = 2 if source > channels else 1
-            yield Blocks(rows, 128, channels, 1, stages, windows, slots, 8, 1, True)
+            yield Blocks(rows, 128, channels, at_once, stages, windows, slots, 8, 1, True)
 
 
 def _summed(layer, kind, rows, stages):
