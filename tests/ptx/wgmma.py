@@ -99,7 +99,9 @@ class _Matrix:
             picked, flat = picked[inside], flat[inside]
         slots = shared.slots(picked, flat, ROW)
         if (hidden := shared.unshown[slots] != 0).any():
-            machine.report("unfenced", product.i, picked[hidden], "an operand in shared memory, written by the other way")
+            machine.report(
+                "unfenced", product.i, picked[hidden], "an operand in shared memory, written by the other way"
+            )
         if shared.note_read(picked, slots, ROW).any():
             machine.report("race", product.i, picked, "reads what another warp wrote since the last barrier")
         states = shared.states(slots, ROW)
