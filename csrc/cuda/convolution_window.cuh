@@ -284,23 +284,37 @@ DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Be
     load_next_weights();
     end_group();
   }
-  for (int tile = 0; tile < tiles; ++tile) {
-    begin(tile);
+  const auto add_stage = [&](int step) {
+    wait_for_copies<AHEAD - 1>();
+    if constexpr (ON_WAY) show_copies();
+    __syncthreads();
+    if (!STAY) load_next_weights();
+    if (WINDOWS == 2 && step == 0) load_next_window();
+    end_group();
+    multiply(window_used, used, step);
+    used = next_of<STAGES>(used);
+  };
+  if constexpr (ON_WAY) {
+    // Loops of products and nothing else that sets sums: the compiler would wait for the products before
+    // that.
+    for (int tile = 0; tile < tiles; ++tile) {
+      begin(tile);
 #pragma unroll 1
-    for (int part = 0; part < PARTS; ++part) {
+      for (int part = 0; part < PARTS; ++part) {
 #pragma unroll 1
-      for (int step = 0; step < STEPS; ++step) {
-        wait_for_copies<AHEAD - 1>();
-        if constexpr (ON_WAY) show_copies();
-        __syncthreads();
-        if (!STAY) load_next_weights();
-        if (WINDOWS == 2 && step == 0) load_next_window();
-        end_group();
-        multiply(window_used, used, step);
-        used = next_of<STAGES>(used);
+        for (int step = 0; step < STEPS; ++step) add_stage(step);
+        window_used = next_of<WINDOWS>(window_used);
       }
-      window_used = next_of<WINDOWS>(window_used);
+      finish(tile);
     }
-    finish(tile);
+    return;
+  }
+  Stage<PARTS, STEPS> now;
+  while (now.tile < tiles) {
+    if (now.part + now.step == 0) begin(now.tile);
+    add_stage(now.step);
+    if (now.step == STEPS - 1) window_used = next_of<WINDOWS>(window_used);
+    if (now.step == STEPS - 1 && now.part == PARTS - 1) finish(now.tile);
+    now.advance();
   }
 }
