@@ -57,11 +57,11 @@ constexpr int divisor(int number, int most) { return number % most ? divisor(num
 // ROWS of each warp, its own of every 64 of the product; sums are where MatrixTile's are. Of a stage of
 // weights of TAPS · CHUNKS, the left operands of the last IN_FLIGHT additions are kept, since that many may
 // be on their way.
-template <class T, int ROWS, int COLUMNS, int TAPS, int CHUNKS>
+template <class T, int ROWS, int COLUMNS, int TAPS, int CHUNKS, int MOST = 5>
 struct WarpgroupTile : MatrixTile<T, ROWS, COLUMNS, false, false> {
   using Base = MatrixTile<T, ROWS, COLUMNS, false, false>;
   using Base::DOWN, Base::ALONG, Base::sums, Base::lane;
-  static constexpr int DEPTH = TAPS * CHUNKS, IN_FLIGHT = divisor(DEPTH / 2, 5);
+  static constexpr int DEPTH = TAPS * CHUNKS, IN_FLIGHT = divisor(DEPTH / 2, MOST);
   static_assert(COLUMNS == 128 && CHUNKS % 2 == 0);
 
   unsigned a[IN_FLIGHT][DOWN][4];
@@ -116,6 +116,36 @@ struct WarpgroupTile : MatrixTile<T, ROWS, COLUMNS, false, false> {
     add_group<true>(first, left, right);
   }
 
+  // Both turned, rows from `first` on: all of a stage's one after the other.
+  template <class Left, class Right>
+  DEVICE void add_both_turned(int first, Left left, Right right) {
+    unsigned (&own)[DOWN][4] = a[first / 16 % IN_FLIGHT];
+    const unsigned row = left.row(first + lane() / 16 * 8, lane() % 8);
+    wait_for_products<IN_FLIGHT - 1>();
+#pragma unroll
+    for (int i = 0; i < DOWN; ++i)
+      load_matrices<4, true>(own[i], row + left.at(lane() % 8, 2 * i + lane() / 8 % 2));
+    show_registers();
+#pragma unroll
+    for (int i = 0; i < DOWN; ++i) multiply_group<T, true>(sums[i], own[i], right.described(first / 8));
+    end_products();
+  }
+
+  // f(i, row, column, value) of all sums, of each warp's i-th 16 rows.
+  template <class F>
+  DEVICE void each_one(F f) {
+    wait();
+#pragma unroll
+    for (int i = 0; i < DOWN; ++i) {
+#pragma unroll
+      for (int j = 0; j < ALONG; ++j) {
+#pragma unroll
+        for (int n = 0; n < 4; ++n)
+          f(i, lane() / 4 + n / 2 * 8, 8 * j + lane() % 4 * 2 + n % 2, sums[i][j][n]);
+      }
+    }
+  }
+
   template <int COUNT, class F>
   DEVICE void each(F f) {
     wait();
@@ -124,9 +154,9 @@ struct WarpgroupTile : MatrixTile<T, ROWS, COLUMNS, false, false> {
 };
 
 // A stage is all there, or of a phase with fewer taps nothing: then none before it may be on its way either.
-template <class T, int ROWS, int COLUMNS, int TAPS, int CHUNKS, class AddTwo, class AddOne>
-DEVICE void add_chunks(WarpgroupTile<T, ROWS, COLUMNS, TAPS, CHUNKS> &product, int depth, AddTwo add_two,
-                       AddOne) {
+template <class T, int ROWS, int COLUMNS, int TAPS, int CHUNKS, int MOST, class AddTwo, class AddOne>
+DEVICE void add_chunks(WarpgroupTile<T, ROWS, COLUMNS, TAPS, CHUNKS, MOST> &product, int depth,
+                       AddTwo add_two, AddOne) {
   if (depth <= 0) return product.wait();
 #pragma unroll
   for (int chunk = 0; chunk < TAPS * CHUNKS; chunk += 2) add_two(chunk);

@@ -64,6 +64,11 @@ struct Pointers {
   T *of[COUNT];
 };
 
+template <int NUMBER>
+struct Number {
+  static constexpr int value = NUMBER;
+};
+
 template <bool FIRST, class A, class B>
 struct Choose {
   using Type = A;
