@@ -90,8 +90,7 @@ def test_every_cuda_kernel(target, dtype, tmp_path):
 
 def cuda_matrix(target, dtype, launch):
     """The instruction of the matrix units that a window kernel has."""
-    by_warpgroups = launch["layer_class"] == "dense" and launch["kernel"] != "convolution_weight_grad"
-    if (target, by_warpgroups) == ("sm_90", True) and dtype in ("bfloat16", "float16"):
+    if (target, launch["layer_class"]) == ("sm_90", "dense") and dtype in ("bfloat16", "float16"):
         return "wgmma.mma_async"
     return "None" if dtype == "float32" else "mma.sync"
 

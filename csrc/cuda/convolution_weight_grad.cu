@@ -153,16 +153,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (with_bias) Bias::each_sum(ones, [&](int row, float sum) { store_bias(16 * warp + row, sum); });
   };
 
-  const auto run = [&](auto warpgroups) {
-    if constexpr (decltype(warpgroups)::value) {
-      constexpr int HALF = ceil_div(TAPS_AT_ONCE, 2);
-      if (threadIdx.x < THREADS / 2)
-        by_a_warpgroup(Number<HALF>(), 0);
-      else
-        by_a_warpgroup(Number<TAPS_AT_ONCE - HALF>(), HALF);
-    } else {
+  const auto run = [&](auto taps) {  // of the first warpgroup
+    constexpr int FIRST = decltype(taps)::value;
+    if constexpr (!FIRST) {
       by_warps(Product());
+    } else if (threadIdx.x < THREADS / 2) {
+      by_a_warpgroup(taps, 0);
+    } else {
+      by_a_warpgroup(Number<TAPS_AT_ONCE - FIRST>(), FIRST);
     }
   };
-  run(Number<WARPGROUPS>());
+  run(Number<WARPGROUPS ? ceil_div(TAPS_AT_ONCE, 2) : 0>());
 }

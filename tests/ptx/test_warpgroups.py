@@ -11,7 +11,7 @@ from .counters import Counters
 from .parse import parse
 from .test_windows import JUDGED, case_of, executed, judge
 
-HALVES, WHAT = ("bfloat16", "float16"), ("forward", "input_grad", "matching")
+HALVES, WHAT = ("bfloat16", "float16"), ("forward", "input_grad", "matching", "weight_grad")
 LAYERS = {
     "P4": Layer(128, 128, 5, 1, 2),
     "P3": Layer(128, 192, 5, 3, 2),
@@ -20,14 +20,15 @@ LAYERS = {
     "one tap": Layer(64, 128, 1, 1, 0),
     "far apart": Layer(192, 136, 7, 5, 3),
 }
-BY_WARPS = {"one part", "one tap", "far apart"}  # input gradients: of 64 columns, summed over 136 channels
-OURS, WINDOW = "convolution_warpgroup.cuh", "convolution_window.cuh"
+# By warps: what has 64 columns or is summed over 136 channels; a weight gradient of one tap.
+BY_WARPS = {"input_grad": {"one part", "one tap", "far apart"}, "weight_grad": {"one tap"}, "forward": set()}
+BY_WARPS["matching"] = BY_WARPS["input_grad"]
+OURS, WINDOW, WEIGHT_GRAD = "convolution_warpgroup.cuh", "convolution_window.cuh", "convolution_weight_grad.cu"
 
 
 def assert_right(name, what, kind):
     session = executed(LAYERS[name], what, kind, 90)
-    by_warps = what != "forward" and name in BY_WARPS
-    assert ("mma.sync" if by_warps else "wgmma.mma_async") in session.texts[0]
+    assert ("wgmma.mma_async" in session.texts[0]) == (name not in BY_WARPS[what])
 
 
 @pytest.mark.parametrize("what", WHAT)
@@ -61,6 +62,9 @@ def test_every_layer(name, what, kind, poisoned):
         ("input_grad", "P4", set(), WINDOW, "return swizzled<8>(16", "return swizzled<4>(16"),
         ("input_grad", "P4", set(), WINDOW, "description<128, 128 * ROWS, 1024>", "description<128, 1024, 128 * ROWS>"),
         ("forward", "P3", set(), WINDOW, "SPAN == 64 ? 2 : 3", "SPAN == 64 ? 1 : 3"),
+        ("weight_grad", "P4", {"unfenced"}, WEIGHT_GRAD, "if constexpr (WARPGROUPS) show_copies();", ""),
+        ("weight_grad", "P4", {"in flight"}, WEIGHT_GRAD, "STAGES - 1 - WARPGROUPS", "STAGES - 1"),
+        ("weight_grad", "P3", set(), WEIGHT_GRAD, "first + chunk / 2 * CHUNKS + chunk % 2", "first + chunk"),
     ],
 )
 def test_planted(what, name, kinds, file, right, wrong):
@@ -69,21 +73,21 @@ def test_planted(what, name, kinds, file, right, wrong):
         session, judged = JUDGED[what](case_of(LAYERS[name], "bfloat16"), target=90)
     assert kinds <= session.faults.kinds()
     with pytest.raises(AssertionError):
-        judge(session, judged, torch.bfloat16)
+        judge(session, judged, torch.float32 if what == "weight_grad" else torch.bfloat16)
 
 
-@pytest.mark.parametrize("name, direction", [("P3", "forward"), ("P4", "input_grad")])
+@pytest.mark.parametrize("name, direction", [("P3", "forward"), ("P4", "input_grad"), ("P3", "weight_grad")])
 def test_no_bank_conflicts(name, direction):
     counters = Counters()
     session = executed(LAYERS[name], direction, "bfloat16", 90, sequences=((1, 70), (3, 7)), counters=counters)
     shared, copied = counters.total(counters.shared), counters.total(counters.global_, "cp")
     assert shared.taken == shared.least > 0 and copied.taken == copied.least > 0
     instructions = counters.instructions(parse(session.texts[0]))
-    assert instructions["ldmatrix"] == instructions["mma"] > 0
+    assert instructions["ldmatrix"] == instructions["mma"] > 0  # of both kinds
 
 
 def test_only_hopper_and_halves():
-    for name, direction in [("P4", "forward"), ("P3", "input_grad")]:
+    for name, direction in [("P4", "forward"), ("P3", "input_grad"), ("P2", "weight_grad")]:
         for target, kind in [(80, "bfloat16"), (100, "bfloat16"), (120, "float16"), (90, "tf32"), (90, "float32")]:
             assert not blocks.blocks_of(direction, count_windows.LAYERS[name], kind, target).warpgroups
         for kind in HALVES:
@@ -97,7 +101,7 @@ def test_only_hopper_and_halves():
         *(
             pytest.param(name, direction, kind, marks=pytest.mark.exhaustive)
             for name in ("P2", "P3", "P4")
-            for direction in ("forward", "input_grad")
+            for direction in ("forward", "input_grad", "weight_grad")
             for kind in HALVES
         ),
     ],
