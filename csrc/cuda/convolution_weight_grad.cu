@@ -78,21 +78,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       store_word(shifts + 4 * row, Inputs::shift(rows, row));
   };
 
-  const auto walk_tiles = [&](auto multiply) {
-    constexpr int AHEAD = STAGES - 1 - WARPGROUPS;  // products of the latest stage may still be on their way
-    for (int stage = 0; stage < AHEAD; ++stage) {
-      if (stage < count) load(stage, stage);
-      end_group();
-    }
-    for (int stage = 0; stage < count; ++stage) {
-      wait_for_copies<AHEAD - 1>();
-      if constexpr (WARPGROUPS) show_copies();
-      __syncthreads();
-      const int next = stage + AHEAD;
-      if (next < count) load(next, next % STAGES);
-      end_group();
-      multiply(stages + stage % STAGES * STAGE_BYTES);
-    }
+  const auto walk = [&](auto multiply) {
+    walk_tiles<STAGES, WARPGROUPS>(count, load, [&](int buffer) { multiply(stages + buffer * STAGE_BYTES); });
   };
   const long long split = blockIdx.x;
   const auto place = [&](int out, int tap, int own) {
@@ -106,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     typename decltype(product)::Ones ones = {};
     product.start([](int) { return 0.0f; });
     const bool with_bias = blockIdx.z == 0 && warp_along() == 0;
-    walk_tiles([&](unsigned window) {
+    walk([&](unsigned window) {
       const unsigned grads = window + Inputs::BYTES;
       const Grads left_operand = {grads, warp_down() * (OWN_ROWS / SIZE)};
       const Read right_operand = {window, grads + GRAD_BYTES, warp_along() * (OWN_COLUMNS / SIZE)};
@@ -137,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     product.start([](int) { return 0.0f; });
     const bool with_bias = blockIdx.z == 0;
     const int warp = threadIdx.x / 32, own_chunk = warp % 4 * 2;
-    walk_tiles([&](unsigned window) {
+    walk([&](unsigned window) {
       const unsigned grads = window + Inputs::BYTES;
       const ReadByTaps left_operand = {window, grads + GRAD_BYTES, first * CHUNKS + own_chunk};
 #pragma unroll

@@ -318,3 +318,22 @@ DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Be
     now.advance();
   }
 }
+
+// The same of tiles whose sums are one result, a stage each: load(tile, buffer), multiply(buffer).
+template <int STAGES, bool ON_WAY, class Load, class Multiply>
+DEVICE void walk_tiles(int tiles, Load load, Multiply multiply) {
+  constexpr int AHEAD = STAGES - 1 - ON_WAY;
+  for (int tile = 0; tile < AHEAD; ++tile) {
+    if (tile < tiles) load(tile, tile);
+    end_group();
+  }
+  for (int tile = 0; tile < tiles; ++tile) {
+    wait_for_copies<AHEAD - 1>();
+    if constexpr (ON_WAY) show_copies();
+    __syncthreads();
+    const int next = tile + AHEAD;
+    if (next < tiles) load(next, next % STAGES);
+    end_group();
+    multiply(tile % STAGES);
+  }
+}

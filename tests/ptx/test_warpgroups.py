@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hifigan_fast.backends.cuda import blocks
+from hifigan_fast.backends.cuda import blocks, compiler, kernels
 from hifigan_fast.geometry import Layer
 
 from . import count_windows, windows
@@ -23,7 +23,7 @@ LAYERS = {
 # By warps: what has 64 columns or is summed over 136 channels; a weight gradient of one tap.
 BY_WARPS = {"input_grad": {"one part", "one tap", "far apart"}, "weight_grad": {"one tap"}, "forward": set()}
 BY_WARPS["matching"] = BY_WARPS["input_grad"]
-OURS, WINDOW, WEIGHT_GRAD = "convolution_warpgroup.cuh", "convolution_window.cuh", "convolution_weight_grad.cu"
+OURS, WINDOW = "convolution_warpgroup.cuh", "convolution_window.cuh"
 
 
 def assert_right(name, what, kind):
@@ -62,9 +62,16 @@ def test_every_layer(name, what, kind, poisoned):
         ("input_grad", "P4", set(), WINDOW, "return swizzled<8>(16", "return swizzled<4>(16"),
         ("input_grad", "P4", set(), WINDOW, "description<128, 128 * ROWS, 1024>", "description<128, 1024, 128 * ROWS>"),
         ("forward", "P3", set(), WINDOW, "SPAN == 64 ? 2 : 3", "SPAN == 64 ? 1 : 3"),
-        ("weight_grad", "P4", {"unfenced"}, WEIGHT_GRAD, "if constexpr (WARPGROUPS) show_copies();", ""),
-        ("weight_grad", "P4", {"in flight"}, WEIGHT_GRAD, "STAGES - 1 - WARPGROUPS", "STAGES - 1"),
-        ("weight_grad", "P3", set(), WEIGHT_GRAD, "first + chunk / 2 * CHUNKS + chunk % 2", "first + chunk"),
+        ("weight_grad", "P4", {"unfenced"}, WINDOW, "if constexpr (ON_WAY) show_copies();", ""),
+        ("weight_grad", "P4", {"in flight"}, WINDOW, "STAGES - 1 - ON_WAY", "STAGES - 1"),
+        (
+            "weight_grad",
+            "P3",
+            set(),
+            "convolution_weight_grad.cu",
+            "first + chunk / 2 * CHUNKS + chunk % 2",
+            "first + chunk",
+        ),
     ],
 )
 def test_planted(what, name, kinds, file, right, wrong):
@@ -92,6 +99,16 @@ def test_only_hopper_and_halves():
             assert not blocks.blocks_of(direction, count_windows.LAYERS[name], kind, target).warpgroups
         for kind in HALVES:
             assert blocks.blocks_of(direction, count_windows.LAYERS[name], kind, 90).warpgroups
+
+
+def test_code_is_of_this_device_only():
+    case = case_of(LAYERS["P4"], "bfloat16", ((1, 7),))
+    table, args = torch.empty(0, dtype=torch.int64), [case.x[0], case.weight, case.bias, case.grad[0]]
+    args, entry = (*args, table, table, table, 0.1), windows.KERNELS.window_forward
+    for target, ending in ((80, "sm_80-"), (90, "sm_90a-"), (100, "sm_100-")):
+        _, constants = windows.found(case.layer, "forward", "bfloat16", target)
+        what = kernels._as_asked(entry, *kernels.arguments(entry, args, constants), divmod(target, 10), "cubin")
+        assert compiler.place(*what).name.startswith(f"convolution_forward-{ending}")
 
 
 @pytest.mark.parametrize(

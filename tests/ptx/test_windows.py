@@ -153,7 +153,7 @@ WINDOW = "convolution_window.cuh"
         ),
         ("weight_grad", set(), "convolution_weight_grad.cu", "PADDING - first_tap", "PADDING - 1"),
         ("weight_grad", set(), "convolution_weight_grad.cu", "row < rows.count", "true"),
-        ("weight_grad", {"in flight"}, "convolution_weight_grad.cu", "wait_for_copies<STAGES - 2>();", ""),
+        ("weight_grad", {"in flight"}, WINDOW, "wait_for_copies<AHEAD - 1>();", ""),
     ],
 )
 def test_planted(what, kinds, file, right, wrong):
