@@ -107,7 +107,7 @@ def _walked(direction, layer, kind, rows, most, stages):
 
 
 def _multiplied_by_warpgroups(kind, target, source, results):
-    """Whether they can: of rows of 64 channels that are summed, and results for more than half of 128 columns."""
+    """Whether they can: windows have 64 channels at a time, and results are for more than half of 128 columns."""
     return target == 90 and kind in ("float16", "bfloat16") and source % 64 == results % 8 == 0 and results > 64
 
 
