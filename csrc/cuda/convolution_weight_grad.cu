@@ -18,6 +18,8 @@ using Product = TileOf<Kind<Element, TF32>, OWN_ROWS, OWN_COLUMNS, true, true, t
 // channels.
 template <int OWN_TAPS>
 using Turned = WarpgroupTile<Element, 16 * OWN_TAPS, COLUMNS, 1, ROWS / 8, 2>;
+constexpr int OWN_OUTS = 32;  // of each of four warps
+using Bias = MatrixTile<Element, OWN_OUTS, 8, false, false>;
 using Inputs = Window<Element, SLOTS, CHUNKS, STRIDE, TAPS_AT_ONCE, GROUP_IN, IN, WIDE>;
 constexpr int PITCH = COLUMNS / SIZE;  // of a tile of grad_out: [row][out channel]
 constexpr int GRAD_BYTES = ROWS * PITCH * 16, ALIGNED = WARPGROUPS ? 1024 : 16,
@@ -116,28 +118,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
   };
 
-  // Biases' gradients by warps as before, 16 out channels each.
-  const auto by_a_warpgroup = [&](auto taps, int first) {
-    using Bias = MatrixTile<Element, 16, 8, false, false>;
+  // Taps from the FIRST on. Biases' gradients are the second one's, which has the fewer taps, by warps as
+  // before.
+  const auto by_a_warpgroup = [&](auto taps, auto before) {
+    constexpr int FIRST = decltype(before)::value;
     Turned<decltype(taps)::value> product;
     typename Bias::Ones ones = {};
     product.start([](int) { return 0.0f; });
-    const bool with_bias = blockIdx.z == 0;
-    const int warp = threadIdx.x / 32, own_chunk = warp % 4 * 2;
+    const bool with_bias = FIRST > 0 && blockIdx.z == 0;
+    const int warp = threadIdx.x / 32 % 4, own_chunk = warp * 2;
     walk([&](unsigned window) {
       const unsigned grads = window + Inputs::BYTES;
-      const ReadByTaps left_operand = {window, grads + GRAD_BYTES, first * CHUNKS + own_chunk};
+      const ReadByTaps left_operand = {window, grads + GRAD_BYTES, FIRST * CHUNKS + own_chunk};
 #pragma unroll
       for (int row = 0; row < ROWS; row += 16) product.add_both_turned(row, left_operand, Grads{grads, 0});
       if (!with_bias) return;
-#pragma unroll
-      for (int row = 0; row < ROWS; row += 16) Bias::add_left_turned(row, Grads{grads, 2 * warp}, ones);
+#pragma unroll 2
+      for (int row = 0; row < ROWS; row += 16)
+        Bias::add_left_turned(row, Grads{grads, OWN_OUTS / SIZE * warp}, ones);
     });
     product.each_one([&](int i, int row, int out, float value) {
-      const int tap = first_tap + first + i;
+      const int tap = first_tap + FIRST + i;
       if (out < left && tap < TAPS) *place(out, tap, part + own_chunk * SIZE + row) = value;
     });
-    if (with_bias) Bias::each_sum(ones, [&](int row, float sum) { store_bias(16 * warp + row, sum); });
+    if (with_bias) Bias::each_sum(ones, [&](int row, float sum) { store_bias(OWN_OUTS * warp + row, sum); });
   };
 
   const auto run = [&](auto taps) {  // of the first warpgroup
@@ -145,9 +149,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if constexpr (!FIRST) {
       by_warps(Product());
     } else if (threadIdx.x < THREADS / 2) {
-      by_a_warpgroup(taps, 0);
+      by_a_warpgroup(taps, Number<0>());
     } else {
-      by_a_warpgroup(Number<TAPS_AT_ONCE - FIRST>(), FIRST);
+      by_a_warpgroup(Number<TAPS_AT_ONCE - FIRST>(), taps);
     }
   };
   run(Number<WARPGROUPS ? ceil_div(TAPS_AT_ONCE, 2) : 0>());
