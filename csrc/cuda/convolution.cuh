@@ -21,10 +21,10 @@ constexpr int WIDE = IN_TF32;            // words are read by four rows of two c
 constexpr int CHUNKS = CHANNELS / SIZE;  // of a window's row
 constexpr int WARP_ROWS = ROWS / WARPS_DOWN, WARP_COLUMNS = COLUMNS / WARPS_ALONG;
 
-extern __shared__ __align__(128) unsigned char shared[];
+extern __shared__ __align__(1024) unsigned char shared[];
 
 DEVICE int warp_down() { return threadIdx.x / 32 % WARPS_DOWN; }
-DEVICE int warp_along() { return threadIdx.x / 32 / WARPS_DOWN; }
+DEVICE int warp_along() { return WARPS_ALONG == 1 ? 0 : threadIdx.x / 32 / WARPS_DOWN; }
 
 // Of the second axis of the grid: a block of a group's channels.
 struct Columns {

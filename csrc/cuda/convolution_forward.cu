@@ -8,10 +8,13 @@ using Element = x_t;
 
 #include "convolution.cuh"
 
-using Product = TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, true, false>::Type;
+using Product = Choose<WARPGROUPS, WarpgroupTile<Element, WARP_ROWS, WARP_COLUMNS, TAPS_AT_ONCE, CHUNKS>,
+                       TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, true, false>::Type>::Type;
 using Inputs = Window<Element, SLOTS, CHUNKS, STRIDE, TAPS, GROUP_IN, IN>;
-constexpr int PITCH = TAPS_AT_ONCE * CHUNKS;  // of a stage of weights: [column][tap][channel]
-constexpr int STAGE_BYTES = COLUMNS * PITCH * 16;
+// Of a stage of weights: [column][tap][channel], and for warpgroups [tap][column][channel].
+constexpr int PITCH = WARPGROUPS ? CHUNKS : TAPS_AT_ONCE * CHUNKS, TAP_BYTES = COLUMNS * CHUNKS * 16;
+using Weights = Matrix<PITCH>;
+constexpr int STAGE_BYTES = TAPS_AT_ONCE * TAP_BYTES;
 constexpr int PARTS = ceil_div(GROUP_IN, CHANNELS), STEPS = ceil_div(TAPS, TAPS_AT_ONCE);
 static_assert(SHARED == WINDOWS * Inputs::BYTES + STAGES * STAGE_BYTES);
 
@@ -42,13 +45,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   };
   const auto load_weights = [&](const auto &stage, int buffer) {
     const int part = stage.part * CHANNELS, first_tap = stage.step * TAPS_AT_ONCE;
+    if constexpr (WARPGROUPS) {
+      const auto inside = [&](int column, int) { return GROUP_OUT % COLUMNS == 0 || column < left; };
+#pragma unroll
+      for (int tap = 0; tap < TAPS_AT_ONCE; ++tap)
+        copy_rows<Weights, COLUMNS, CHUNKS, TAPS * GROUP_IN, THREADS>(
+            stages + buffer * STAGE_BYTES + tap * TAP_BYTES, filters + ((first_tap + tap) * GROUP_IN + part),
+            inside);
+      return;
+    }
     each_chunk<COLUMNS, PITCH, THREADS>([&](int column, int chunk) {
       const int tap = first_tap + chunk / CHUNKS, own = part + chunk % CHUNKS * SIZE;
       const bool inside =
           (GROUP_OUT % COLUMNS == 0 || column < left) && (TAPS % TAPS_AT_ONCE == 0 || tap < TAPS);
       const int there = GROUP_IN % CHANNELS ? GROUP_IN - own : SIZE;
       copy_chunk<copied_at_once<Element>(GROUP_IN)>(
-          stages + buffer * STAGE_BYTES + swizzled<PITCH>(16 * (column * PITCH + chunk)),
+          stages + buffer * STAGE_BYTES + Weights::place(column, chunk),
           filters + (column * TAPS + tap) * GROUP_IN + own, inside ? there : 0);
     });
   };
@@ -65,10 +77,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         [&](int column) { return first_column + column < left ? own[first_column + column] : 0.0f; });
   };
   const auto multiply = [&](int window, int stage, int step) {
-    const int first = step * PITCH, depth = TAPS % TAPS_AT_ONCE ? min(TAPS * CHUNKS - first, PITCH) : PITCH;
+    constexpr int ALL = TAPS_AT_ONCE * CHUNKS;
+    const int first = step * ALL, depth = TAPS % TAPS_AT_ONCE ? min(TAPS * CHUNKS - first, ALL) : ALL;
     const WindowRows<Inputs, Product::OWN_ROWS> inputs = {windows + window * Inputs::BYTES,
                                                           Product::own_row(0) % 8, first, shifts};
-    const Matrix<PITCH> own = {stages + stage * STAGE_BYTES + 16 * first_column * PITCH, 0};
+    const Weights own = {stages + stage * STAGE_BYTES + 16 * first_column * PITCH, 0};
     add_chunks(
         product, depth, [&](int chunk) { product.add(chunk, inputs, own); },
         [&](int chunk) { product.add_chunk(chunk, inputs, own); });
@@ -85,6 +98,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       store_values<GROUP_OUT % SIZE == 0>(to + row * OUT + column, left - column, values);
     });
   };
-  walk<PARTS, STEPS, STAGES, WINDOWS>(static_cast<int>(span.end - span.begin), load_window, load_weights,
-                                      begin, multiply, finish);
+  walk<PARTS, STEPS, STAGES, WINDOWS, WARPGROUPS>(static_cast<int>(span.end - span.begin), load_window,
+                                                  load_weights, begin, multiply, finish);
 }

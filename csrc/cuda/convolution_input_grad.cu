@@ -13,10 +13,12 @@ using Element = grad_out_t;
 #include "convolution.cuh"
 
 constexpr int MOST = ceil_div(TAPS, STRIDE);  // taps of a phase
-using Product = TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, true, false>::Type;
+using Product = Choose<WARPGROUPS, WarpgroupTile<Element, WARP_ROWS, WARP_COLUMNS, TAPS_AT_ONCE, CHUNKS>,
+                       TileOf<Kind<Element, TF32>, WARP_ROWS, WARP_COLUMNS, false, true, false>::Type>::Type;
 using Grads = Window<Element, SLOTS, CHUNKS, 1, MOST, GROUP_OUT, OUT>;
 constexpr int PITCH = COLUMNS / SIZE;  // of a stage of weights: [tap][channel of grad_out][column]
 constexpr int STAGE_ROWS = TAPS_AT_ONCE * CHANNELS, STAGE_BYTES = STAGE_ROWS * PITCH * 16;
+using Weights = Choose<WARPGROUPS, Panels<STAGE_ROWS>, Matrix<PITCH, WIDE>>::Type;
 constexpr int PARTS = ceil_div(GROUP_OUT, CHANNELS), STEPS = ceil_div(MOST, TAPS_AT_ONCE);
 constexpr bool WHOLE = GROUP_IN % SIZE == 0;
 static_assert(SHARED == WINDOWS * Grads::BYTES + STAGES * STAGE_BYTES);
@@ -70,13 +72,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const auto load_weights = [&](const auto &stage, int buffer) {
     const int phase = static_cast<int>(tiles[stage.tile].phase), count = ceil_div(TAPS - phase, STRIDE);
     const int part = stage.part * CHANNELS, first = stage.step * TAPS_AT_ONCE;
+    if constexpr (WARPGROUPS) {
+      const int tap = phase + (count - 1 - first) * STRIDE;
+      const bool there = first < count;
+      const auto inside = [&](int, int chunk) {
+        return there && (GROUP_IN % COLUMNS == 0 || chunk * SIZE < left);
+      };
+      return copy_rows<Weights, STAGE_ROWS, PITCH, TAPS * GROUP_IN, THREADS>(
+          stages + buffer * STAGE_BYTES, filters + (part * TAPS + tap) * GROUP_IN, inside);
+    }
     each_chunk<STAGE_ROWS, PITCH, THREADS>([&](int row, int chunk) {
       const int number = first + row / CHANNELS, own = part + row % CHANNELS, column = chunk * SIZE;
       const int tap = phase + (count - 1 - number) * STRIDE;
       const bool inside = (GROUP_OUT % CHANNELS == 0 || own < GROUP_OUT) && number < count;
       const int there = GROUP_IN % COLUMNS ? left - column : SIZE;
       copy_chunk<copied_at_once<Element>(GROUP_IN)>(
-          stages + buffer * STAGE_BYTES + swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk)),
+          stages + buffer * STAGE_BYTES + Weights::place(row, chunk),
           filters + (own * TAPS + tap) * GROUP_IN + column, inside ? there : 0);
     });
   };
@@ -98,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int first = step * TAPS_AT_ONCE, depth = min(count - first, TAPS_AT_ONCE) * CHUNKS;
     const WindowRows<Grads, Product::OWN_ROWS> grads = {windows + window * Grads::BYTES,
                                                         Product::own_row(0) % 8, first * CHUNKS, shifts};
-    const Matrix<PITCH, WIDE> own = {stages + stage * STAGE_BYTES, first_column / SIZE};
+    const Weights own = {stages + stage * STAGE_BYTES, first_column / SIZE};
     add_chunks(
         product, depth, [&](int chunk) { product.add_right_turned(chunk, grads, own); },
         [&](int chunk) { product.add_chunk_right_turned(chunk, grads, own); });
@@ -131,6 +142,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       store_values<WHOLE>(to + at, left - column, values);
     });
   };
-  walk<PARTS, STEPS, STAGES, WINDOWS>(static_cast<int>(span.end - span.begin), load_window, load_weights,
-                                      begin, multiply, finish);
+  walk<PARTS, STEPS, STAGES, WINDOWS, WARPGROUPS>(static_cast<int>(span.end - span.begin), load_window,
+                                                  load_weights, begin, multiply, finish);
 }

@@ -9,6 +9,7 @@
 
 #include "convolution_fused.cuh"
 #include "convolution_matrix.cuh"
+#include "convolution_warpgroup.cuh"
 
 // A chunk's elements in global memory as float32; of a WHOLE one all are there and aligned, else `there` of
 // them.

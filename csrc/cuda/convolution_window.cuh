@@ -54,6 +54,16 @@ constexpr int copied_at_once(int channels) {
   return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 2;
 }
 
+// A matrix as `wgmma` takes it: rows of SPAN bytes, eight of which are STRIDE bytes from the next eight, and
+// what is beyond a row LEADING bytes from it. As `swizzled` by the chunks of a row, from a multiple of eight
+// rows on.
+template <int SPAN, int LEADING, int STRIDE>
+DEVICE unsigned long long description(unsigned address) {
+  static_assert(SPAN == 128 || SPAN == 64 || SPAN == 32);
+  constexpr unsigned mode = SPAN == 128 ? 1 : SPAN == 64 ? 2 : 3, high = STRIDE / 16 | mode << 30;
+  return static_cast<unsigned long long>(high) << 32 | (address / 16 | LEADING / 16 << 16);
+}
+
 // A matrix in shared memory from `base` on, rows of PITCH chunks; of which an operand has those from
 // `first_chunk` on.
 template <int PITCH, int WIDE = 0>
@@ -65,7 +75,47 @@ struct Matrix {
   DEVICE unsigned at(int own, int chunk) const {
     return swizzled<PITCH, WIDE>(16 * (own * PITCH + first_chunk + chunk));
   }
+  DEVICE unsigned long long described(int chunk) const {
+    return description<16 * PITCH, 16, 128 * PITCH>(base + 16 * first_chunk) + chunk;
+  }
+
+  static constexpr int ROW_BYTES = 16 * PITCH;  // from each eight rows to the next
+  static DEVICE unsigned place(int row, int chunk) {
+    return swizzled<PITCH, WIDE>(16 * (row * PITCH + chunk));
+  }
 };
+
+// The same of ROWS rows in panels of eight chunks, one behind the other.
+template <int ROWS>
+struct Panels {
+  unsigned base;
+  int first_chunk;
+
+  DEVICE unsigned row(int eights, int) const { return base + 128 * eights; }
+  DEVICE unsigned at(int own, int chunk) const { return place(own, first_chunk + chunk); }
+  // Rows from the first one of two chunks of rows on.
+  DEVICE unsigned long long described(int chunk) const {
+    return description<128, 128 * ROWS, 1024>(base + 16 * ROWS * first_chunk) + 64 * chunk;
+  }
+
+  static constexpr int ROW_BYTES = 128;
+  static DEVICE unsigned place(int row, int chunk) {
+    return swizzled<8>(16 * ((chunk / 8 * ROWS + row) * 8 + chunk % 8));
+  }
+};
+
+// ROWS rows of PITCH chunks, APART elements apart, as Layout has them, copied by THREADS threads, each one
+// column of chunks: those of which inside(row, chunk).
+template <class Layout, int ROWS, int PITCH, int APART, int THREADS, class Stored, class Inside>
+DEVICE void copy_rows(unsigned to, const Stored *from, Inside inside) {
+  constexpr int AT_ONCE = THREADS / PITCH;
+  static_assert(THREADS % PITCH == 0 && ROWS % AT_ONCE == 0 && AT_ONCE % 8 == 0);
+  const int row = threadIdx.x / PITCH, chunk = threadIdx.x % PITCH;
+  from += row * APART + chunk * (16 / static_cast<int>(sizeof(Stored))), to += Layout::place(row, chunk);
+#pragma unroll
+  for (int further = 0; further < ROWS; further += AT_ONCE)
+    copy<16>(to + further * Layout::ROW_BYTES, from + further * APART, inside(row + further, chunk));
+}
 
 // Consecutive rows of a run: `count` of them from row `first` of `sequence` on, `each` a sequence.
 struct Rows {
@@ -129,14 +179,19 @@ struct Window {
                 left = GROUP % (CHUNKS * CHUNK_SIZE) ? GROUP - channel - own : CHUNK_SIZE;
       const Stored *from = plan.from + static_cast<int>(threadIdx.x / CHUNKS) * PITCH + channel + own;
       int row = plan.row, slot = threadIdx.x / CHUNKS;
+      const unsigned first = base + place(slot, threadIdx.x % CHUNKS);
+      const auto to = [&] {
+        return SLOTS_AT_ONCE % GRAIN == 0
+                   ? first + 16 * CHUNKS * (slot - static_cast<int>(threadIdx.x / CHUNKS))
+                   : base + place(slot, threadIdx.x % CHUNKS);
+      };
       for (; slot < plan.used; slot += SLOTS_AT_ONCE, from += SLOTS_AT_ONCE * PITCH) {
         while (row + slot >= plan.length - padding)
           row -= plan.length, from += (plan.rows - plan.length) * PITCH;
         const bool inside = static_cast<unsigned>(row + slot) < static_cast<unsigned>(plan.rows);
-        copy_chunk<BYTES_AT_ONCE>(base + place(slot, threadIdx.x % CHUNKS), from, inside ? left : 0);
+        copy_chunk<BYTES_AT_ONCE>(to(), from, inside ? left : 0);
       }
-      for (; slot < plan.slots; slot += SLOTS_AT_ONCE)
-        copy_chunk<BYTES_AT_ONCE>(base + place(slot, threadIdx.x % CHUNKS), from, 0);
+      for (; slot < plan.slots; slot += SLOTS_AT_ONCE) copy_chunk<BYTES_AT_ONCE>(to(), from, 0);
     } else {
       for (int chunk = threadIdx.x; chunk < plan.slots * CHUNKS; chunk += THREADS) {
         const int slot = chunk / CHUNKS, own = chunk % CHUNKS * CHUNK_SIZE;
@@ -200,18 +255,18 @@ DEVICE int next_of(int buffer) {
 }
 
 // Runs a program's tiles, each in PARTS windows of channels, each window in STEPS stages of weights. Copies
-// are STAGES - 1 stages and a window ahead of the product. Of one stage the weights stay; of one window a
-// program has no other.
-template <int PARTS, int STEPS, int STAGES, int WINDOWS, class LoadWindow, class LoadWeights, class Begin,
-          class Multiply, class Finish>
+// are STAGES - 1 stages and a window ahead of the product, one less where products of the latest stage are
+// still ON_WAY. Of one stage the weights stay; of one window a program has no other.
+template <int PARTS, int STEPS, int STAGES, int WINDOWS, bool ON_WAY, class LoadWindow, class LoadWeights,
+          class Begin, class Multiply, class Finish>
 DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Begin begin, Multiply multiply,
                  Finish finish) {
   constexpr bool STAY = STAGES == 1;
+  constexpr int AHEAD = STAY ? 1 : STAGES - 1 - ON_WAY;
   static_assert(!STAY || PARTS * STEPS == 1, "weights that stay must be all of them");
   static_assert(WINDOWS == 2 || PARTS == 1, "a window's next needs memory of its own");
-  static_assert(WINDOWS == 1 || STAGES <= STEPS + 1,
-                "a window is waited for no earlier than its first stage");
-  Stage<PARTS, STEPS> weights, now;
+  static_assert(WINDOWS == 1 || AHEAD <= STEPS, "a window is waited for no earlier than its first stage");
+  Stage<PARTS, STEPS> weights;
   Stage<PARTS, 1> window;
   int filled = 0, window_filled = 0, used = 0, window_used = 0;  // buffers
   const auto load_next_weights = [&] {
@@ -225,21 +280,60 @@ DEVICE void walk(int tiles, LoadWindow load_window, LoadWeights load_weights, Be
   load_next_window();
   load_next_weights();
   end_group();
-  for (int stage = 1; stage < STAGES - 1; ++stage) {
+  for (int stage = 1; stage < AHEAD; ++stage) {
     load_next_weights();
     end_group();
   }
-  while (now.tile < tiles) {
-    if (now.part + now.step == 0) begin(now.tile);
-    wait_for_copies<(STAY ? 0 : STAGES - 2)>();
+  const auto add_stage = [&](int step) {
+    wait_for_copies<AHEAD - 1>();
+    if constexpr (ON_WAY) show_copies();
     __syncthreads();
     if (!STAY) load_next_weights();
-    if (WINDOWS == 2 && now.step == 0) load_next_window();
+    if (WINDOWS == 2 && step == 0) load_next_window();
     end_group();
-    multiply(window_used, used, now.step);
+    multiply(window_used, used, step);
     used = next_of<STAGES>(used);
+  };
+  if constexpr (ON_WAY) {
+    // Loops of products and nothing else that sets sums: the compiler would wait for the products before
+    // that.
+    for (int tile = 0; tile < tiles; ++tile) {
+      begin(tile);
+#pragma unroll 1
+      for (int part = 0; part < PARTS; ++part) {
+#pragma unroll 1
+        for (int step = 0; step < STEPS; ++step) add_stage(step);
+        window_used = next_of<WINDOWS>(window_used);
+      }
+      finish(tile);
+    }
+    return;
+  }
+  Stage<PARTS, STEPS> now;
+  while (now.tile < tiles) {
+    if (now.part + now.step == 0) begin(now.tile);
+    add_stage(now.step);
     if (now.step == STEPS - 1) window_used = next_of<WINDOWS>(window_used);
     if (now.step == STEPS - 1 && now.part == PARTS - 1) finish(now.tile);
     now.advance();
+  }
+}
+
+// The same of tiles whose sums are one result, a stage each: load(tile, buffer), multiply(buffer).
+template <int STAGES, bool ON_WAY, class Load, class Multiply>
+DEVICE void walk_tiles(int tiles, Load load, Multiply multiply) {
+  constexpr int AHEAD = STAGES - 1 - ON_WAY;
+  for (int tile = 0; tile < AHEAD; ++tile) {
+    if (tile < tiles) load(tile, tile);
+    end_group();
+  }
+  for (int tile = 0; tile < tiles; ++tile) {
+    wait_for_copies<AHEAD - 1>();
+    if constexpr (ON_WAY) show_copies();
+    __syncthreads();
+    const int next = tile + AHEAD;
+    if (next < tiles) load(next, next % STAGES);
+    end_group();
+    multiply(tile % STAGES);
   }
 }

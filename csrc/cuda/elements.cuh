@@ -64,4 +64,19 @@ struct Pointers {
   T *of[COUNT];
 };
 
+template <int NUMBER>
+struct Number {
+  static constexpr int value = NUMBER;
+};
+
+template <bool FIRST, class A, class B>
+struct Choose {
+  using Type = A;
+};
+
+template <class A, class B>
+struct Choose<false, A, B> {
+  using Type = B;
+};
+
 constexpr int ceil_div(int number, int by) { return (number + by - 1) / by; }

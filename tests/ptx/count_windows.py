@@ -28,7 +28,8 @@ LAYERS = {
     "S6": Layer(1024, 1024, 5, 1, 2),
 }
 CONDITIONS = """One sequence of 256 output rows, one group, 128 columns. For each matrix product of a warp (in float32:
-multiply-add) all of its instructions, and those of the innermost loop."""
+multiply-add; a warp's part of a warpgroup's product is 16 of its own) all of its instructions, and those of the
+innermost loop."""
 HEADERS = ("layer", "direction", "rows × columns", "products", "all / product", "in the loop", "ldmatrix", "KB copied")
 HEADERS += ("load a tap, KB", "sectors", "fewest", "phases", "fewest")
 
@@ -50,7 +51,7 @@ def counted(name, direction, kind, target, rows=256):
     session, _ = getattr(windows, direction)(case, target, counters=counters)
     assert not session.faults, str(session.faults)
     own = blocks.blocks_of(direction, layer, kind, target)
-    kernel, product = parse(session.texts[-1]), "fma" if kind == "float32" else "mma"
+    kernel, product = parse(session.texts[-1]), "fma" if kind == "float32" else "wgmma" if own.warpgroups else "mma"
     instructions, loop = counters.instructions(kernel), counters.loop(kernel, product)
     of = "float" if kind == "float32" else "mma"
     products = instructions[of]

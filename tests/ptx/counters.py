@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 CLASSES = {"ld": "load", "st": "store", "atom": "atomic", "cp": "copy", "ldmatrix": "ldmatrix", "mma": "mma"}
-CLASSES |= {"wgmma": "mma", "bar": "barrier", "bra": "branch", "brx": "branch", "ret": "branch", "shfl": "shuffle"}
+CLASSES |= {"fence": "fence", "bar": "barrier", "bra": "branch", "brx": "branch", "ret": "branch", "shfl": "shuffle"}
 SECTOR, BANKS, PHASE = 32, 32, 128  # bytes, words, bytes of shared memory at a time
 
 
@@ -15,6 +15,8 @@ def class_of(i):
     if i.name in ("ld", "st"):
         space = next((m for m in i.mods if m in ("shared", "global")), "param")
         return f"{CLASSES[i.name]} {space}"
+    if i.name == "wgmma":
+        return "mma" if i.mods[0] == "mma_async" else "fence"  # groups and waits too
     if i.name in CLASSES:
         return CLASSES[i.name]
     return "float" if any(m in ("f16", "f32", "bf16", "tf32", "f16x2", "bf16x2") for m in i.mods) else "integer"

@@ -82,6 +82,8 @@ class Machine:
             body = warp.BUILDERS[i.name](i, self)
         elif i.name == "wgmma":
             body = wgmma.build(i, self)
+        elif i.name == "fence" and i.mods[:2] == ("proxy", "async"):
+            body = self.shared.show
         elif i.name in ("fence", "prefetch"):  # the order of lanes is that of the program; no memory is far
             body = lambda m: None  # noqa: E731
         else:

@@ -4,6 +4,7 @@ import numpy as np
 
 NEVER, WRITTEN, IN_FLIGHT = 0, 1, 2
 POISON = 0xFF  # bytes never written: as floats, NaN
+PIECE = 16  # bytes that a product of a warpgroup reads at once
 MANY, TAG_BITS = 63, 6  # readers of one word; a tag is epoch · 64 + warp + 1
 
 
@@ -22,13 +23,26 @@ class Shared:
         self.epoch = np.ones(lanes.count, np.uint32)  # of a lane's CTA: how many barriers it has passed
         self.writer, self.reader = (np.zeros(total // grain, np.uint32) for _ in range(2))
         self.base = (lanes.cta * self.size).astype(np.int64)
+        self.unshown = np.zeros(total // PIECE, np.uint32)  # tags of writes that matrix units cannot see yet
 
     def clear(self):
         """Another chunk of CTAs begins."""
         self.bytes[:], self.state[:], self.writer[:], self.reader[:], self.epoch[:] = POISON, NEVER, 0, 0, 1
+        self.unshown[:] = 0
 
     def barrier(self, mask):
         np.add(self.epoch, 1, out=self.epoch, where=mask)
+
+    def show(self, mask):
+        """fence.proxy.async: products see what these warps wrote, and what others did before the last barrier."""
+        if mask is True:
+            self.unshown[:] = 0
+            return
+        whole = self.unshown.reshape(self.lanes.ctas, -1)
+        for lane in np.flatnonzero(mask)[::32]:
+            tags = whole[self.lanes.cta[lane]]
+            own = (tags & np.uint32(MANY)) == self.warp_tag[lane]
+            tags[own | (tags >> np.uint32(TAG_BITS) < self.epoch[lane])] = 0
 
     def within(self, address, width):
         """Which accesses are within the CTA's memory, and which are aligned."""
@@ -85,6 +99,7 @@ class Shared:
         changes = (self.load(slots, width, size) != rows).any(1) if rows is not None else True
         racing = self._others(self.writer, grains, tags) | self._others(self.reader, grains, tags)
         self.writer[grains] = tags[:, None]
+        self.unshown[slots * width // PIECE] = tags
         return racing.any(1) & changes
 
     def store(self, slots, width, rows, size, state=WRITTEN):

@@ -80,6 +80,7 @@ def without(pattern, replacement=""):
         ("no waits for copies", "in flight", 80, without(r"cp\.async\.wait_group\s+\d+;")),
         ("too few copies waited for", "in flight", 80, without(r"(cp\.async\.wait_group\s+)\d+;", r"\1 7;")),
         ("no copies", "uninitialised", 80, without(r"cp\.async\.c[ag]\.shared\.global [^;]*;")),
+        ("no fences", "unfenced", 90, without(r"fence\.proxy\.async[^;]*;")),
         ("shifted pointers", "out of bounds", 80, without(r"(st\.global[^\[]*\[ *%rd\d+ *\+ *)\d+", r"\g<1>65536")),
         ("crooked pointers", "misaligned", 90, without(r"(st\.global\.v\d[^\[]*\[ *%rd\d+ *\+ *)\d+", r"\g<1>4")),
     ],

@@ -33,8 +33,7 @@ EXECUTED = [
 SEQUENCES = ((2, 131), (30, 7), (40, 1))
 
 
-def case_of(name, kind, sequences=SEQUENCES):
-    layer = LAYERS[name]
+def case_of(layer, kind, sequences=SEQUENCES):
     rows = [(rows - 1) * layer.stride + layer.taps - 2 * layer.padding for _, rows in sequences]
     shapes = [(count, max(1, own)) for (count, _), own in zip(sequences, rows)]
     return windows.Case.of(layer, kind, shapes)
@@ -105,8 +104,8 @@ JUDGED = {
 }
 
 
-def executed(name, what, kind, target=80, sequences=SEQUENCES, **how):
-    session, judged = JUDGED[what](case_of(name, kind, sequences), target=target, **how)
+def executed(layer, what, kind, target=80, sequences=SEQUENCES, **how):
+    session, judged = JUDGED[what](case_of(layer, kind, sequences), target=target, **how)
     judge(session, judged, torch.float32 if what == "weight_grad" else plain_dtype(kind))
     return session
 
@@ -114,7 +113,7 @@ def executed(name, what, kind, target=80, sequences=SEQUENCES, **how):
 @pytest.mark.parametrize("what", JUDGED)
 @pytest.mark.parametrize("name", ["dense", "grouped", "odd"])
 def test_executed(name, what, poisoned):
-    executed(name, what, "bfloat16")
+    executed(LAYERS[name], what, "bfloat16")
 
 
 @pytest.mark.exhaustive
@@ -122,7 +121,7 @@ def test_executed(name, what, poisoned):
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("target, kind", EXECUTED)
 def test_every_kind(target, kind, name, what, poisoned):
-    session = executed(name, what, kind, target)
+    session = executed(LAYERS[name], what, kind, target)
     assert ("mma.sync" in session.texts[0]) == (kind != "float32")
     assert ("cp.async" in session.texts[0]) == (target >= 80)
 
@@ -134,8 +133,8 @@ WINDOW = "convolution_window.cuh"
     "what, kinds, file, right, wrong",
     [
         ("forward", set(), WINDOW, "* STEP - source.padding;", "* STEP - source.padding + 1;"),
-        ("forward", {"in flight"}, WINDOW, "wait_for_copies<(STAY ? 0 : STAGES - 2)>();", ""),
-        ("forward", {"in flight"}, WINDOW, "STAGES - 2)>", "STAGES - 1)>"),
+        ("forward", {"in flight"}, WINDOW, "wait_for_copies<AHEAD - 1>();", ""),
+        ("forward", {"in flight"}, WINDOW, "copies<AHEAD - 1>", "copies<AHEAD>"),
         ("forward", {"race"}, WINDOW, "__syncthreads();", ""),
         ("forward", set(), WINDOW, "swizzled<ROW, WIDE>(16 * (slot", "swizzled<1>(16 * (slot"),
         (
@@ -145,16 +144,22 @@ WINDOW = "convolution_window.cuh"
             "(phase + STRIDE * PADDING",
             "(phase + 1 + STRIDE * PADDING",
         ),
-        ("input_grad", set(), "convolution_input_grad.cu", "swizzled<PITCH, WIDE>(16 * (row", "swizzled<1>(16 * (row"),
+        (
+            "input_grad",
+            set(),
+            "convolution_input_grad.cu",
+            "Weights::place(row, chunk)",
+            "Matrix<1>::place(PITCH * row, chunk)",
+        ),
         ("weight_grad", set(), "convolution_weight_grad.cu", "PADDING - first_tap", "PADDING - 1"),
         ("weight_grad", set(), "convolution_weight_grad.cu", "row < rows.count", "true"),
-        ("weight_grad", {"in flight"}, "convolution_weight_grad.cu", "wait_for_copies<STAGES - 2>();", ""),
+        ("weight_grad", {"in flight"}, WINDOW, "wait_for_copies<AHEAD - 1>();", ""),
     ],
 )
 def test_planted(what, kinds, file, right, wrong):
     """Reported by the machine, or seen in the result."""
     with windows.planted(file, right, wrong):
-        session, judged = JUDGED[what](case_of("grouped" if what != "forward" else "strided", "bfloat16"))
+        session, judged = JUDGED[what](case_of(LAYERS["grouped" if what != "forward" else "strided"], "bfloat16"))
     assert kinds <= session.faults.kinds()
     with pytest.raises(AssertionError):
         judge(session, judged, torch.float32 if what == "weight_grad" else torch.bfloat16)
@@ -166,7 +171,7 @@ def test_planted(what, kinds, file, right, wrong):
 )
 def test_no_bank_conflicts_and_whole_sectors(name, kind, direction):
     counters = Counters()
-    session = executed(name, direction, kind, sequences=((1, 70), (3, 7)), counters=counters)
+    session = executed(LAYERS[name], direction, kind, sequences=((1, 70), (3, 7)), counters=counters)
     shared = counters.total(counters.shared)
     assert shared.taken == shared.least > 0
     for access in ("cp", "st") if direction != "input_grad" else ("cp",):  # rows of a phase lie apart
@@ -202,7 +207,7 @@ def test_tiles_fit_into_their_window(each, step, taps):
 
 
 def test_every_row_has_one_tile():
-    case = case_of("grouped", "bfloat16")
+    case = case_of(LAYERS["grouped"], "bfloat16")
     own = blocks.blocks_of("input_grad", case.layer, "bfloat16", 80)
     walked = tiles.walked_phases(case.runs, case.layer, own, 2, windows.CPU)
     found = torch.zeros(sum(run.sequences * run.in_rows for run in case.runs))

@@ -1,7 +1,8 @@
 """wgmma: products of a warpgroup by operands that lie in shared memory, as their descriptors say. (PTX ISA, 9.7.15)
 
 They are done when they are waited for, the last moment at which the hardware may read: an operand that is overwritten
-too early, or a result that is read too early, shows.
+too early, in shared memory or in registers, or a result that is read too early, shows. So does what they cannot see,
+since no fence stands behind it: registers since the last wgmma.fence, shared memory since fence.proxy.async.
 """
 
 import numpy as np
@@ -21,10 +22,18 @@ class Products:
 
     def __init__(self, machine):
         self.machine, self.committed, self.pending = machine, np.zeros(machine.lanes.count, np.int64), []
+        self.of_registers = []  # products whose left operand is in registers
 
     def clear(self):
         self.committed[:] = 0
         self.pending = []
+        for product in self.of_registers:
+            product.shown = [~register for register in product.a]
+
+    def show(self, mask):
+        """wgmma.fence: products see what registers hold now."""
+        for product in self.of_registers:
+            product.show(mask)
 
     def commit(self, mask):
         np.add(self.committed, 1, out=self.committed, where=mask)
@@ -89,6 +98,12 @@ class _Matrix:
             machine.report("out of bounds", product.i, picked[~inside], f"shared address {int(flat[~inside][0])}")
             picked, flat = picked[inside], flat[inside]
         slots = shared.slots(picked, flat, ROW)
+        if (hidden := shared.unshown[slots] != 0).any():
+            machine.report(
+                "unfenced", product.i, picked[hidden], "an operand in shared memory, written by the other way"
+            )
+        if shared.note_read(picked, slots, ROW).any():
+            machine.report("race", product.i, picked, "reads what another warp wrote since the last barrier")
         states = shared.states(slots, ROW)
         if states is not None:
             for kind, state in (("uninitialised", 0), ("in flight", 2)):
@@ -120,10 +135,24 @@ class Product:
         self.a = [lanes.view(o, "u32") for o in a.parts] if isinstance(a, Vector) else lanes.view(a, "u64")
         self.fragment = operand_of(kind)
         self.right = _Matrix(self.columns, self.depth, size, turned[1], convert)
+        if self.left is None:
+            machine.products.of_registers.append(self)
+
+    def show(self, mask):
+        for kept, now in zip(self.shown, self.a):
+            np.copyto(kept, now, where=mask)
+
+    def _changed(self, kind, since, mask, words):
+        """Report lanes whose left operand is not what it was."""
+        changed = np.any([was != now for was, now in zip(since, self.a)], 0) & mask
+        if changed.any():
+            self.machine.report(kind, self.i, np.flatnonzero(changed), words)
 
     def __call__(self, mask):
         together(self.machine, self.i, mask)
-        a = [r.copy() for r in self.a] if isinstance(self.a, list) else self.a.copy()
+        a = [r.copy() for r in self.a] if self.left is None else self.a.copy()
+        if self.left is None:
+            self._changed("unfenced", self.shown, mask, "registers written since the last fence")
         keeps = np.broadcast_to(self.keeps, self.b.shape).copy()
         self.machine.products.issue(self, mask, (a, self.b.copy(), keeps))
 
@@ -134,6 +163,7 @@ class Product:
             self.machine.report("divergent", self.i, lanes, "some lanes of a warpgroup are not here")
         members = (lanes[:, None] + np.arange(GROUP)).ravel()
         if self.left is None:
+            self._changed("in flight", a, done, "registers overwritten before the product was waited for")
             left = fragments([r[members] for r in a], 16, self.depth, self.fragment).reshape(-1, 64, self.depth)
         else:
             left = self.left.read(self, lanes, a[lanes])
@@ -158,5 +188,5 @@ def build(i, machine):
         left = i.operands[0].bits
         return lambda m: machine.products.wait(m, left)
     if i.mods[0] == "fence":
-        return lambda m: together(machine, i, m)
+        return lambda m: machine.products.show(together(machine, i, m))
     raise Unsupported(i.text)

@@ -33,6 +33,7 @@ class Blocks:
         windows: buffers.
         slots: rows of a window.
         warps_down, warps_along: how warps share the results.
+        warpgroups: whether four of them together ask the matrix units for a product, as on 9.0 only (`wgmma`).
     """
 
     rows: int
@@ -44,6 +45,7 @@ class Blocks:
     slots: int
     warps_down: int
     warps_along: int
+    warpgroups: bool = False
 
     @property
     def threads(self):
@@ -70,7 +72,8 @@ def shared_bytes(direction, blocks, kind):
     size = 16 // chunk_size(kind)
     window = _window_bytes(blocks, kind)
     if direction == "weight_grad":
-        return blocks.stages * (window + blocks.rows * blocks.columns * size + _up(4 * blocks.rows, 16))
+        stage = window + blocks.rows * blocks.columns * size + 4 * blocks.rows
+        return blocks.stages * _up(stage, 1024 if blocks.warpgroups else 16)
     return blocks.windows * window + blocks.stages * blocks.columns * blocks.taps * blocks.channels * size
 
 
@@ -103,6 +106,27 @@ def _walked(direction, layer, kind, rows, most, stages):
     return Blocks(rows, columns, channels, at_once, stages, windows, slots, 4, along)
 
 
+def _multiplied_by_warpgroups(kind, target, source, results):
+    """Whether they can: windows have 64 channels at a time, and results are for more than half of 128 columns."""
+    return target == 90 and kind in ("float16", "bfloat16") and source % 64 == results % 8 == 0 and results > 64
+
+
+def _by_warpgroups(direction, layer, kind, target):
+    """The same where warpgroups multiply, best first: the most rows, for which weights are read the fewest times."""
+    forward, groups = direction == "forward", layer.groups
+    group = layer.in_channels // groups, layer.out_channels // groups
+    source, results = group if forward else group[::-1]
+    if not _multiplied_by_warpgroups(kind, target, source, results):
+        return
+    step, taps = (layer.stride, layer.taps) if forward else (1, -(-layer.taps // layer.stride))
+    ways = [(64, 1), *([(32, taps)] if forward else []), (32, 1)]  # channels and taps of a stage
+    for rows, (channels, at_once), stages in itertools.product((256, 128), ways, (5, 4, 3)):
+        if stages - 2 <= taps // at_once:  # a window is copied no later than the stages that are copied ahead of it
+            slots = rows * step + SEQUENCES[0] * gap(step, taps)
+            windows = 2 if source > channels else 1
+            yield Blocks(rows, 128, channels, at_once, stages, windows, slots, 8, 1, True)
+
+
 def _summed(layer, kind, rows, stages):
     """A weight gradient's blocks with so many rows at a time and stages."""
     fused, chunk = kind == "float32", chunk_size(kind)
@@ -114,6 +138,17 @@ def _summed(layer, kind, rows, stages):
     taps = -(-layer.taps // -(-layer.taps // most))
     slots = rows * layer.stride + SEQUENCES[0] * gap(layer.stride, taps)
     return Blocks(rows, columns, channels, taps, stages, 1, slots, down, 8 // down)
+
+
+def _summed_by_warpgroups(layer, kind, target):
+    """A weight gradient's blocks where two warpgroups multiply, each some taps; none where there is but one."""
+    source, results = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    if layer.taps == 1 or not _multiplied_by_warpgroups(kind, target, source, results):
+        return
+    taps = -(-layer.taps // -(-layer.taps // 5))
+    for rows, stages in ((64, 4), (64, 3), (32, 4), (32, 3)):
+        slots = rows * layer.stride + SEQUENCES[0] * gap(layer.stride, taps)
+        yield Blocks(rows, 128, 64, taps, stages, 1, slots, 8, 1, True)
 
 
 def _filled(direction, layer, kind, own, limit):
@@ -145,11 +180,13 @@ def blocks_of(direction, layer, kind, target):
         ValueError: a layer whose taps do not fit.
     """
     if direction == "weight_grad":
-        tries = [_summed(layer, kind, *size) for size in ((64, 3), (32, 3), (16, 3), (16, 2))]
+        tries = [*_summed_by_warpgroups(layer, kind, target)]
+        tries += [_summed(layer, kind, *size) for size in ((64, 3), (32, 3), (16, 3), (16, 2))]
     else:
         stages = (8, 1), (8, 4), (8, 3), (4, 4), (4, 3), (4, 2), (2, 2)
         sizes = ((rows, *rest) for rows, rest in itertools.product((256, 128, 64), stages))
-        tries = [own for size in sizes if (own := _walked(direction, layer, kind, *size))]
+        tries = [*_by_warpgroups(direction, layer, kind, target)]
+        tries += [own for size in sizes if (own := _walked(direction, layer, kind, *size))]
     two = (SHARED[target] + 1) // 2 - 1  # KiB of each of two programs that a multiprocessor holds at once
     for least in (256, 0):
         for own in tries:

@@ -92,7 +92,7 @@ def compiled(name, specialised, target, form):
 
     Args:
         specialised: the text of `specialised.cuh`.
-        target: compute capability, 90 of 9.0.
+        target: compute capability, 90 of 9.0; "90a" with instructions of that and no other.
         form: "ptx" or "cubin".
     """
     return _compiled(*_what(name, specialised, target, form))

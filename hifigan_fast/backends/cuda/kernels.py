@@ -178,7 +178,10 @@ def _switched(device):
 def _as_asked(kernel, args, constants, capability, form):
     """As `compiler.compiled` takes it: for arguments of these kinds and a device's (major, minor)."""
     major, minor = capability
-    return kernel.source, specialisation(kernel, args, constants), 10 * major + minor, form
+    target = 10 * major + minor
+    if constants.get("WARPGROUPS"):
+        target = f"{target}a"  # instructions of this device and no other
+    return kernel.source, specialisation(kernel, args, constants), target, form
 
 
 def compiled(*what):
