@@ -267,8 +267,10 @@ class Backward:
             grad_waves,
             *self.source.beside(depths, self.active),
         ]
-        # Gradients of maps and those of losses are other inputs, which dtypes alone do not tell apart.
-        key = "backward", type(self.source), len(self.outputs.buffers), self.wanted
+        # Gradients of maps and those of losses are other inputs, which dtypes alone do not tell apart. Nor does anything
+        # else say which layers have weight norm: its magnitudes' gradients may not be wanted.
+        magnitudes = [m is not None for m in self.packing.parameters[1::3]]
+        key = "backward", type(self.source), len(self.outputs.buffers), self.wanted, *magnitudes
         return grad_waves, self.call.again_with_states(key, inputs, lambda: self._kinds(head, grad_waves))
 
     def _kinds(self, grad, grad_waves):
