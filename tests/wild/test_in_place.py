@@ -203,6 +203,7 @@ def test_other_norms_are_read_anew(vits):
 def test_unusual_calls_get_its_own_answer(vits):
     y, y_hat = waves(2)
     calls = [(), (y,), (y, y_hat, y), (y, y_hat[..., :-1]), (y[0], y_hat[0]), (y[..., :1], y_hat[..., :1]), (y, None)]
+    calls += [(y.bfloat16(), y_hat.bfloat16()), (y.double(), y_hat.double())]  # its parameters are of another dtype
     hf.accelerate(vits)
     known = own(vits)
     for args in calls:
