@@ -123,6 +123,11 @@ def test_a_set_of_this_packages_classes_runs_together():
     assert hf.accelerate(hf.MultiPeriodDiscriminator((2,))).entries[0].outcome == "fast already"
 
 
+def test_it_is_proved_by_what_it_computes_whatever_is_saved(vits):
+    with hf.save("bf16"):
+        assert hf.accelerate(vits), "bfloat16 maps have gradients of their accuracy, which is what was asked for"
+
+
 def test_copies_are_fast_and_their_own(vits):
     hf.accelerate(vits)
     other = copy.deepcopy(vits)
