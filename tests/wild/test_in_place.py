@@ -128,6 +128,37 @@ def test_it_is_proved_by_what_it_computes_whatever_is_saved(vits):
         assert hf.accelerate(vits), "bfloat16 maps have gradients of their accuracy, which is what was asked for"
 
 
+class Exact(Pair):
+    """Computed without autocast, wherever it is called."""
+
+    def forward(self, y, y_hat):
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(y, y_hat)
+
+
+class ExactScores(Pair):
+    def forward(self, y, y_hat):
+        real, generated, *maps = super().forward(y, y_hat)
+        return [s.float() for s in real], [s.float() for s in generated], *maps
+
+
+@pytest.mark.parametrize("kind", [Exact, ExactScores])
+def test_what_does_not_follow_autocast_runs_its_own_forward_there(kind):
+    dispatch.warn_once.cache_clear()
+    module = kind(Period(2), Period(3))
+    assert hf.accelerate(module)
+    plain = own(module)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.warns(UserWarning, match="own forward: it does not follow autocast"):
+            found = module(*waves(2))
+        assert "does not follow autocast" in hf.explain(module)
+        expected = plain(*waves(2))
+    for a, b in zip([*found[0], *sum(found[2], [])], [*expected[0], *sum(expected[2], [])], strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    same_output(module, plain)
+    assert " cpu " in hf.explain(module)
+
+
 def test_copies_are_fast_and_their_own(vits):
     hf.accelerate(vits)
     other = copy.deepcopy(vits)
