@@ -223,7 +223,7 @@ def test_pooling(length):
     sides = [torch.randn(2, 1, length, requires_grad=True) for _ in range(2)]
     levels = pooling.pooled_sides(BACKEND, sides)
     expected = [plain.pooled(x) for x in sides]
-    assert pooling.poolable(ours.meanpools, sides)
+    assert pooling.poolable(ours, sides)
     for own, right in zip(levels, expected):
         for a, b in zip(own, right, strict=True):
             torch.testing.assert_close(a, b)
@@ -252,9 +252,18 @@ def test_other_poolings_are_their_own():
     x = torch.zeros(1, 1, 100)
     for change in ({"kernel_size": 3}, {"stride": (3,)}, {"ceil_mode": True}, {"count_include_pad": False}):
         ours.meanpools[1] = torch.nn.AvgPool1d(**{"kernel_size": 4, "stride": 2, "padding": 2, **change})
-        assert not pooling.poolable(ours.meanpools, (x, x)), change
+        assert not pooling.poolable(ours, (x, x)), change
     ours.meanpools[1] = torch.nn.AvgPool1d(4, 2, padding=2)
-    assert pooling.poolable(ours.meanpools, (x, x)) and not pooling.poolable(ours.meanpools, (x, x[..., ::2]))
+    assert pooling.poolable(ours, (x, x)) and not pooling.poolable(ours, (x, x[..., ::2]))
+    handle = ours.meanpools[1].register_full_backward_hook(lambda *_: None)
+    assert not pooling.poolable(ours, (x, x))
+    handle.remove()
+    ours.pooled = lambda x: [x] * pooling.LEVELS
+    assert not pooling.poolable(ours, (x, x))
+    del ours.pooled
+    assert not pooling.poolable(type("Own", (hf.MultiScaleDiscriminator,), {"pooled": ours.pooled})(), (x, x))
+    ours.discriminators = ours.discriminators[:2]
+    assert not pooling.poolable(ours, (x, x))
 
 
 # Of PyTorch's operations, those that a GPU has nothing to do for.
