@@ -147,7 +147,8 @@ class FusedForward:
             what = "a convolution"
         if what:
             return f"{what} changed after accelerate()"
-        return None if self.autocasts or dispatch.map_dtype(like) == like.dtype else "it does not follow autocast"
+        under_autocast = dispatch.autocast_dtype(like.device) is not None
+        return "it does not follow autocast" if under_autocast and not self.autocasts else None
 
     def explained(self, name):
         """Rows of `explain`, one a discriminator."""
