@@ -208,6 +208,15 @@ def test_adversarial_losses(dtype):
         torch.testing.assert_close(ours.double(), theirs, rtol=8 * eps, atol=eps)
 
 
+def test_real_scores_of_inference_mode():
+    with torch.inference_mode():
+        real = [torch.tensor([0.5, 2.0])]
+    generated = torch.tensor([1.0, 3.0], requires_grad=True)
+    with hf.use_backend("triton"):
+        hf.discriminator_loss(real, [generated])[0].backward()
+    torch.testing.assert_close(generated.grad, generated.detach())
+
+
 def test_an_adversarial_loss_differentiates_twice():
     scores = [torch.tensor([0.5, 2.0], requires_grad=True), torch.tensor([1.5], requires_grad=True)]
     with hf.use_backend("triton"):
