@@ -280,4 +280,4 @@ def _fold(wave, stack):
         return wave
     padding = -wave.shape[-1] % stack.period
     wave = F.pad(wave, (0, padding), "reflect") if padding else wave
-    return wave.reshape(*wave.shape[:2], -1, stack.period)
+    return wave.unflatten(2, (-1, stack.period))

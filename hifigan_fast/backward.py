@@ -37,7 +37,7 @@ class Wanted:
     """Whose gradients a backward pass computes.
 
     Attributes:
-        waves, layers: whether a gradient is asked for, [side][wave] and [stack][depth] of (raw, magnitude, bias).
+        waves, layers: whether a gradient is computed, [side][wave] and [stack][depth] of (raw, magnitude, bias).
         active: the members that have a gradient to send down, and something below that wants it.
     """
 
@@ -48,14 +48,21 @@ class Wanted:
 
     @classmethod
     def of(cls, call, needs, given):
-        """`needs`: of each waveform and parameter, flat; `given`: the members any of whose maps has a gradient."""
+        """`needs`: of each waveform and parameter, flat; `given`: each member that has gradients of maps, and the depth
+        of the last of these: layers above have none, which is not zero."""
         needs, given = tuple(needs), tuple(given)
 
         def make():
             waves, layers = call.split(needs)
+            depths, last = len(call.ensemble.layers), dict.fromkeys(range(len(layers)), -1)
+            for (stack, _), depth in given:
+                last[stack] = max(last[stack], depth)
+            layers = [
+                [own if depth <= last[stack] else (False,) * 3 for depth, own in enumerate(owns)]
+                for stack, owns in enumerate(layers)
+            ]
             whole = cls(call.ensemble, waves, layers, ())
-            depths = len(call.ensemble.layers)
-            return cls(call.ensemble, waves, layers, tuple(m for m in given if whole.below(m, depths)))
+            return cls(call.ensemble, waves, layers, tuple(m for m, _ in given if whole.below(m, depths)))
 
         return call.ensemble.once(("wanted", needs, given), make)
 
@@ -190,20 +197,22 @@ class MapGrads:
     """The caller's gradients of the maps, {member: [depth]}, None where there are none.
 
     Attributes:
-        given: the members that have any.
+        given: the members that have any, and the depth of each one's last.
         lies_as_read: whether all lie in memory as `of_maps` returns them.
     """
 
     def __init__(self, ensemble, maps):
         self.ensemble, self.maps = ensemble, maps
-        self.given = tuple(member for member, grads in maps.items() if any(grad is not None for grad in grads))
+        depths = range(len(ensemble.layers) - 1, -1, -1)
+        last = [(member, next((d for d in depths if grads[d] is not None), None)) for member, grads in maps.items()]
+        self.given = tuple(own for own in last if own[1] is not None)
 
     @functools.cached_property
     def lies_as_read(self):
         places = map_strides(self.ensemble)
         return all(
             not grad._is_zerotensor() and not grad.is_neg() and (grad.stride() == strides or _lies_as_rows(grad))
-            for member in self.given
+            for member, _ in self.given
             for grad, strides in zip(self.maps[member][:-1], places[member[0]])
             if grad is not None
         )
@@ -267,8 +276,10 @@ class Backward:
             grad_waves,
             *self.source.beside(depths, self.active),
         ]
-        # Gradients of maps and those of losses are other inputs, which dtypes alone do not tell apart.
-        key = "backward", type(self.source), len(self.outputs.buffers), self.wanted
+        # Gradients of maps and those of losses are other inputs, which dtypes alone do not tell apart. Nor does
+        # anything else say which layers have weight norm: its magnitudes' gradients may not be wanted.
+        magnitudes = [m is not None for m in self.packing.parameters[1::3]]
+        key = "backward", type(self.source), len(self.outputs.buffers), self.wanted, *magnitudes
         return grad_waves, self.call.again_with_states(key, inputs, lambda: self._kinds(head, grad_waves))
 
     def _kinds(self, grad, grad_waves):

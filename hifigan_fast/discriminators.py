@@ -146,7 +146,7 @@ def _run_pair(ensemble, y, y_hat):
 def _pooled(ensemble, y, y_hat):
     backend = dispatch.choose(y.device, dispatch.map_dtype(y)).backend
     fuses = backend.fuses_small_work and not torch.compiler.is_compiling()  # which fuses it itself
-    if fuses and pooling.poolable(ensemble.meanpools, (y, y_hat)):
+    if fuses and pooling.poolable(ensemble, (y, y_hat)):
         return pooling.pooled_sides(backend, (y, y_hat))
     return [ensemble.pooled(y), ensemble.pooled(y_hat)]
 

@@ -209,9 +209,10 @@ def _transform():
 
 def by_operations(*grads: torch.Tensor | None) -> bool:
     """Whether a backward pass is made of PyTorch's operations: its gradients are differentiated again (`create_graph`),
-    or come as a batch (`is_grads_batched`), which no kernel reads."""
-    batched = torch._C._functorch.is_legacy_batchedtensor
-    return torch.is_grad_enabled() or any(grad is not None and batched(grad) for grad in grads)
+    or come as a batch (`is_grads_batched`, `torch.vmap`), which no kernel reads."""
+    functorch = torch._C._functorch
+    batched = functorch.is_legacy_batchedtensor, functorch.is_batchedtensor
+    return torch.is_grad_enabled() or any(grad is not None and is_one(grad) for grad in grads for is_one in batched)
 
 
 @functools.lru_cache(maxsize=64)

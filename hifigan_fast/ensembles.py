@@ -128,7 +128,7 @@ def mismatch(x, parameters):
     """
     if {(p.device, p.dtype) for p in parameters} <= {(x.device, x.dtype)}:  # as nearly always
         return None
-    autocast = dispatch.map_dtype(x) != x.dtype  # mixes dtypes as it sees fit, but for float64
+    autocast = dispatch.autocast_dtype(x.device) is not None  # mixes dtypes as it sees fit, but for float64
     for parameter in parameters:
         if parameter.device != x.device:
             return parameter, "device"

@@ -33,7 +33,8 @@ class LossGrads:
         judged = {side for side, target in enumerate(self.targets) if target is not None and adversarial is not None}
         self._matching = None  # of `_weights`
         self._parts = {}  # by depth, of `rows`
-        self.given = tuple(member for member in self.e.members if features is not None or member[1] in judged)
+        last, members = len(self.e.layers) - 1, self.e.members
+        self.given = tuple((member, last) for member in members if features is not None or member[1] in judged)
 
     lies_as_read = True
 

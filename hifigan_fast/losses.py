@@ -58,6 +58,11 @@ def _flat_pairs(layouts):
     return real == generated and all(is_dense(*layout) and 0 not in layout[0] for layout in real)
 
 
+def _not_saved(tensors):
+    """Whether autograd refuses to save one of them: what was made in inference mode."""
+    return torch.is_grad_enabled() and any(map(torch.Tensor.is_inference, tensors))
+
+
 def _why_not_fused(maps, layouts):
     """Why pairs of maps, real ones first, cannot be read as flat memory by one backend, in words; None if they can."""
     first = maps[0]
@@ -65,6 +70,8 @@ def _why_not_fused(maps, layouts):
         return "maps differ in dtype or device"
     if not first.dtype.is_floating_point or any(map(torch.Tensor.is_neg, maps)):
         return "maps are negated lazily, or not real"
+    if _not_saved(maps):
+        return "maps are of inference mode"
     reason = dispatch.not_fusible(first.device)
     if reason or _flat_pairs(layouts):  # a tracer's lengths may be no numbers to be kept by
         return reason
@@ -118,7 +125,9 @@ def _squared_means(scores, targets):
     first = scores[0]
     if any(s.dtype != first.dtype or s.device != first.device or not s.is_contiguous() or s.is_neg() for s in scores):
         return None
-    if not all(s.numel() for s in scores) or not first.is_floating_point() or dispatch.not_fusible(first.device):
+    if not all(s.numel() for s in scores) or not first.is_floating_point() or _not_saved(scores):
+        return None
+    if dispatch.not_fusible(first.device):
         return None
     backend = dispatch.choose(first.device, first.dtype).backend
     return _SquaredMeans.apply(backend, targets, *scores) if backend.fuses_small_work else None

@@ -7,22 +7,26 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import dispatch
+from .reference import MultiScaleDiscriminator
 
 LEVELS = 3
 
 
-def poolable(meanpools, sides):
-    """Whether `pooled_sides` does what calling these modules on both sides would."""
+def poolable(ensemble, sides):
+    """Whether `pooled_sides` does what `ensemble.pooled` would of both sides."""
     return (
-        len(meanpools) == LEVELS - 1
-        and all(_is_original(pool) for pool in meanpools)
+        type(ensemble).pooled is MultiScaleDiscriminator.pooled
+        and "pooled" not in ensemble.__dict__
+        and len(ensemble.discriminators) == LEVELS == len(ensemble.meanpools) + 1
+        and all(_is_original(pool) for pool in ensemble.meanpools)
         and all(x.is_contiguous() and not x.is_neg() and x.numel() for x in sides)
         and len({(x.shape, x.dtype) for x in sides}) == 1
     )
 
 
 def _is_original(pool):
-    if type(pool) is not nn.AvgPool1d or pool._forward_hooks or pool._forward_pre_hooks or "forward" in pool.__dict__:
+    hooks = pool._forward_hooks, pool._forward_pre_hooks, pool._backward_hooks, pool._backward_pre_hooks
+    if type(pool) is not nn.AvgPool1d or any(hooks) or "forward" in pool.__dict__:
         return False
     numbers = [n[0] if isinstance(n, tuple) else n for n in (pool.kernel_size, pool.stride, pool.padding)]
     return numbers == [4, 2, 2] and not pool.ceil_mode and pool.count_include_pad

@@ -59,3 +59,16 @@ def test_a_generators_half_output_under_autocast():
     assert half.grad.dtype == torch.bfloat16 and half.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="y_hat: expected the dtype of y"):
         ours(y, half)
+
+
+def test_halves_that_are_half_already_under_autocast():
+    """A discriminator of its own meets the generator's output alone."""
+    discriminator, mpd = hf.DiscriminatorP(3), hf.MultiPeriodDiscriminator((2, 3))
+    y, y_hat = (x.bfloat16() for x in parity.waveforms(1, 1024))
+    y_hat.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [discriminator(y_hat)[0], *mpd(y, y_hat)[1]]
+        right = [discriminator(y_hat.float())[0], *mpd(y.float(), y_hat.float())[1]]
+    assert all(map(torch.equal, found, right))
+    grads = [torch.autograd.grad(sum(s.float().sum() for s in scores), y_hat)[0] for scores in (found, right)]
+    assert grads[0].dtype == torch.bfloat16 and torch.equal(*grads)

@@ -107,7 +107,7 @@ def test_compiled_maps_are_the_references_in_layout_and_gradient():
         for a, b in zip(ours, plain):
             assert a.stride() == b.stride() and torch.equal(a, b)
     deep = [maps[3][1][2] for maps in (compiled, eager)]
-    grads = [torch.autograd.grad(m.square().sum(), mpd.discriminators[1].convs.parameters()) for m in deep]
+    grads = [torch.autograd.grad(m.square().sum(), mpd.discriminators[1].convs[:3].parameters()) for m in deep]
     assert_alike(*grads)
 
 

@@ -47,6 +47,18 @@ def test_feature_loss_gradient_is_zero_where_maps_agree_and_nan_where_they_are()
     torch.testing.assert_close(fake.grad, torch.tensor([0.0, 0.5, float("nan"), -0.5]), equal_nan=True)
 
 
+def test_real_maps_of_inference_mode():
+    """Autograd saves none of them, and PyTorch's loss need not."""
+    with torch.inference_mode():
+        real = maps(0)
+    grads = []
+    for function in (hf.feature_loss, reference.feature_loss):
+        fake = maps(1, requires_grad=True)
+        grads.append(torch.autograd.grad(function(real, fake), flat(fake)))
+    for ours, plain in zip(*grads):
+        torch.testing.assert_close(ours, plain)
+
+
 @pytest.mark.parametrize("change", [lambda m: m.transpose(0, 1), lambda m: m.double(), lambda m: m[..., :0]])
 def test_maps_that_cannot_be_read_flat_go_the_reference_way(change):
     real, fake = torch.randn(4, 4, 4), torch.randn(4, 4, 4)

@@ -79,6 +79,25 @@ def test_gradients_of_other_maps_in_other_layouts():
 
 
 @interpreted
+def test_gradients_under_another_norm_are_another_program():
+    """Of one geometry, and of a weight norm whose magnitudes are frozen the same gradients are wanted as of none."""
+    ensemble = SmallEnsemble(LAYERS, (2,), samples=1, length=20).ensemble
+
+    def grads(backend, norm):
+        small = SmallEnsemble(LAYERS, (2,), samples=1, length=20, norm=norm, seed=3)
+        waves, layers, states, leaves = small.leaves(torch.float32)
+        for p in layers[0]:
+            if p.magnitude is not None:
+                p.magnitude.requires_grad_(False)
+        maps = run_ensemble(Call(backend, ensemble, torch.float32, states), waves, layers)
+        sum(m.square().sum() for side in maps for own in side for m in own).backward()
+        return [t.grad for t in leaves]
+
+    for norm in ("weight", "plain", "weight"):
+        assert_same(grads(TRITON, norm), grads(dispatch.BACKENDS["reference"], norm))
+
+
+@interpreted
 def test_a_call_runs_on_other_memory_without_being_asked_again(monkeypatch):
     small = SmallEnsemble(LAYERS, (2,), samples=1, length=20, norm="mixed", sigmas=2, seed=2)
 

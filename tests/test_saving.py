@@ -68,6 +68,12 @@ def test_recomputing_a_step_under_frozen_discriminators():
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-7)
 
 
+def test_kernels_are_judged_whatever_is_saved():
+    with hf.save("bf16"):
+        verdicts = parity.compare(*parity.build_pair("mpd", trained=True), *parity.waveforms(1, 1100))
+    assert verdicts[None].passed, str(verdicts[None])
+
+
 def test_the_environment_says_it_too(monkeypatch):
     from hifigan_fast import dispatch
 

@@ -208,6 +208,15 @@ def test_adversarial_losses(dtype):
         torch.testing.assert_close(ours.double(), theirs, rtol=8 * eps, atol=eps)
 
 
+def test_real_scores_of_inference_mode():
+    with torch.inference_mode():
+        real = [torch.tensor([0.5, 2.0])]
+    generated = torch.tensor([1.0, 3.0], requires_grad=True)
+    with hf.use_backend("triton"):
+        hf.discriminator_loss(real, [generated])[0].backward()
+    torch.testing.assert_close(generated.grad, generated.detach())
+
+
 def test_an_adversarial_loss_differentiates_twice():
     scores = [torch.tensor([0.5, 2.0], requires_grad=True), torch.tensor([1.5], requires_grad=True)]
     with hf.use_backend("triton"):
@@ -223,7 +232,7 @@ def test_pooling(length):
     sides = [torch.randn(2, 1, length, requires_grad=True) for _ in range(2)]
     levels = pooling.pooled_sides(BACKEND, sides)
     expected = [plain.pooled(x) for x in sides]
-    assert pooling.poolable(ours.meanpools, sides)
+    assert pooling.poolable(ours, sides)
     for own, right in zip(levels, expected):
         for a, b in zip(own, right, strict=True):
             torch.testing.assert_close(a, b)
@@ -252,9 +261,18 @@ def test_other_poolings_are_their_own():
     x = torch.zeros(1, 1, 100)
     for change in ({"kernel_size": 3}, {"stride": (3,)}, {"ceil_mode": True}, {"count_include_pad": False}):
         ours.meanpools[1] = torch.nn.AvgPool1d(**{"kernel_size": 4, "stride": 2, "padding": 2, **change})
-        assert not pooling.poolable(ours.meanpools, (x, x)), change
+        assert not pooling.poolable(ours, (x, x)), change
     ours.meanpools[1] = torch.nn.AvgPool1d(4, 2, padding=2)
-    assert pooling.poolable(ours.meanpools, (x, x)) and not pooling.poolable(ours.meanpools, (x, x[..., ::2]))
+    assert pooling.poolable(ours, (x, x)) and not pooling.poolable(ours, (x, x[..., ::2]))
+    handle = ours.meanpools[1].register_full_backward_hook(lambda *_: None)
+    assert not pooling.poolable(ours, (x, x))
+    handle.remove()
+    ours.pooled = lambda x: [x] * pooling.LEVELS
+    assert not pooling.poolable(ours, (x, x))
+    del ours.pooled
+    assert not pooling.poolable(type("Own", (hf.MultiScaleDiscriminator,), {"pooled": ours.pooled})(), (x, x))
+    ours.discriminators = ours.discriminators[:2]
+    assert not pooling.poolable(ours, (x, x))
 
 
 # Of PyTorch's operations, those that a GPU has nothing to do for.
@@ -326,6 +344,22 @@ def test_parameters_of_mixed_dtypes_under_autocast(narrow):
         ours.zero_grad()
         (1000 * real[0].float()).sum().backward()
         results.append([real[0].float(), *(p.grad.float() for p in ours.parameters())])
+    for a, b in zip(*results):
+        assert (a - b).norm() <= 0.05 * b.norm() + 1e-6
+
+
+@pytest.mark.parametrize("build", [lambda: hf.MultiPeriodDiscriminator((2,)), hf.MultiScaleDiscriminator])
+def test_half_waveforms_under_autocast(narrow, build):
+    ours, results = build(), []
+    ours(*parity.waveforms(1, 150))  # spectral norm's first vectors are random
+    ours.eval()
+    for backend in ("triton", "reference"):
+        y, y_hat = (x.half().requires_grad_() for x in parity.waveforms(1, 150))
+        with hf.use_backend(backend), torch.autocast("cpu", torch.float16):
+            real, generated, _, _ = ours(y, y_hat)
+        (1000 * sum(score.float().square().sum() for score in real + generated)).backward()
+        assert y.grad.dtype == torch.float16
+        results.append([x.float() for x in (*real, *generated, y.grad, y_hat.grad)])
     for a, b in zip(*results):
         assert (a - b).norm() <= 0.05 * b.norm() + 1e-6
 

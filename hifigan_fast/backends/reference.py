@@ -12,7 +12,7 @@ def _folded(waves, run):
     wave = waves[run.in_offset : run.in_offset + run.samples * run.in_rows].view(run.samples, 1, run.in_rows)
     padding = -run.in_rows % run.period
     wave = F.pad(wave, (0, padding), "reflect") if padding else wave
-    return wave if run.period == 1 else wave.view(run.samples, 1, -1, run.period)
+    return wave if run.period == 1 else wave.unflatten(2, (-1, run.period))
 
 
 def _map(buffer, offset, run, rows, channels, head=False):
@@ -84,7 +84,7 @@ class ReferenceBackend(SetwiseBackend):
     def stem_input_grad(self, layer, runs, grad_out, weights, grad_waves):
         for run in runs:
             rows = -(-run.in_rows // run.period)
-            grad = self._conv_input_grad("stem", layer, run, grad_out, weights, rows).reshape(run.samples, -1)
+            grad = self._conv_input_grad("stem", layer, run, grad_out, weights, rows).flatten(1)
             padding = rows * run.period - run.in_rows
             wave = grad_waves[run.grad_in_offset : run.grad_in_offset + run.samples * run.in_rows]
             wave = wave.view(run.samples, run.in_rows)

@@ -11,7 +11,7 @@ from torch import nn
 from .. import checks
 from ..discriminators import DiscriminatorP, DiscriminatorS, MultiPeriodDiscriminator, MultiScaleDiscriminator
 from ..ensembles import why_not_fused
-from .conventions import agreed, read_convention
+from .conventions import agreed, read_convention, tensors_in
 from .forward import FusedForward
 from .observe import Refused, observe, untouched
 from .proof import prove
@@ -131,6 +131,7 @@ def _fused_forward(module, defaults):
     reason = why_not_fused(like, members)
     if reason:
         raise Refused(f"no fused pass would run: {reason}")
+    autocasts = _autocasts(module, _waveforms(list(defaults)[:required], _proof(conventions), conventions.dims, like))
     conventions = {required: conventions}
     for count in optional:
         try:
@@ -139,7 +140,7 @@ def _fused_forward(module, defaults):
             continue
         if same == members and their_sources == sources:
             conventions[count] = convention
-    forward = FusedForward(module, members, sources, conventions, defaults)
+    forward = FusedForward(module, members, sources, conventions, defaults, autocasts)
     ratios = [
         _guarded(prove, forward, _waveforms(list(defaults)[:count], _proof(convention), convention.dims, like, batch=1))
         for count, convention in conventions.items()
@@ -186,6 +187,19 @@ def _probe(module, given):
         observed = observe(module, given)
         members, runs = read_stacks(module, observed)
         return members, *read_convention(observed, list(given.values()), members, runs)
+
+
+def _autocasts(module, given):
+    """Whether its own forward is in autocast's dtype: not where it turns that off, or converts what it returns."""
+    kind = next(iter(given.values())).device.type
+    dtype = torch.get_autocast_dtype(kind)
+    try:
+        with untouched(module), torch.no_grad(), torch.autocast(kind, dtype):
+            module.eval()
+            observed = observe(module, given)
+    except Exception:  # what cannot run there is not made to
+        return False
+    return {t.dtype for t in (*[call.out for call in observed.convs], *tensors_in(observed.output))} == {dtype}
 
 
 def _guarded(call, *args):

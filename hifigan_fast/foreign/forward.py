@@ -20,6 +20,7 @@ class FusedForward:
         members, sources: its discriminators, and what each reads.
         conventions: by the number of waveforms in a call.
         defaults: the arguments of its own forward, in order; their defaults.
+        autocasts: whether its own forward is in autocast's dtype, where there is one, from its convolutions on.
         groups: the numbers of the members that run in one pass.
     """
 
@@ -28,6 +29,7 @@ class FusedForward:
     sources: list
     conventions: dict
     defaults: dict
+    autocasts: bool
     stacks: list = field(init=False)
     groups: list = field(init=False)
     state: list = field(init=False)
@@ -84,7 +86,7 @@ class FusedForward:
     def _calls(self, waves, convention):
         if not self._usual(waves, convention):
             return None
-        if ensembles.slower(f"{type(self.module).__name__}'s own forward", self.changed()):
+        if ensembles.slower(f"{type(self.module).__name__}'s own forward", self.why_its_own(waves[0])):
             return None
         if ensembles.slower(ensembles.BY_MODULES, ensembles.why_not_fused(waves[0], self.members)):
             return None
@@ -135,19 +137,23 @@ class FusedForward:
             and first.is_floating_point()
             and first.shape[-1] % convention.multiple == 0
             and first.shape[-1] > max(member.period for member in self.members)  # longer than any pad
-            and ensembles.mismatch(first, self.module.parameters()) is None
+            and ensembles.mismatch(first, list(self.module.parameters())) is None
         )
 
-    def changed(self):
-        """What is not as it was when the module was probed, in words; None if all is."""
+    def why_its_own(self, like):
+        """Why its own forward must run on tensors like `like`, in words; None if it need not."""
         what = changed(self.state)
         if what is None and [member.stack for member in self.members] != self.stacks:
             what = "a convolution"
-        return what and f"{what} changed after accelerate()"
+        if what:
+            return f"{what} changed after accelerate()"
+        under_autocast = dispatch.autocast_dtype(like.device) is not None
+        return "it does not follow autocast" if under_autocast and not self.autocasts else None
 
     def explained(self, name):
         """Rows of `explain`, one a discriminator."""
-        reason, like = self.changed(), next(self.module.parameters())
+        like = next(self.module.parameters())
+        reason = self.why_its_own(like)
         name = name or type(self.module).__name__
         how = (type(self.module).__name__ + "'s own forward", reason) if reason else None
         how = how or ensembles.runs_on(like, self.members)

@@ -91,7 +91,8 @@ def _own(forward, inputs):
 
 def _fused(forward, inputs, order):
     module = forward.module
-    calls = forward.calls(list(inputs.values()))
+    with dispatch.save("maps"):  # what calls are to save later, at the price of exactness, is no fault of it
+        calls = forward.calls(list(inputs.values()))
     if calls is None:
         raise Refused("its parameters differ in dtype or device")
     maps = forward.maps(calls, forward.conventions[len(inputs)].order)

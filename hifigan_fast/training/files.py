@@ -157,7 +157,7 @@ def opened_clip(path, sampling_rate=None, argument="data"):
     try:
         clip = soundfile.SoundFile(path)
     except (OSError, soundfile.SoundFileError) as error:
-        raise ValueError(f"{argument}: {path} is not a readable {path.suffix[1:]}: {error}") from None
+        raise ValueError(f"{argument}: {path} is not a readable {path.suffix[1:] or 'clip'}: {error}") from None
     with clip:
         if sampling_rate is not None and clip.samplerate != sampling_rate:
             raise ValueError(

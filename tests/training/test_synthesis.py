@@ -161,6 +161,7 @@ def bad_inputs():
     yield {"m.npy": np.ones((20, 9), int)}, ["m.npy"], r"inputs: .*m.npy has shape \(20, 9\) and dtype int64"
     yield {"m.npy": b"no mel"}, ["m.npy"], "m.npy is not a readable mel"
     yield {"a.wav": b"no wav"}, ["a.wav"], "inputs: .*a.wav is not a readable wav"
+    yield {"a": b"no wav"}, ["a"], "inputs: .*a is not a readable clip"
     archive = io.BytesIO()
     np.savez(archive, nan)
     yield {"m.npy": archive.getvalue()}, ["m.npy"], "inputs: .*m.npy is not a readable mel"
@@ -174,7 +175,7 @@ def bad_inputs():
     yield {"a.wav": (silence, RATE), "a.npy": nan}, ["a.wav", "a.npy"], "would both be written to .*a.wav"
 
 
-@pytest.mark.parametrize("index", range(13))
+@pytest.mark.parametrize("index", range(14))
 def test_bad_input_is_named_and_nothing_written(trained, tmp_path, capsys, index):
     folder = tmp_path / "in"
     folder.mkdir()

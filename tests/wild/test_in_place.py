@@ -123,6 +123,42 @@ def test_a_set_of_this_packages_classes_runs_together():
     assert hf.accelerate(hf.MultiPeriodDiscriminator((2,))).entries[0].outcome == "fast already"
 
 
+def test_it_is_proved_by_what_it_computes_whatever_is_saved(vits):
+    with hf.save("bf16"):
+        assert hf.accelerate(vits), "bfloat16 maps have gradients of their accuracy, which is what was asked for"
+
+
+class Exact(Pair):
+    """Computed without autocast, wherever it is called."""
+
+    def forward(self, y, y_hat):
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(y, y_hat)
+
+
+class ExactScores(Pair):
+    def forward(self, y, y_hat):
+        real, generated, *maps = super().forward(y, y_hat)
+        return [s.float() for s in real], [s.float() for s in generated], *maps
+
+
+@pytest.mark.parametrize("kind", [Exact, ExactScores])
+def test_what_does_not_follow_autocast_runs_its_own_forward_there(kind):
+    dispatch.warn_once.cache_clear()
+    module = kind(Period(2), Period(3))
+    assert hf.accelerate(module)
+    plain = own(module)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.warns(UserWarning, match="own forward: it does not follow autocast"):
+            found = module(*waves(2))
+        assert "does not follow autocast" in hf.explain(module)
+        expected = plain(*waves(2))
+    for a, b in zip([*found[0], *sum(found[2], [])], [*expected[0], *sum(expected[2], [])], strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    same_output(module, plain)
+    assert " cpu " in hf.explain(module)
+
+
 def test_copies_are_fast_and_their_own(vits):
     hf.accelerate(vits)
     other = copy.deepcopy(vits)
@@ -203,6 +239,7 @@ def test_other_norms_are_read_anew(vits):
 def test_unusual_calls_get_its_own_answer(vits):
     y, y_hat = waves(2)
     calls = [(), (y,), (y, y_hat, y), (y, y_hat[..., :-1]), (y[0], y_hat[0]), (y[..., :1], y_hat[..., :1]), (y, None)]
+    calls += [(y.bfloat16(), y_hat.bfloat16()), (y.double(), y_hat.double())]  # its parameters are of another dtype
     hf.accelerate(vits)
     known = own(vits)
     for args in calls:
