@@ -154,16 +154,17 @@ def convert_file(source: str, target: str, to: str) -> list[str]:
 
 def why_unreadable(error: Exception) -> str:
     """What `torch.load` said of a file, without its advice to trust it, which follows."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0].partition('. ')[0]}"
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    said = str(error).partition("\n")[0].partition(". ")[0]
+    return f"nothing that torch.save wrote, or more than tensors ({type(error).__name__}: {said})"
 
 
 def _read(source):
     try:
         checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # torch's unpickler has many for a file that is none
-        raise ValueError(f"{source}: no checkpoint of tensors: {why_unreadable(error)}") from None
+        raise ValueError(f"IN: {source} is not readable: {why_unreadable(error)}") from None
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{source}: expected a state dict or a dict of them, got a {type(checkpoint).__name__}")
     return checkpoint

@@ -90,8 +90,8 @@ def evaluate(module, y, y_hat, seed=0, autocast=None):
     tensors = {"logits": {}, "maps": {}}
     for side, logits, maps in (("real", outputs[0], outputs[2]), ("generated", outputs[1], outputs[3])):
         for i, score in enumerate(logits):
-            tensors["logits"][f"{side} {i}"] = score
-            tensors["maps"].update({f"{side} {i}.{depth}": m for depth, m in enumerate(maps[i])})
+            tensors["logits"][f"{side}, discriminators.{i}"] = score
+            tensors["maps"].update({f"{side}, discriminators.{i}, map {depth}": m for depth, m in enumerate(maps[i])})
     generator = torch.Generator().manual_seed(seed)
     total = sum(weigh(t, generator) for kind in ("logits", "maps") for t in tensors[kind].values())
     for parameter in module.parameters():

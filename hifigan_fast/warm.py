@@ -5,6 +5,7 @@ CUDA C++ that run some of the layers: a zip file of a few MB. It is read by the 
 Triton as made it; on a device of another generation nothing of it is found, nor of CUDA C++ by another NVRTC.
 """
 
+import importlib.util
 import json
 import re
 import time
@@ -153,6 +154,8 @@ def _read(path):
 
 def run(target, precisions, out=None, source=None, say=print):
     """The command: compile and pack, or unpack `source`. ValueError where no device is named and none is there."""
+    if importlib.util.find_spec("triton") is None:
+        raise ImportError("warm needs Triton, which compiles the kernels: pip install triton")
     if source is not None:
         say("unpacked {} kernels for {}".format(*unpack(source)))
         return 0

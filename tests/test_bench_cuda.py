@@ -21,7 +21,7 @@ def test_the_default_is_by_the_machine(monkeypatch):
     """And says so."""
     here = command._plan("hifigan", None, None, None, None, None, False, "cpu")
     assert (here.batch, here.repeats, here.steps) == (4, 3, [DISCRIMINATOR, GENERATOR])
-    assert "batch 4 × 8192, threads: " in str(here) and "it trains with batch 16" in str(here)
+    assert "batch 4 × 8192 (trained with 16), threads: " in str(here)
     monkeypatch.setattr("hifigan_fast.training.processes.pick_device", lambda name: torch.device("cuda:0"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
     there = command._plan("hifigan", None, None, None, None, None, False, None)

@@ -9,8 +9,8 @@ import pytest
 from hifigan_fast import discriminators, dispatch, info, parity, reference
 from hifigan_fast.cli import main
 
-GREEN = parity.Verdict({"maps": (parity.LIMIT - 0.01, "real 0.1"), "logits": (1.0, "real 0")})
-RED = parity.Verdict({"maps": (parity.LIMIT + 0.01, "real 0.1"), "logits": (1.0, "real 0")})
+GREEN = parity.Verdict({"maps": (parity.LIMIT - 0.01, "real, discriminators.0, map 1"), "logits": (1.0, "real 0")})
+RED = parity.Verdict({"maps": (parity.LIMIT + 0.01, "real, discriminators.0, map 1"), "logits": (1.0, "real 0")})
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_check_prints_a_line_a_backend_and_a_table_if_verbose(one_period, capsys
 def test_check_prints_no_table_unasked(made_up, capsys):
     made_up(GREEN)
     assert main(["check"]) == 0
-    line = "cpu: ok, worst ratio 1.99 (maps: real 0.1)"
+    line = "cpu: ok, worst ratio 1.99 (maps: real, discriminators.0, map 1)"
     *refused, mpd, msd, last = capsys.readouterr().out.splitlines()
     assert (mpd, msd, last) == (f"  mpd, {line}", f"  msd, {line}", "parity ok")
     others = [name for name in dispatch.BACKENDS if name not in parity.able()]
@@ -116,7 +116,7 @@ def test_check_prints_no_table_unasked(made_up, capsys):
 def test_check_fails_where_a_backend_does(made_up, capsys):
     made_up(RED)
     assert main(["check"]) == 1
-    assert "  msd, cpu: FAIL, worst ratio 2.01 (maps: real 0.1)\n" in capsys.readouterr().out
+    assert "  msd, cpu: FAIL, worst ratio 2.01 (maps: real, discriminators.0, map 1)\n" in capsys.readouterr().out
 
 
 def exit_status(args):

@@ -61,12 +61,12 @@ class Plan(NamedTuple):
         return (self.repeats + 1) * sum(each)
 
     def __str__(self):
-        shape = f"batch {self.batch} × {self.length}"
+        fits = f" (trained with {self.workload.batch})" if self.batch < self.workload.batch else ""
+        shape = f"batch {self.batch} × {self.length}{fits}"
         if self.device.type == "cpu":
             shape += f", threads: {torch.get_num_threads()}"
-        fits = f"; it trains with batch {self.workload.batch}" if self.batch < self.workload.batch else ""
         where = machine.named(self.device)
-        return f"speed of {self.workload.what} on {where}, {shape}, interleaved repeats: {self.repeats}{fits}"
+        return f"speed of {self.workload.what} on {where}, {shape}, interleaved repeats: {self.repeats}"
 
 
 def _plan(workload, batch, length, steps, repeats, rivals, full, device):

@@ -198,5 +198,5 @@ def run_synthesis(args):
         print(f"\nstopped at once; the files that are in {args.out} are whole", file=sys.stderr)
         return 128 + signal.SIGINT
     took = time.perf_counter() - begun
-    print(f"{seconds:.1f} s of audio in {args.out}, in {took:.1f} s: {seconds / took:.1f} × real time")
+    print(f"{seconds:.1f} s of audio in {args.out}, in {took:.1f} s: {seconds / took:.1f} × as fast as real time")
     return 0
