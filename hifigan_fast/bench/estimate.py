@@ -11,8 +11,8 @@ from .timing import interleaved, spread
 
 NOTE = "Validation, checkpoints and the reading of wavs come on top."
 MODEL = (
-    "A model, not measured: the least that the datasheet's rates allow. Kernels reach less, PyTorch's far less: hours are "
-    "lower bounds, their ratios no speed-up (docs/gpu.md has one that was measured)."
+    "A model, not measured: the least that the datasheet's rates allow. Kernels reach less, PyTorch's far less: hours "
+    "are lower bounds, their ratios no speed-up (docs/gpu.md has one that was measured)."
 )
 NAMES = {OURS: "hifigan_fast", "frozen": "plain PyTorch, this loop", ORIGINAL: "plain PyTorch, the original's loop"}
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
