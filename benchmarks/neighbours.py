@@ -1,0 +1,92 @@
+"""What a neighbour on the machine costs ours and PyTorch: a discriminator step on one core while another is busy.
+
+python -m benchmarks.neighbours
+
+Of machines that are rented by the core this is what others do there. Needs Linux and two cores.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import statistics
+import sys
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from hifigan_fast import losses, parity, reference
+from hifigan_fast.bench.steps import discriminator_step
+from hifigan_fast.bench.timing import interleaved
+from hifigan_fast.bench.workloads import ENSEMBLES, build
+
+from . import report
+
+COPIED = {"the cache that cores share": 8 << 20, "memory": 512 << 20}  # bytes read, and as many written
+NEIGHBOURS = ("nobody", "multiply-adds in registers", *COPIED)
+
+
+def _busy(what, core):
+    os.sched_setaffinity(0, {core})
+    if what in COPIED:
+        source, target = np.ones((2, COPIED[what]), np.uint8)
+        while True:
+            np.copyto(target, source)
+    while True:
+        report.extension().peak(1)
+
+
+@contextlib.contextmanager
+def beside(what, core):
+    """Within the block a process on a core does this and nothing else."""
+    process = multiprocessing.get_context("spawn").Process(target=_busy, args=(what, core), daemon=True)
+    if what != "nobody":
+        process.start()
+    try:
+        yield
+    finally:
+        if what != "nobody":
+            process.kill()
+            process.join()
+
+
+def steps(ensemble, batch):
+    """{"original", "ours": a discriminator step of an ensemble}."""
+    y, y_hat = parity.waveforms(batch, report.SEGMENT)
+    plain, ours = (build(ensemble, plain=kind) for kind in (True, False))
+    built = {"original": (plain, reference.losses), "ours": (ours, losses)}
+    return {
+        name: lambda modules=modules, by=by: discriminator_step(modules, y, y_hat, by)
+        for name, (modules, by) in built.items()
+    }
+
+
+def command(args):
+    own, other = sorted(os.sched_getaffinity(0))[:2]
+    os.sched_setaffinity(0, {own})
+    torch.set_num_threads(1)
+    rows = []
+    for name in ("mpd", "msd"):
+        calls, quiet = steps(ENSEMBLES[name], args.batch), {}
+        for what in NEIGHBOURS:
+            with beside(what, other):
+                times = interleaved(calls, args.repeats)
+            row = {"ensemble": name, "neighbour": what}
+            for way, seconds in times.items():
+                ms = 1e3 * statistics.median(seconds[1:])
+                row |= {f"{way}, ms": ms, f"{way}, × quiet": ms / quiet.setdefault(way, ms)}
+            rows.append(row)
+    print(tabulate(rows, headers="keys", floatfmt=("", "", ".0f", ".2f", ".0f", ".2f")))
+    if args.out:
+        report.write(args.out, {**report.conditions(args), "neighbours": rows})
+
+
+def main(argv=None):
+    parser = report.parser("neighbours", __doc__.splitlines()[0], repeats=5)
+    report.add_batch(parser)
+    parser.set_defaults(batch=1)
+    return report.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
