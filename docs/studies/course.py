@@ -1,5 +1,6 @@
 """The course of a run, a few steps at a time, and several runs side by side in one process."""
 
+import contextlib
 import dataclasses
 import gc
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 import hifigan_fast
 from hifigan_fast.training import checkpoint, step
@@ -175,14 +177,26 @@ def work(
 def _whole(run, plan, data, scratch, folder, device, stopped):
     """The turns of a run, from its start to its result."""
     begun, out = time.perf_counter(), scratch / plan.name / run.name
-    print(f"{run.name}: {plan.steps} steps, {WAYS[run.way].title}", flush=True)
-    course = Course(run, plan, data, out, device)
-    yield from course.turns(stopped)
-    if not course.finished:
-        return
-    results.write(folder / plan.name / f"{run.name}.json", course.result())
-    shutil.rmtree(out, ignore_errors=True)
+    with _alone(out) if plan.checkpoint else contextlib.nullcontext():
+        print(f"{run.name}: {plan.steps} steps, {WAYS[run.way].title}", flush=True)
+        course = Course(run, plan, data, out, device)
+        yield from course.turns(stopped)
+        if not course.finished:
+            return
+        results.write(folder / plan.name / f"{run.name}.json", course.result())
+        shutil.rmtree(out, ignore_errors=True)
     print(f"{run.name}: done, {(time.perf_counter() - begun) / 60:.1f} minutes of this session", flush=True)
+
+
+@contextlib.contextmanager
+def _alone(out):
+    """Within the block no other process trains in `out`: each would thin out the other's checkpoints."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out.with_name(f"{out.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another process trains it, in {out}: wait for that, or take another --scratch") from None
 
 
 def _report(run, error):

@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 import train_studies
+from filelock import FileLock
 from studies import clips, course, jobs, probes, results, runs
 
 from hifigan_fast.training import checkpoint, step
@@ -126,6 +127,12 @@ def test_a_run_that_fails_says_why(execute, plan, data, tmp_path, monkeypatch, c
     monkeypatch.setattr(step.Trainer, "train_step", None)
     assert course.work([RUN], plan, data, tmp_path, tmp_path) == 1
     assert "Traceback" in capsys.readouterr().err, "of what nobody expects, where it was is said"
+
+
+def test_two_processes_do_not_train_one_run(narrow, plan, data, tmp_path, capsys):
+    with FileLock(tmp_path / "tiny" / f"{RUN.name}.lock"):
+        assert course.work([RUN], plan, data, tmp_path, tmp_path / "results") == 1
+    assert f"{RUN.name}: failed: another process trains it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
