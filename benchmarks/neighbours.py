@@ -40,14 +40,12 @@ def _busy(what, core):
 def beside(what, core):
     """Within the block a process on a core does this and nothing else."""
     process = multiprocessing.get_context("spawn").Process(target=_busy, args=(what, core), daemon=True)
-    if what != "nobody":
-        process.start()
+    process.start()
     try:
         yield
     finally:
-        if what != "nobody":
-            process.kill()
-            process.join()
+        process.kill()
+        process.join()
 
 
 def steps(ensemble, batch):
@@ -69,7 +67,7 @@ def command(args):
     for name in ("mpd", "msd"):
         calls, quiet = steps(ENSEMBLES[name], args.batch), {}
         for what in NEIGHBOURS:
-            with beside(what, other):
+            with contextlib.nullcontext() if what == "nobody" else beside(what, other):
                 times = interleaved(calls, args.repeats)
             row = {"ensemble": name, "neighbour": what}
             for way, seconds in times.items():

@@ -17,6 +17,7 @@ from .autograd import run_ensemble
 from .ensembles import BY_MODULES, Member, slower
 from .geometry import LRELU_SLOPE
 from .reference.discriminators import Scored, ScoredPair
+from .snapshot import has_hooks
 
 ONE_BY_ONE = "one discriminator at a time"  # slower than in one pass
 
@@ -46,10 +47,6 @@ def member_of(discriminator):
 def stack_of(discriminator):
     """A discriminator's layers as data."""
     return member_of(discriminator).stack
-
-
-def has_hooks(module):
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _why_not_together(discriminators):

@@ -126,6 +126,7 @@ def mismatch(x, parameters):
 
     None where all do: they must be where the waveform is, and of its dtype, as for any convolution.
     """
+    parameters = list(parameters)
     if {(p.device, p.dtype) for p in parameters} <= {(x.device, x.dtype)}:  # as nearly always
         return None
     autocast = dispatch.autocast_dtype(x.device) is not None  # mixes dtypes as it sees fit, but for float64

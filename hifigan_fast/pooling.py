@@ -8,6 +8,7 @@ from torch import nn
 
 from . import dispatch
 from .reference import MultiScaleDiscriminator
+from .snapshot import has_hooks
 
 LEVELS = 3
 
@@ -25,8 +26,7 @@ def poolable(ensemble, sides):
 
 
 def _is_original(pool):
-    hooks = pool._forward_hooks, pool._forward_pre_hooks, pool._backward_hooks, pool._backward_pre_hooks
-    if type(pool) is not nn.AvgPool1d or any(hooks) or "forward" in pool.__dict__:
+    if type(pool) is not nn.AvgPool1d or has_hooks(pool) or "forward" in pool.__dict__:
         return False
     numbers = [n[0] if isinstance(n, tuple) else n for n in (pool.kernel_size, pool.stride, pool.padding)]
     return numbers == [4, 2, 2] and not pool.ceil_mode and pool.count_include_pad

@@ -3,16 +3,13 @@
 import itertools
 import operator
 
-CONTENTS = (
-    "__dict__",
-    "_parameters",
-    "_buffers",
-    "_modules",
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+CONTENTS = ("__dict__", "_parameters", "_buffers", "_modules", *HOOKS)
+
+
+def has_hooks(module):
+    """Whether calling a module would call a hook, now or on the way back."""
+    return any(getattr(module, hooks) for hooks in HOOKS)
 
 
 class Snapshot:

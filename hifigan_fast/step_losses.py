@@ -8,7 +8,7 @@ import torch
 
 from . import losses
 from .autograd import run_step
-from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator, fused_pair, has_hooks
+from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator, fused_pair
 from .foreign.forward import FusedForward
 from .reference.step_losses import (
     Discriminators,
@@ -19,6 +19,7 @@ from .reference.step_losses import (
     generator_half,
     summed,
 )
+from .snapshot import has_hooks
 
 
 def discriminator_step_loss(

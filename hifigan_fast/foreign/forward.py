@@ -137,7 +137,7 @@ class FusedForward:
             and first.is_floating_point()
             and first.shape[-1] % convention.multiple == 0
             and first.shape[-1] > max(member.period for member in self.members)  # longer than any pad
-            and ensembles.mismatch(first, list(self.module.parameters())) is None
+            and ensembles.mismatch(first, self.module.parameters()) is None
         )
 
     def why_its_own(self, like):

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from .. import dispatch
+from ..snapshot import HOOKS
 
 CONVS = (nn.Conv1d, nn.Conv2d)
 BEFORE = (nn.AvgPool1d, nn.ReflectionPad1d)  # what a waveform may pass before a stem
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Refused(Exception):

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..ensembles import Member
-from .observe import CONVS, HOOKS, Refused
+from ..snapshot import has_hooks
+from .observe import CONVS, Refused
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -39,7 +40,7 @@ def check_structure(module):
         if any(id(p) not in owned for p in m._parameters.values() if p is not None):
             raise Refused(f"{name or 'it'} is a {type(m).__name__} with parameters of its own")
         if m is not module and not isinstance(m, CONVS):
-            if any(getattr(m, hooks) for hooks in HOOKS):
+            if has_hooks(m):
                 raise Refused(f"{name} has a hook")
             if "forward" in vars(m):
                 raise Refused(f"the forward of {name} is replaced on the instance")

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from .observe import CONVS, HOOKS
+from ..snapshot import has_hooks
+from .observe import CONVS
 
 PLAIN = (bool, int, float, str, tuple, type(None))
 
@@ -36,12 +37,8 @@ def changed(state):
             child = owner._modules.get(name)
             if child is not value:
                 return f"{name} of a {type(owner).__name__}"
-            if not isinstance(child, CONVS) and (hooked(child) or "forward" in child.__dict__):
+            if not isinstance(child, CONVS) and (has_hooks(child) or "forward" in child.__dict__):
                 return f"the hooks of {name} of a {type(owner).__name__}"
         elif getattr(owner, name, None) != value:
             return f"{name} of a {type(owner).__name__}"
     return None
-
-
-def hooked(module):
-    return any(getattr(module, hooks) for hooks in HOOKS)

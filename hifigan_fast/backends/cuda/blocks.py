@@ -87,12 +87,28 @@ def _width(channels, least, most):
     return min(most, max(least, 1 << (channels - 1).bit_length()))
 
 
+def _slots(rows, step, taps):
+    """Of a window for so many rows, and the fewest sequences that begin within them."""
+    return rows * step + SEQUENCES[0] * gap(step, taps)
+
+
+def _group(layer):
+    """Channels of a group, that it reads and that it makes."""
+    return layer.in_channels // layer.groups, layer.out_channels // layer.groups
+
+
+def _walk(direction, layer):
+    """Of a forward pass or an input gradient: channels of a group that it reads and makes, rows from one result to the
+    next, taps."""
+    source, results = _group(layer)
+    if direction == "forward":
+        return source, results, layer.stride, layer.taps
+    return results, source, 1, -(-layer.taps // layer.stride)
+
+
 def _walked(direction, layer, kind, rows, most, stages):
     """A forward pass's or an input gradient's blocks, with windows of `most` chunks; None where they make no sense."""
-    forward, chunk = direction == "forward", chunk_size(kind)
-    group = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-    source, results = group if forward else group[::-1]
-    step, taps = (layer.stride, layer.taps) if forward else (1, -(-layer.taps // layer.stride))
+    chunk, (source, results, step, taps) = chunk_size(kind), _walk(direction, layer)
     columns = _width(results, 16 if chunk == 4 else 8, _widest(kind))
     along = 2 if columns == _widest(kind) else 1
     channels = min(_up(source, chunk), most * chunk)
@@ -102,8 +118,7 @@ def _walked(direction, layer, kind, rows, most, stages):
     if (stay and parts > 1) or (not stay and stages > max(2, -(-taps // at_once) + 1)):
         return None
     windows = 2 if stay or parts > 1 else 1
-    slots = rows * step + SEQUENCES[0] * gap(step, taps)
-    return Blocks(rows, columns, channels, at_once, stages, windows, slots, 4, along)
+    return Blocks(rows, columns, channels, at_once, stages, windows, _slots(rows, step, taps), 4, along)
 
 
 def _multiplied_by_warpgroups(kind, target, source, results):
@@ -113,53 +128,42 @@ def _multiplied_by_warpgroups(kind, target, source, results):
 
 def _by_warpgroups(direction, layer, kind, target):
     """The same where warpgroups multiply, best first: the most rows, for which weights are read the fewest times."""
-    forward, groups = direction == "forward", layer.groups
-    group = layer.in_channels // groups, layer.out_channels // groups
-    source, results = group if forward else group[::-1]
+    source, results, step, taps = _walk(direction, layer)
     if not _multiplied_by_warpgroups(kind, target, source, results):
         return
-    step, taps = (layer.stride, layer.taps) if forward else (1, -(-layer.taps // layer.stride))
-    ways = [(64, 1), *([(32, taps)] if forward else []), (32, 1)]  # channels and taps of a stage
+    ways = [(64, 1), *([(32, taps)] if direction == "forward" else []), (32, 1)]  # channels and taps of a stage
     for rows, (channels, at_once), stages in itertools.product((256, 128), ways, (5, 4, 3)):
         if stages - 2 <= taps // at_once:  # a window is copied no later than the stages that are copied ahead of it
-            slots = rows * step + SEQUENCES[0] * gap(step, taps)
             windows = 2 if source > channels else 1
-            yield Blocks(rows, 128, channels, at_once, stages, windows, slots, 8, 1, True)
+            yield Blocks(rows, 128, channels, at_once, stages, windows, _slots(rows, step, taps), 8, 1, True)
 
 
 def _summed(layer, kind, rows, stages):
     """A weight gradient's blocks with so many rows at a time and stages."""
     fused, chunk = kind == "float32", chunk_size(kind)
-    source, results = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    source, results = _group(layer)
     columns = _width(results, 32 if fused else 16, _widest(kind))
     down = max(1, columns // 64)
     channels = min(_up(source, chunk), 8 * chunk)
     most = max(1, SUMS[not fused] * 256 // columns // channels)
     taps = -(-layer.taps // -(-layer.taps // most))
-    slots = rows * layer.stride + SEQUENCES[0] * gap(layer.stride, taps)
-    return Blocks(rows, columns, channels, taps, stages, 1, slots, down, 8 // down)
+    return Blocks(rows, columns, channels, taps, stages, 1, _slots(rows, layer.stride, taps), down, 8 // down)
 
 
 def _summed_by_warpgroups(layer, kind, target):
     """A weight gradient's blocks where two warpgroups multiply, each some taps; none where there is but one."""
-    source, results = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-    if layer.taps == 1 or not _multiplied_by_warpgroups(kind, target, source, results):
+    if layer.taps == 1 or not _multiplied_by_warpgroups(kind, target, *_group(layer)):
         return
     taps = -(-layer.taps // -(-layer.taps // 5))
     for rows, stages in ((64, 4), (64, 3), (32, 4), (32, 3)):
-        slots = rows * layer.stride + SEQUENCES[0] * gap(layer.stride, taps)
-        yield Blocks(rows, 128, 64, taps, stages, 1, slots, 8, 1, True)
+        yield Blocks(rows, 128, 64, taps, stages, 1, _slots(rows, layer.stride, taps), 8, 1, True)
 
 
 def _filled(direction, layer, kind, own, limit):
     """The same with longer windows where bytes of shared memory are left; of wide programs only, which are alone."""
     if own.columns < _widest(kind):
         return own
-    step, taps = {
-        "forward": (layer.stride, layer.taps),
-        "input_grad": (1, -(-layer.taps // layer.stride)),
-        "weight_grad": (layer.stride, own.taps),
-    }[direction]
+    step, taps = (layer.stride, own.taps) if direction == "weight_grad" else _walk(direction, layer)[2:]
     buffers = own.stages if direction == "weight_grad" else own.windows
     each = buffers * own.channels * 16 // chunk_size(kind)
     left = (limit - shared_bytes(direction, own, kind)) // each // 8 * 8
