@@ -32,7 +32,7 @@ from tests import ways
 
 from . import report
 
-TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+TARGETS = ("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 RESERVED = 1024
 CUDA_TARGETS = tuple(f"sm_{number}" for number in compiler.TARGETS)
 DTYPES = ("float32", "tf32", "bfloat16", "float16")  # of the maps; tf32: float32 maps, multiplied so

@@ -20,7 +20,7 @@ from tests.ptx.parse import Vector, parse
 
 from . import one_step, report
 
-TARGETS = ("sm_80", "sm_90")
+TARGETS = ("sm_75", "sm_80", "sm_89", "sm_90")
 ALIKE, APART = 2, 12  # programs of a convolution's launch that are executed, and of others, whose programs differ
 SHOWN = ("mma", "float", "integer", "ldmatrix", "load shared", "store shared", "load global", "store global", "copy")
 

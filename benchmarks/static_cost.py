@@ -17,8 +17,15 @@ from hifigan_fast.bench.datasheets import DEVICES
 
 from . import counters, one_step, report
 
-# Whose kernels can be executed: GHz at which the datasheet's rates are reached; GB/s of the second cache, assumed.
-EXECUTED = {"A100": (1.41, 4500), "H100": (1.83, 6500), "H200": (1.83, 6500)}
+# Whose kernels can be executed: GHz at which the datasheet's rates are reached; GB/s of the second cache, assumed;
+# phases of shared memory a cycle (Turing has half of the later ones' load and store units).
+EXECUTED = {
+    "T4": (1.59, 1270, 0.5),
+    "A100": (1.41, 4500, 1),
+    "RTX 4090": (2.52, 5000, 1),
+    "H100": (1.83, 6500, 1),
+    "H200": (1.83, 6500, 1),
+}
 SYNC = 620 / 989  # of Hopper's rate what `mma.sync` reaches, assumed
 
 
@@ -57,12 +64,12 @@ def cost(device, arithmetic, launch):
 
 def busy(name, arithmetic, launch):
     """{part: µs that it is busy}, by what was counted."""
-    device, (clock, cache) = DEVICES[name], EXECUTED[name]
+    device, (clock, cache, phases) = DEVICES[name], EXECUTED[name]
     rate = device.rate(arithmetic) * (SYNC if (device.target, launch.matrix) == ("sm_90", "mma.sync") else 1)
     counts, cycles = launch.counts, 1e3 * clock * device.multiprocessors  # a µs, of all multiprocessors
     return {
         "issue": sum(counts.instructions.values()) / (4 * cycles),
-        "shared": (counts.phases[0] + counts.operands / 128) / cycles,
+        "shared": (counts.phases[0] + counts.operands / 128) / (phases * cycles),
         "matrix": counts.flops / (1e6 * rate),
         "cache": 32 * counts.sectors[0] / (1e3 * cache),
         "memory": launch.bytes / (1e3 * device.bandwidth),

@@ -12,6 +12,7 @@ from .parse import Reg, Symbol, Vector
 FLOATS = ("f16", "f32", "bf16")
 PAIRS = ("f16x2", "bf16x2")
 SINK = Symbol("_")  # what is moved there is not wanted
+NAN = {2: np.array(0x7FFF, np.uint16).view(np.float16), 4: np.array(0x7FFFFFFF, np.uint32).view(np.float32)}
 
 
 def _numbers(operand, lanes, kind):
@@ -32,7 +33,15 @@ def _elementwise(ufunc):
         each = (lambda m: m if m is True else np.repeat(m, 2)) if i.kind in PAIRS else lambda m: m
         if i.kind.startswith("bf16"):
             return lambda m: np.copyto(d, narrow(ufunc(*map(widen, sources))), where=each(m))
-        return lambda m: ufunc(*sources, out=d, where=each(m), casting="same_kind")
+        if d.dtype.kind != "f" or d.itemsize not in NAN:
+            return lambda m: ufunc(*sources, out=d, where=each(m), casting="same_kind")
+
+        def run(m):
+            ufunc(*sources, out=d, where=each(m), casting="same_kind")
+            if (nan := np.isnan(d)).any():  # the hardware's is always the same, numpy's the first operand's
+                np.copyto(d, NAN[d.itemsize], where=nan & each(m))
+
+        return run
 
     return build
 

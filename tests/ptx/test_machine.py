@@ -100,3 +100,18 @@ def test_a_result_beyond_its_tensor():
     session, *_ = multiplied(80, rows=M - 1)
     assert session.faults.kinds() == {"out of bounds"}
     assert "behind the start of c" in str(session.faults)
+
+
+@triton.jit
+def added(a, b, out, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(out + at, tl.load(a + at) + tl.load(b + at))
+
+
+def test_a_nan_has_no_payload():
+    """Lanes that add the same numbers in another order have the same bits."""
+    a, b, out = (torch.zeros(128, dtype=torch.float32, device="cpu") for _ in range(3))
+    a.view(torch.int32)[:], b.view(torch.int32)[:] = 0x7FC00001, 0x7FC00002
+    with executing(80) as session:
+        session.launch(added, (1,), (a, b, out), {"BLOCK": 128})
+    assert not session.faults and (out.view(torch.int32) == 0x7FFFFFFF).all()
