@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from . import dispatch, norms, operators, passes
+from . import dispatch, gradients, norms, operators, passes
 from .loss_grads import TARGETS
 from .operators import LIBRARY, OPERATORS
 from .reference import losses
@@ -114,7 +114,7 @@ def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
         return _differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given)
     saved = waves, parameters, buffers, scaling, packed
     wanted, grad_waves, *kinds = operators.backward(call, given, saved, ctx.needs)
-    return wanted.gradients([*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
+    return gradients.of_arguments(wanted, [*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
 
 
 def _save(ctx, saved, buffers):

@@ -71,7 +71,7 @@ class LossGrads:
         return self._matching
 
     def beside(self, depths, active):
-        """As `backward.MapGrads.beside`: others' maps are in the buffers."""
+        """As `map_grads.MapGrads.beside`: others' maps are in the buffers."""
         return [] if self.features is None else [self._weights(active)]
 
     def _rows(self, depth, member):

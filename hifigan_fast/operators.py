@@ -7,17 +7,18 @@ flat buffers, and are made outside.
 
 import functools
 import itertools
-import math
 from typing import NamedTuple
 
 import torch
 
-from . import loss_grads, passes
+from . import gradients, loss_grads, passes
 from .backends.contract import ALIGNED, packed_parts, packed_room, widened
-from .backward import Backward, MapGrads, Packing, Saved, Wanted
+from .backward import Backward, Packing, Saved
 from .dispatch import BACKENDS, autocast_dtype
 from .geometry import Ensemble, Layer, Stack, ensemble_of
+from .map_grads import MapGrads
 from .version import __version__
+from .wanted import Wanted
 
 DESCRIPTION = (
     "int[] layers, float[] slopes, int[] periods, bool folded, int[] levels, int[] weight_sets, int sides, "
@@ -210,7 +211,7 @@ def losses(call, kind, buffers):
 
 
 def backward(call, given, saved, needs):
-    """A pass -> `backward.Wanted`, [the gradient of all waveforms] or [], gradients of raws, magnitudes and biases.
+    """A pass -> `Wanted`, [the gradient of all waveforms] or [], those of raws, magnitudes and biases (`gradients`).
 
     Args:
         given: gradients of maps, kind, those of the losses: as `start_of` takes them.
@@ -277,7 +278,7 @@ def _fake_losses(buffers, kind, *sized):
 
 
 def start_of(call, buffers, needs, map_grads, kind, adversarial, features):
-    """What a backward pass begins with, and what it computes: (source, `backward.Wanted`).
+    """What a backward pass begins with, and what it computes: (source, `Wanted`).
 
     The source is the gradients of a step's losses, or those of maps where there is no `kind`. needs: of each waveform
     and parameter, flat.
@@ -309,7 +310,7 @@ def _run_backward(call, given, waves, parameters, buffers, scaling, packed, need
         outputs.buffers = _recomputed(call, flat, packing.weights(call), wanted, both_sides=features is not None)
     grad_waves, kinds = Backward(call, wanted, packing, flat, outputs, source).run()
     if not call.backend.flat_grads:
-        kinds = [_asked_for(wanted, index, grads) for index, grads in enumerate(kinds)]
+        kinds = [gradients.of_jobs(wanted, kind, grads) for kind, grads in enumerate(kinds)]
     return wanted, [] if grad_waves is None else [grad_waves], *kinds
 
 
@@ -330,26 +331,15 @@ def _recomputed(call, waves, weights, wanted, both_sides):
     return passes.forward(call, waves, weights, members if both_sides else wanted.active)
 
 
-def _asked_for(wanted, index, grads):
-    """Of the gradients of each job's raws, magnitudes or biases (`index`), those that are asked for."""
-    return [grad for (stack, depth), grad in zip(wanted.jobs, grads) if wanted.layers[stack][depth][index]]
-
-
 def _fake_backward(
     map_grads, kind, adversarial, features, waves, parameters, states, buffers, scaling, packed, needs, *sized
 ):
     call = call_of(*sized)
     _, wanted = start_of(call, buffers, needs, map_grads, kind, adversarial, features)
-    e, dtype = call.ensemble, widened(parameters[0][:0], call.dtype).dtype
-    grad_waves = [scaling.new_empty(e.wave_offsets[1])] if wanted.reaches_waves else []
-    kinds = []
-    for index in range(3):
-        layers = [e.layers[depth] for _, depth in wanted.kind(index, call.backend.flat_grads)]
-        rank = 1 if index else 3  # of magnitudes and biases, and of raws
-        shapes = [(layer.out_channels, layer.in_channels // layer.groups, layer.taps)[:rank] for layer in layers]
-        if call.backend.flat_grads and shapes:
-            shapes = [(sum(map(math.prod, shapes)),)]
-        kinds.append([scaling.new_empty(shape, dtype=dtype) for shape in shapes])
+    dtype = widened(parameters[0][:0], call.dtype).dtype
+    grad_waves = [scaling.new_empty(call.ensemble.wave_offsets[1])] if wanted.reaches_waves else []
+    shapes = gradients.shapes(wanted, call.backend.flat_grads)
+    kinds = [[scaling.new_empty(shape, dtype=dtype) for shape in own] for own in shapes]
     return grad_waves, *kinds
 
 

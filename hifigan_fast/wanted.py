@@ -1,0 +1,95 @@
+"""What a backward pass computes: whose gradients, and what that takes at each depth."""
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .geometry import Ensemble, Runs
+
+
+class Step(NamedTuple):
+    """What a backward pass does at one depth.
+
+    Attributes:
+        stacks: whose parameters have a gradient, (stack, its weight sets that have rows); runs: of their members.
+        then: what is sent down, "waves", "input" or nothing; below: the runs that send it.
+    """
+
+    depth: int
+    stacks: list
+    runs: tuple
+    then: str | None
+    below: tuple
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Whose gradients a backward pass computes.
+
+    Attributes:
+        waves, layers: whether a gradient is computed, [side][wave] and [stack][depth] of (raw, magnitude, bias).
+        given: the members that have gradients of maps.
+    """
+
+    ensemble: Ensemble
+    waves: list
+    layers: list
+    given: tuple
+
+    @classmethod
+    def of(cls, call, needs, given):
+        """`needs`: of each waveform and parameter, flat; `given`: each member that has gradients of maps, and the depth
+        of the last of these: layers above have none, which is not zero."""
+        needs, given = tuple(needs), tuple(given)
+
+        def make():
+            waves, layers = call.split(needs)
+            for stack, owns in enumerate(layers):
+                last = max((depth for (own, _), depth in given if own == stack), default=-1)
+                owns[last + 1 :] = [(False,) * 3] * len(owns[last + 1 :])
+            return cls(call.ensemble, waves, layers, tuple(member for member, _ in given))
+
+        return call.ensemble.once(("wanted", needs, given), make)
+
+    def below(self, member, depth):
+        """Whether anything below `depth` of this member wants a gradient."""
+        stack, side = member
+        return self.waves[side][self.ensemble.waves[stack]] or any(any(n) for n in self.layers[stack][:depth])
+
+    @functools.cached_property
+    def active(self):
+        """The members that have a gradient to send down, and something below that wants it."""
+        return tuple(member for member in self.given if self.below(member, len(self.ensemble.layers)))
+
+    @functools.cached_property
+    def jobs(self):
+        """The layers of which a parameter's gradient is computed, (stack, depth), from the head down."""
+        stacks = sorted({stack for stack, _ in self.active})
+        depths = range(len(self.ensemble.layers) - 1, -1, -1)
+        return [(stack, depth) for depth in depths for stack in stacks if any(self.layers[stack][depth])]
+
+    @functools.cached_property
+    def reaches_waves(self):
+        return any(self.below(member, 0) for member in self.active)
+
+    @functools.cached_property
+    def steps(self):
+        """The `Step`s, from the head down."""
+        depths = range(len(self.ensemble.layers) - 1, -1, -1)
+        return [self._step(depth) for depth in depths if any(self.below(member, depth + 1) for member in self.active)]
+
+    def _step(self, depth):
+        e, active = self.ensemble, self.active
+        runs = dict(zip(active, e.runs(depth, active)))
+        own = [stack for stack, at in self.jobs if at == depth]
+        used = {e.weight_sets[stack][side] for stack, side in active}
+        sets = [[s for s in dict.fromkeys(e.weight_sets[stack]) if s in used] for stack in own]
+        below = [member for member in active if self.below(member, depth)]
+        then = None if not below else "input" if depth else "waves"
+        return Step(
+            depth,
+            list(zip(own, sets)),
+            Runs(run for member, run in runs.items() if member[0] in own),
+            then,
+            Runs(runs[member] for member in (active if depth else below)),
+        )
