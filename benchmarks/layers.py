@@ -54,8 +54,8 @@ class LayerCase:
         sets = len(stacks)
         self.backend = dispatch.BACKENDS[backend]
         self.layer = layer = stacks[0].layers[depth]
-        self.role = {0: "stem", len(stacks[0].layers) - 1: "head"}.get(depth, "conv")
         ensemble = Ensemble(stacks, (0,) * sets, (SEGMENT,), samples, 1, tuple((i,) for i in range(sets)))
+        self.role = ensemble.role(depth)
         members = tuple(ensemble.members)
         self.runs = ensemble.runs(depth, members)
         (_, in_rows), (_, out_rows) = (ensemble.offsets(d, members) for d in (depth, depth + 1))

@@ -7,15 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from . import dispatch, gradients, norms, operators, passes
+from .description import SCHEMA, call_of, check, described, sizes
 from .loss_grads import TARGETS
 from .operators import LIBRARY, OPERATORS
 from .reference import losses
 
+LIBRARY.define(f"ensemble(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {SCHEMA}) -> Tensor[] maps")
 LIBRARY.define(
-    f"ensemble(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {operators.DESCRIPTION}) -> Tensor[] maps"
-)
-LIBRARY.define(
-    f"ensemble_step(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, str kind, {operators.DESCRIPTION}) "
+    f"ensemble_step(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, str kind, {SCHEMA}) "
     "-> (Tensor adversarial, Tensor terms, Tensor features)"
 )
 
@@ -35,7 +34,7 @@ def run_ensemble(call, waves, parameters):
     """
     (waves, parameters), e = _arguments(waves, parameters), call.ensemble
     if operators.traced((*waves, *parameters)):
-        maps = OPERATORS.ensemble.default(waves, parameters, call.flat_states(), *operators.description(call))
+        maps = OPERATORS.ensemble.default(waves, parameters, call.flat_states(), *described(call))
     else:
         maps = list(_maps(call, waves, parameters))
     # Slices, not an iterator: PyTorch 2.6 compiles each use of one as if it began anew, and repeats the first maps.
@@ -55,9 +54,7 @@ def run_step(call, kind, waves, parameters):
     """
     waves, parameters = _arguments(waves, parameters)
     if operators.traced((*waves, *parameters)):
-        return OPERATORS.ensemble_step.default(
-            waves, parameters, call.flat_states(), kind, *operators.description(call)
-        )
+        return OPERATORS.ensemble_step.default(waves, parameters, call.flat_states(), kind, *described(call))
     return _losses(call, kind, waves, parameters)
 
 
@@ -170,8 +167,8 @@ def _losses(call, kind, waves, parameters):
 
 
 def _call_of(waves, parameters, states, numbers):
-    call = operators.call_of(*operators.sizes(waves, numbers), *numbers)
-    operators.check(call, waves, parameters)
+    call = call_of(*sizes(waves, numbers), *numbers)
+    check(call, waves, parameters)
     call.states = call.split_states(states)
     return call
 

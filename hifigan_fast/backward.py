@@ -106,7 +106,7 @@ class Backward:
         depth = step.depth
         layer, below = self.e.layers[depth], self.e.layers[depth - 1]
         grad_in = self.call.empty(depth, self.active, grad_out.device)
-        weights, saved, role = self.weights[depth], self._input(depth), self.call.role(depth)
+        weights, saved, role = self.weights[depth], self._input(depth), self.e.role(depth)
         self.backend.input_grad(
             role, layer, below.slope, step.below, grad_out, weights, saved, map_grads, matching, grad_in
         )
@@ -114,7 +114,7 @@ class Backward:
 
     def _weight_grads(self, step, grad_out):
         depth = step.depth
-        layer, weights, role = self.e.layers[depth], self.weights[depth], self.call.role(depth)
+        layer, weights, role = self.e.layers[depth], self.weights[depth], self.e.role(depth)
         sums = self.backend.weight_grad(role, layer, step.runs, self._input(depth), grad_out, weights)
         states = [own[depth] for own in self.call.states]
         for stack, sets in step.stacks:

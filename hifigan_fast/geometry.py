@@ -155,6 +155,10 @@ class Ensemble:
     def layers(self):
         return self.stacks[0].layers
 
+    def role(self, depth):
+        """What a backend calls layer `depth`: "stem", "conv" or "head"."""
+        return {0: "stem", len(self.layers) - 1: "head"}.get(depth, "conv")
+
     @functools.cached_property
     def members(self):
         """Every (stack, side), in the order of the buffers."""

@@ -1,143 +1,43 @@
 """The passes as PyTorch operators, `torch.ops.hifigan_fast`: opaque to torch.compile and torch.export, with fakes.
 
-An operator takes tensors, numbers and words only, so that a graph that holds it can be read, saved and run elsewhere:
-an ensemble is spelled out as `description` does. No two tensors that it returns share a storage: maps are views of its
-flat buffers, and are made outside.
+An operator takes tensors, numbers and words only: a call is spelled out as `description` says. No two tensors that it
+returns share a storage: maps are views of its flat buffers, and are made outside.
 """
 
 import functools
 import itertools
-from typing import NamedTuple
 
 import torch
 
 from . import gradients, loss_grads, passes
 from .backends.contract import ALIGNED, packed_parts, packed_room, widened
 from .backward import Backward, Packing, Saved
+from .description import SCHEMA, call_of, check, described, sizes
 from .dispatch import BACKENDS, autocast_dtype
-from .geometry import Ensemble, Layer, Stack, ensemble_of
 from .map_grads import MapGrads
-from .version import __version__
 from .wanted import Wanted
 
-DESCRIPTION = (
-    "int[] layers, float[] slopes, int[] periods, bool folded, int[] levels, int[] weight_sets, int sides, "
-    "ScalarType dtype, str backend, str save, str version"
-)
 OPERATORS = torch.ops.hifigan_fast
 PLAIN = {torch.Tensor, torch.nn.Parameter, type(None)}  # what has no dispatch of its own
 LIBRARY = torch.library.Library("hifigan_fast", "DEF")
 LIBRARY.define(
-    f"ensemble_forward(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {DESCRIPTION}) "
+    f"ensemble_forward(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {SCHEMA}) "
     "-> (Tensor[] buffers, Tensor scaling, Tensor packed)"
 )
 LIBRARY.define(
     "ensemble_losses(Tensor[] buffers, str kind, SymInt samples, SymInt[] lengths, "
-    f"{DESCRIPTION}) -> (Tensor adversarial, Tensor terms, Tensor features)"
+    f"{SCHEMA}) -> (Tensor adversarial, Tensor terms, Tensor features)"
 )
 LIBRARY.define(
     "ensemble_backward(Tensor?[] map_grads, str kind, Tensor? adversarial, Tensor? features, Tensor?[] waves, "
     "Tensor?[] parameters, Tensor?[] states, Tensor[] buffers, Tensor scaling, Tensor packed, bool[] needs, "
-    f"SymInt samples, SymInt[] lengths, {DESCRIPTION}) "
+    f"SymInt samples, SymInt[] lengths, {SCHEMA}) "
     "-> (Tensor[] waves, Tensor[] raws, Tensor[] magnitudes, Tensor[] biases)"
 )
 LIBRARY.define(
     "power_iterations(Tensor[] weights, Tensor(a!)[] us, Tensor(b!)[] vs, float eps, int iterations, int calls, "
     "str backend) -> (Tensor u, Tensor v, Tensor sigma)"
 )
-
-
-def description(call):
-    """What an operator is told of a `passes.Call`, beside its tensors."""
-    e = call.ensemble
-    return (
-        [  # not by astuple, which PyTorch 2.6 cannot compile
-            number
-            for layer in e.layers
-            for number in (
-                layer.in_channels,
-                layer.out_channels,
-                layer.taps,
-                layer.stride,
-                layer.padding,
-                layer.groups,
-            )
-        ],
-        [layer.slope for layer in e.layers],
-        [stack.period for stack in e.stacks],
-        e.stacks[0].folded,
-        list(e.waves),
-        [s for own in e.weight_sets for s in own],
-        e.sides,
-        call.dtype,
-        call.backend.name,
-        call.save,
-        __version__,  # compilers keep what they made of a graph, also for the next release
-    )
-
-
-class Description(NamedTuple):
-    """The arguments of `DESCRIPTION`, by name.
-
-    Attributes:
-        layers: in and out channels, taps, stride, padding and groups of each depth, flat.
-        slopes: of each depth; periods: of each stack.
-        levels: the waveform that each stack reads.
-        weight_sets: of each stack on each side, flat.
-    """
-
-    layers: list
-    slopes: list
-    periods: list
-    folded: bool
-    levels: list
-    weight_sets: list
-    sides: int
-    dtype: torch.dtype
-    backend: str
-    save: str
-    version: str
-
-
-@functools.lru_cache(maxsize=256)
-def _stacks(layers, slopes, periods, folded):
-    numbers = iter(layers)
-    found = tuple(Layer(*itertools.islice(numbers, 6), slope) for slope in slopes)
-    return tuple(Stack(found, period, folded) for period in periods)
-
-
-def call_of(samples, lengths, *described):
-    """The `passes.Call` of a description, without states, for waveforms of `lengths` [level] and `samples` a side."""
-    d = Description(*described)
-    if d.version != __version__:
-        raise ValueError(
-            f"version: the graph was made by hifigan_fast {d.version}, this is {__version__}: make it again"
-        )
-    stacks = _stacks(tuple(d.layers), tuple(d.slopes), tuple(d.periods), d.folded)
-    sets = tuple(tuple(d.weight_sets[i : i + d.sides]) for i in range(0, len(d.weight_sets), d.sides))
-    symbolic = any(type(size) is not int for size in (samples, *lengths))  # a tracer's
-    make = Ensemble if symbolic else ensemble_of
-    ensemble = make(stacks, tuple(d.levels), tuple(lengths), samples, d.sides, sets)
-    return passes.Call(BACKENDS[d.backend], ensemble, d.dtype, [], d.save)
-
-
-def check(call, waves, parameters, maps=()):
-    """A graph may be called with other tensors than it was made for: what kernels would read wrongly is refused."""
-    given = [t for t in (*waves, *parameters) if t is not None]
-    reason = call.backend.cannot_run(given[0].device, call.dtype)
-    if reason:
-        raise ValueError(f"waves: the graph is for backend {call.backend.name!r}, but {reason}")
-    known = [t for t in maps if t is not None]
-    devices = {t.device for t in (*given, *known)}
-    if len(devices) > 1:
-        raise ValueError(f"tensors: expected one device, got {' and '.join(sorted(map(str, devices)))}")
-    for name, tensors in (("waves", waves), ("parameters", parameters)):
-        for dtype in {t.dtype for t in tensors if t is not None}:
-            if (dtype == torch.float64) != (call.dtype == torch.float64):
-                raise ValueError(f"{name}: the graph is for maps of {call.dtype}, got {dtype}")
-    for dtype in {t.dtype for t in known}:
-        if dtype != call.dtype and not (call.save == "bf16" and dtype == torch.bfloat16):
-            raise ValueError(f"maps: the graph is for {call.dtype}, got {dtype}")
 
 
 def _without_autocast(kernel):
@@ -172,11 +72,6 @@ def _as_a_whole(kernel):
     return run
 
 
-def sizes(waves, described):
-    """Samples of a side, and the lengths of its waveforms."""
-    return waves[0].shape[0], [wave.shape[-1] for wave in waves[: len(waves) // Description(*described).sides]]
-
-
 def _flat(saved):
     """What a forward pass saved, as it was in memory: a hook on saved tensors may give it back in another layout, or
     at an address that is not aligned."""
@@ -197,7 +92,7 @@ def traced(tensors):
 def forward(call, waves, parameters):
     """A pass -> (buffers of all layers, scaling, packed weights)."""
     if traced((*waves, *parameters)):
-        numbers = description(call)
+        numbers = described(call)
         return OPERATORS.ensemble_forward.default(list(waves), list(parameters), call.flat_states(), *numbers)
     return _run_forward(call, waves, parameters)
 
@@ -206,7 +101,7 @@ def losses(call, kind, buffers):
     """A step's losses, as `loss_grads.losses` returns them."""
     if traced(buffers):
         e = call.ensemble
-        return OPERATORS.ensemble_losses.default(buffers, kind, e.samples, e.lengths, *description(call))
+        return OPERATORS.ensemble_losses.default(buffers, kind, e.samples, e.lengths, *described(call))
     return _run_losses(call, kind, buffers)
 
 
@@ -222,7 +117,7 @@ def backward(call, given, saved, needs):
         e = call.ensemble
         tensors = list(waves), list(parameters), call.flat_states(), list(buffers), scaling, packed, list(needs)
         _, wanted = start_of(call, buffers, needs, *given)
-        found = OPERATORS.ensemble_backward.default(*given, *tensors, e.samples, e.lengths, *description(call))
+        found = OPERATORS.ensemble_backward.default(*given, *tensors, e.samples, e.lengths, *described(call))
         return wanted, *found
     return _run_backward(call, given, waves, parameters, buffers, scaling, packed, needs)
 
@@ -235,8 +130,8 @@ def _run_forward(call, waves, parameters):
     return buffers, scaling, packed
 
 
-def _forward(waves, parameters, states, *described):
-    call = call_of(*sizes(waves, described), *described)
+def _forward(waves, parameters, states, *numbers):
+    call = call_of(*sizes(waves, numbers), *numbers)
     check(call, waves, parameters)
     call.states = call.split_states(states)
     buffers, scaling, packed = _run_forward(call, waves, parameters)
@@ -248,8 +143,8 @@ def _forward(waves, parameters, states, *described):
     return buffers, scaling, packed
 
 
-def _fake_forward(waves, parameters, states, *described):
-    call = call_of(*sizes(waves, described), *described)
+def _fake_forward(waves, parameters, states, *numbers):
+    call = call_of(*sizes(waves, numbers), *numbers)
     e, backend = call.ensemble, call.backend
     rows = [e.offsets(depth + 1, e.members)[1] for depth in range(len(e.layers))]
     buffers = [waves[0].new_empty(n * layer.out_channels, dtype=call.dtype) for n, layer in zip(rows, e.layers)]

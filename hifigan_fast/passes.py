@@ -26,9 +26,6 @@ class Call:
     states: list
     save: str = "maps"
 
-    def role(self, depth):
-        return {0: "stem", len(self.ensemble.layers) - 1: "head"}.get(depth, "conv")
-
     def split(self, tensors):
         """Flat arguments -> waves [side][wave], parameters [stack][depth] of (raw, magnitude, bias)."""
         count = self.ensemble.sides * len(self.ensemble.lengths)
@@ -165,7 +162,7 @@ def forward(call, waves, weights, members=None):
     e, buffers, members = call.ensemble, [waves], tuple(members or call.ensemble.members)
     for depth, layer in enumerate(e.layers):
         out = call.empty(depth + 1, e.members, waves.device)
-        call.backend.forward(call.role(depth), layer, e.runs(depth, members), buffers[-1], weights[depth], out)
+        call.backend.forward(e.role(depth), layer, e.runs(depth, members), buffers[-1], weights[depth], out)
         buffers.append(out)
     return buffers[1:]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.library import opcheck
 
 import hifigan_fast as hf
-from hifigan_fast import dispatch, operators, parity
+from hifigan_fast import description, dispatch, parity, passes
 from hifigan_fast.autograd import OPERATORS
 from hifigan_fast.backends import cpu
 from hifigan_fast.discriminators import convs_of
@@ -159,7 +159,7 @@ def arguments(small, backend, needs_grad=True):
         w.detach().permute(2, 1, 0).contiguous().permute(2, 1, 0).requires_grad_(needs_grad) for s in waves for w in s
     ]
     parameters = [t for own in layers for p in own for t in (p.raw, p.magnitude, p.bias)]
-    return call, (flat, parameters, call.flat_states(), *operators.description(call))
+    return call, (flat, parameters, call.flat_states(), *description.described(call))
 
 
 TINY = (Layer(1, 2, 3, 2, 1), Layer(2, 4, 3, 1, 1, groups=2), Layer(4, 1, 3, 1, 1, slope=1.0))
@@ -191,12 +191,12 @@ def test_opcheck(case, name):
     call, forward = arguments(small, backend, needs_grad=False)
     opcheck(OPERATORS.ensemble_forward.default, forward)
     buffers, scaling, packed = OPERATORS.ensemble_forward.default(*forward)
-    maps = operators.passes.maps_of(small.ensemble, buffers)
+    maps = passes.maps_of(small.ensemble, buffers)
     grads = [torch.randn_like(m) if index % 3 else None for index, m in enumerate(maps)]  # as dense and permuted
     waves, parameters, states, *numbers = forward
     needs = [True] * (len(waves) + len(parameters))
     needs[len(waves) :] = [p is not None for p in parameters]
-    sizes = operators.sizes(waves, numbers)
+    sizes = description.sizes(waves, numbers)
     saved = waves, parameters, states, buffers, scaling, packed, needs, *sizes, *numbers
     opcheck(OPERATORS.ensemble_backward.default, (grads, "", None, None, *saved))
     opcheck(OPERATORS.ensemble_losses.default, (buffers, "generator", *sizes, *numbers))

@@ -11,11 +11,11 @@ PACKAGE = Path(hifigan_fast.__file__).parent
 
 # From the bottom up; a module may import from lower layers, and from its own where they are one folder.
 LAYERS = [
-    ["version", "geometry", "extras", "arguments", "cache", "snapshot", "_cpu"],
+    ["version", "geometry", "extras", "arguments", "cache", "scoped", "snapshot", "_cpu"],
     ["backends", "reference", "checks", "layouts", "ratios", "voice", "trust"],
     ["norms", "dispatch"],
     ["passes", "loss_grads", "pooling", "wanted", "gradients"],
-    ["backward", "map_grads"],
+    ["backward", "map_grads", "description"],
     ["operators"],
     ["autograd"],
     ["ensembles"],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import dispatch, operators, parity, reference, trust, warm
+from hifigan_fast import description, dispatch, parity, reference, trust, warm
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.bench.steps import FastLosses, discriminator_step, frozen_generator_step
 from hifigan_fast.bench.workloads import build
@@ -333,7 +333,7 @@ def test_opcheck(backend):
     call = Call(dispatch.BACKENDS[backend], small.ensemble, torch.float32, states)
     tensors = [w for side in waves_in for w in side], [t for own in layers for p in own for t in vars(p).values()]
     moved = [[t.detach().cuda().requires_grad_() for t in own] for own in tensors]
-    arguments = *moved, call.flat_states(), *operators.description(call)
+    arguments = *moved, call.flat_states(), *description.described(call)
     torch.library.opcheck(torch.ops.hifigan_fast.ensemble.default, arguments)
 
 
