@@ -16,6 +16,7 @@ from .backends.cpu import CpuBackend
 from .backends.cuda import CudaBackend
 from .backends.reference import ReferenceBackend
 from .backends.triton import TritonBackend
+from .scoped import within
 
 BACKENDS = {
     backend.name: backend for backend in (CpuBackend(), TritonBackend(), CudaBackend(), ReferenceBackend())
@@ -46,15 +47,6 @@ def _checked(name, source, known=(*BACKENDS, MODULES)):
     return name
 
 
-@contextlib.contextmanager
-def _within(variable, value):
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
-
-
 def use_backend(name: str) -> contextlib.AbstractContextManager[None]:
     """Within the block (of this thread), calls run on backend `name`; ValueError for a name that is none.
 
@@ -64,7 +56,7 @@ def use_backend(name: str) -> contextlib.AbstractContextManager[None]:
     A call that the backend cannot run (another device or dtype) raises ValueError in the block: what was asked for
     by name is never replaced in silence.
     """
-    return _within(_chosen, _checked(name, "backend"))
+    return within(_chosen, _checked(name, "backend"))
 
 
 def save(what: str) -> contextlib.AbstractContextManager[None]:
@@ -78,7 +70,7 @@ def save(what: str) -> contextlib.AbstractContextManager[None]:
     torch.compile compiled stays with what was said when it traced. Around activation checkpointing the block must hold
     the backward pass too: it calls again.
     """
-    return _within(_saved, _checked(what, "what", SAVED))
+    return within(_saved, _checked(what, "what", SAVED))
 
 
 @_constant

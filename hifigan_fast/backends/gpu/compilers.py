@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from ...scoped import within
 from .kernels import instead
 
 PATIENCE = 2.0  # seconds until it is said what takes so long
@@ -81,13 +82,11 @@ def whole(run, side_by_side):
     launch are compiled first, within `side_by_side()`."""
     if instead() is not None:
         return run()
-    token = _whole.set(True)
     try:
-        return run()
+        with within(_whole, True):
+            return run()
     except _NotCompiled:
         pass
-    finally:
-        _whole.reset(token)
     with side_by_side():
         run()
     return run()

@@ -1,6 +1,5 @@
 """What a device is asked for, also one that is not there: CPU tensors stand for its own."""
 
-import contextlib
 import contextvars
 import functools
 import hashlib
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ...scoped import within
 from ...version import __version__
 
 _absent = contextvars.ContextVar("hifigan_fast_absent_device", default=None)
@@ -37,14 +37,9 @@ def absent():
     return _absent.get()
 
 
-@contextlib.contextmanager
 def standing_for(device):
     """Within the block (of this thread) CPU tensors stand for those of the `Absent` device."""
-    token = _absent.set(device)
-    try:
-        yield
-    finally:
-        _absent.reset(token)
+    return within(_absent, device)
 
 
 def asked_for_tf32():

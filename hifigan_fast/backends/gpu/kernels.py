@@ -5,6 +5,8 @@ import contextvars
 import threading
 from abc import ABC, abstractmethod
 
+from ...scoped import within
+
 _instead = contextvars.ContextVar("hifigan_fast_instead_of_launching", default=None)
 _own = threading.local()
 
@@ -29,14 +31,9 @@ def instead():
     return _instead.get()
 
 
-@contextlib.contextmanager
 def instead_of_launching(what):
     """Within the block (of this thread) `what` is done in the place of every launch: results are not written."""
-    token = _instead.set(what)
-    try:
-        yield
-    finally:
-        _instead.reset(token)
+    return within(_instead, what)
 
 
 def cdiv(number, by):

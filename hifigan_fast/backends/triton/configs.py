@@ -4,7 +4,6 @@ Not by lengths: a training run never meets a configuration that no test compiled
 these versions, is kept in the user's cache folder and takes the place of the table's.
 """
 
-import contextlib
 import contextvars
 import functools
 import hashlib
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ... import cache
+from ...scoped import within
 from .. import gpu
 
 TABLE = Path(__file__).with_name("configs.json")
@@ -93,14 +93,9 @@ _changes = 0  # of what is measured
 _tried = contextvars.ContextVar("hifigan_fast_triton_config", default=None)
 
 
-@contextlib.contextmanager
 def trying(config):
     """Within the block every launch that takes a configuration takes this one."""
-    token = _tried.set(config)
-    try:
-        yield
-    finally:
-        _tried.reset(token)
+    return within(_tried, config)
 
 
 @functools.cache
