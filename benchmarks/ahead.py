@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from hifigan_fast import dispatch
 from hifigan_fast.autograd import run_ensemble, run_step
+from hifigan_fast.backends.contract import wide
 from hifigan_fast.backends.cuda import compiler
 from hifigan_fast.backends.cuda import kernels as cuda
 from hifigan_fast.backends.cuda.kernel import Kernel
@@ -135,11 +136,6 @@ def dtype_of(name):
     return torch.float32 if name == "tf32" else getattr(torch, name)
 
 
-def modules_dtype(dtype):
-    """Of the modules and waveforms whose maps are of a dtype: to bfloat16 it is autocast that comes."""
-    return torch.float32 if dtype == torch.bfloat16 else dtype
-
-
 def _triton(kernel, grid, args, meta):
     """(assembly, warps, bytes of shared memory, registers, bytes spilled) of a launch."""
     made = ahead.compile_only(kernel, grid, args, meta)
@@ -187,7 +183,7 @@ def every_configuration(name, arithmetic, backend="triton"):
     """
     own_backend, parameters, states, dtype = dispatch.BACKENDS[backend], [], [], dtype_of(arithmetic)
     stacks = (Stack(LAYERS),) * 2
-    own = modules_dtype(dtype)
+    own = wide(dtype)
 
     def ones(*shape):
         return torch.ones(shape, dtype=own, device="cpu")

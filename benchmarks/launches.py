@@ -18,6 +18,7 @@ from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 
 from hifigan_fast import dispatch
+from hifigan_fast.backends.contract import wide
 from hifigan_fast.bench import graphs, machine, steps, timing
 from hifigan_fast.bench.workloads import ENSEMBLES, build
 from hifigan_fast.parity import waveforms
@@ -73,7 +74,7 @@ def command(args):
         raise ValueError("no GPU is here; `python -m benchmarks.static_cost` models one")
     dtype, device = ahead.dtype_of(args.dtype), torch.device("cuda")
     torch.backends.cudnn.allow_tf32 = args.dtype == "tf32"
-    own = ahead.modules_dtype(dtype)
+    own = wide(dtype)  # of modules and waveforms
     modules = [module.to(device, own) for module in build(ENSEMBLES[args.ensemble], plain=False)]
     y, y_hat = (w.to(device, own) for w in waveforms(args.batch, report.SEGMENT))
 

@@ -5,6 +5,7 @@ import contextlib
 
 import torch
 
+from hifigan_fast.backends.contract import wide
 from hifigan_fast.bench import steps
 from hifigan_fast.bench.workloads import ENSEMBLES, build
 
@@ -36,7 +37,7 @@ def launches(target, args, measure=None):
     if target not in known:
         raise ValueError(f"target: got {target}, the {args.backend} kernels are compiled for {', '.join(known)}")
     dtype, asked = ahead.dtype_of(args.dtype), {"measure": measure} if measure else {}
-    own = ahead.modules_dtype(dtype)
+    own = wide(dtype)  # of modules and waveforms
     modules = [module.to(own) for module in build(ENSEMBLES[args.ensemble], plain=False)]
     y, y_hat = (torch.zeros(args.batch, 1, report.SEGMENT, dtype=own, device="cpu") for _ in range(2))
     half = torch.autocast("cpu", torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()

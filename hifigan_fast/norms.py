@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from .backends.contract import WeightSet, widened
+from .backends.contract import WeightSet, wide, widened
 
 
 @dataclass
@@ -116,7 +116,7 @@ def all_taken(parameters, dtype):
     Nearly always they are so already, which is asked of all at once.
     """
     given = [p for p in parameters if p is not None]
-    known = {torch.float32} if dtype == torch.bfloat16 else {torch.float32, dtype}
+    known = {torch.float32, wide(dtype)}
     if (
         known.issuperset({p.dtype for p in given})
         and all(map(torch.Tensor.is_contiguous, given))
@@ -128,12 +128,8 @@ def all_taken(parameters, dtype):
 
 def as_taken(parameter, dtype):
     """One of `all_taken`, itself where it is so already."""
-    own = parameter.dtype
-    if (
-        (own == torch.float32 or own == dtype != torch.bfloat16)
-        and parameter.is_contiguous()
-        and not parameter.is_neg()
-    ):
+    known = torch.float32, wide(dtype)
+    if parameter.dtype in known and parameter.is_contiguous() and not parameter.is_neg():
         return parameter
     return widened(parameter.detach().resolve_neg(), dtype).contiguous()
 

@@ -123,9 +123,14 @@ def weights_of(layers, sets, scaling, packed):
     return [Weights(*own) for own in zip(sets, parts, biases, forms)]
 
 
+def wide(dtype):
+    """The dtype that waveforms and parameters may have beside float32, for maps of `dtype`: not bfloat16."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
 def widened(tensor, dtype):
-    """Waveforms and parameters as backends take them for maps of `dtype`: of that, but float32 for bfloat16 ones."""
-    return tensor if tensor.dtype == dtype != torch.bfloat16 else tensor.float()
+    """Waveforms and parameters as backends take them for maps of `dtype`."""
+    return tensor if tensor.dtype == wide(dtype) else tensor.float()
 
 
 def _iterate(matrix, u, v, eps):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..backends.contract import WeightSet, weights_of
+from ..backends.contract import WeightSet, weights_of, wide
 from ..backends.gpu.convolutions import Sums
 from ..backends.reference import ReferenceBackend
 from ..backends.triton import configs
@@ -30,7 +30,7 @@ class Place:
 
     @property
     def role(self):
-        return {0: "stem", len(self.ensemble.layers) - 1: "head"}.get(self.depth, "conv")
+        return self.ensemble.role(self.depth)
 
     @property
     def flops(self):
@@ -75,16 +75,15 @@ class Case:
         def randn(*shape, dtype=dtype):
             return torch.randn(*shape, generator=random, device=device, dtype=torch.float32).to(dtype)
 
-        of_parameters = torch.float32 if dtype == torch.bfloat16 else dtype  # and of waveforms
         layer = self.layer
         if self.role == "stem":
-            self.x = randn(ensemble.wave_offsets[1], dtype=of_parameters)
+            self.x = randn(ensemble.wave_offsets[1], dtype=wide(dtype))
         else:
             self.x = randn(ins * layer.in_channels)
         self.grad = randn(outs * layer.out_channels)
         shape = layer.out_channels, layer.in_channels // layer.groups, layer.taps
         self.sets = [
-            WeightSet(randn(*shape, dtype=of_parameters), None, None, randn(shape[0], dtype=of_parameters))
+            WeightSet(randn(*shape, dtype=wide(dtype)), None, None, randn(shape[0], dtype=wide(dtype)))
             for _ in range(ensemble.set_count)
         ]
         self.sources = [([None] * len(self.runs), None)]  # what `input_grad` takes from outside
