@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..gpu.tables import _table
+from ..gpu.tables import as_table, sets_of, spans_of
 from ..kept import kept
 from . import blocks
 
@@ -48,46 +48,37 @@ def _rows_of_phase(layer, phase, run):
     return -(-(run.in_rows - (phase - layer.padding) % layer.stride) // layer.stride)
 
 
-def _sets(runs):
-    return sorted({run.weights for run in runs})
-
-
-def _spans(begin, end, programs):
-    step = max(1, -(-(end - begin) // programs))
-    return [(first, min(first + step, end)) for first in range(begin, end, step)]
-
-
 @kept
 def walked(runs, layer, own, programs, device):
     """A forward pass's `Walked`. Where weights stay (`own`, a `Blocks`, has one stage), about `programs` a set."""
     found, spans = [], []
-    for weights in _sets(runs):
+    for weights in sets_of(runs):
         first = len(found)
         found += _cut(runs, weights, lambda run: run.out_rows, layer.stride, layer.taps, own)
-        spans += _spans(first, len(found), programs if own.stages == 1 else len(found))
-    return Walked(_table(found, 3, device), _table(spans, 2, device))
+        spans += spans_of(first, len(found), programs if own.stages == 1 else len(found))
+    return Walked(as_table(found, 3, device), as_table(spans, 2, device))
 
 
 @kept
 def walked_phases(runs, layer, own, programs, device):
     """The same of an input gradient, of whose weights each phase has its own."""
     found, spans, stride = [], [], layer.stride
-    for weights, phase in itertools.product(_sets(runs), range(stride)):
+    for weights, phase in itertools.product(sets_of(runs), range(stride)):
         begin, rows_of = len(found), functools.partial(_rows_of_phase, layer, phase)
         cut = _cut(runs, weights, rows_of, 1, -(-layer.taps // stride), own)
         found += [(index, phase, *rows) for index, *rows in cut]
-        spans += _spans(begin, len(found), max(1, programs // stride) if own.stages == 1 else len(found))
-    return Walked(_table(found, 4, device), _table(spans, 2, device))
+        spans += spans_of(begin, len(found), max(1, programs // stride) if own.stages == 1 else len(found))
+    return Walked(as_table(found, 4, device), as_table(spans, 2, device))
 
 
 @kept
 def split(runs, layer, own, wanted, device):
     """Of a weight gradient: (`Walked` with about `wanted` programs a set, {weight set: (first program, end)})."""
     found, spans, of_set = [], [], {}
-    for weights in _sets(runs):
+    for weights in sets_of(runs):
         first, first_span = len(found), len(spans)
         found += _cut(runs, weights, lambda run: run.out_rows, layer.stride, own.taps, own)
-        spans += _spans(first, len(found), wanted)
+        spans += spans_of(first, len(found), wanted)
         if len(spans) > first_span:
             of_set[weights] = first_span, len(spans)
-    return Walked(_table(found, 3, device), _table(spans, 2, device)), of_set
+    return Walked(as_table(found, 3, device), as_table(spans, 2, device)), of_set

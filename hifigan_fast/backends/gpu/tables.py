@@ -24,7 +24,8 @@ def _on(device, table):
     return table.to(device)
 
 
-def _table(rows, fields, device):
+def as_table(rows, fields, device):
+    """Rows of so many numbers each, in their order."""
     return _on(device, torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(len(rows), fields))
 
 
@@ -38,6 +39,17 @@ def runs_on(runs, device):
     return _on(device, torch.from_numpy(run_table(runs)))
 
 
+def sets_of(runs):
+    """The sets of weights that runs have."""
+    return sorted({run.weights for run in runs})
+
+
+def spans_of(first, end, count):
+    """Numbers from first up to end cut into about `count` spans: [(first, end)]."""
+    step = max(1, cdiv(end - first, count))
+    return [(begin, min(begin + step, end)) for begin in range(first, end, step)]
+
+
 def _stretches(runs, block, stretch):
     """(run, first one) of every `block` stretches of `stretch` output rows, run by run."""
     for index, run in enumerate(runs):
@@ -48,7 +60,7 @@ def _stretches(runs, block, stretch):
 @kept
 def tiles(runs, block, stretch, device):
     """[tile] of (run, first stretch of output rows), `block` each, run by run."""
-    return _table(list(_stretches(runs, block, stretch)), 2, device)
+    return as_table(list(_stretches(runs, block, stretch)), 2, device)
 
 
 @kept
@@ -59,7 +71,7 @@ def phase_tiles(runs, layer, block, stretch, device):
         first = (phase - layer.padding) % layer.stride if stretch == 1 else -(layer.padding % layer.stride)
         count = max(0, cdiv(run.in_rows - first, each))
         rows += [(index, phase, at) for at in range(0, run.sequences * count, block)]
-    return _table(rows, 3, device)
+    return as_table(rows, 3, device)
 
 
 @dataclass(frozen=True)
@@ -80,17 +92,14 @@ class Splits:
 @kept
 def splits(runs, block, stretch, wanted, device):
     """`Splits` with about `wanted` of them a set, as far as there are tiles."""
-    found, table, of_set = [], [], {}
-    for own in sorted({run.weights for run in runs}):
-        begin = len(found)
+    found, spans, of_set = [], [], {}
+    for own in sets_of(runs):
+        first, first_span = len(found), len(spans)
         found += [tile for tile in _stretches(runs, block, stretch) if runs[tile[0]].weights == own]
-        if len(found) == begin:
-            continue
-        step = -(-(len(found) - begin) // wanted)
-        first_split = len(table)
-        table += [(first, min(first + step, len(found))) for first in range(begin, len(found), step)]
-        of_set[own] = (first_split, len(table))
-    return Splits(_table(found, 2, device), _table(table, 2, device), of_set)
+        spans += spans_of(first, len(found), wanted)
+        if len(spans) > first_span:
+            of_set[own] = first_span, len(spans)
+    return Splits(as_table(found, 2, device), as_table(spans, 2, device), of_set)
 
 
 @kept
@@ -104,7 +113,7 @@ def wave_tiles(runs, block, device):
         for sample, place in itertools.product(range(own[0].samples), range(0, length, block)):
             rows.append((begin, end, sample, place, address + sample * length))
         begin = end
-    return runs_on(runs, device), _table(rows, 5, device)
+    return runs_on(runs, device), as_table(rows, 5, device)
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class Jobs:
         """`terms` of a job's row: how many are summed; the longest sums begin first."""
         longest = sorted(range(len(rows)), key=lambda job: -terms(rows[job]))
         programs = [(job, out) for job in longest for out in range(0, rows[job][Finish.OUT], block)]
-        return cls(_table(programs, 2, device), _table(rows, fields, device))
+        return cls(as_table(programs, 2, device), as_table(rows, fields, device))
 
 
 def _numbers(kind, layer):
@@ -178,7 +187,7 @@ def spectral_jobs(shapes, rows, columns, device):
         [(job, first) for job, shape in enumerate(shapes) for first in range(0, shape[axis], block)]
         for axis, block in ((0, rows), (1, columns))
     )
-    return _table(jobs, len(Spectral), device), *(_table(own, 2, device) for own in programs), outs, sizes
+    return as_table(jobs, len(Spectral), device), *(as_table(own, 2, device) for own in programs), outs, sizes
 
 
 @kept
@@ -191,13 +200,13 @@ def pool_tiles(leads, samples, lengths, block, device):
     for (side, lead), (level, length), sample in itertools.product(enumerate(leads), enumerate(lengths), each):
         rows += [(side, lead + sample * lengths[0], level, first, address) for first in range(0, length, block)]
         address += length
-    return _table(rows, 5, device), address
+    return as_table(rows, 5, device), address
 
 
 @kept
 def numbers(rows, device):
     """Rows of numbers as they are."""
-    return _table(rows, len(rows[0]), device)
+    return as_table(rows, len(rows[0]), device)
 
 
 @kept
@@ -212,4 +221,4 @@ def map_chunks(counts, leads, size, device):
         # A pair without elements has a chunk too: its mean is not a number, as PyTorch's.
         chunks += [(pair, first, min(first + size, count)) for first in range(0, max(count, 1), size)]
         pairs.append((begin, len(chunks), count, *own))
-    return _table(chunks, len(Chunk), device), _table(pairs, len(Pair), device)
+    return as_table(chunks, len(Chunk), device), as_table(pairs, len(Pair), device)
