@@ -1,5 +1,6 @@
 """Discriminators of one waveform, as projects write them; of few channels, since recognition is structural."""
 
+import functools
 import warnings
 
 import torch
@@ -48,6 +49,25 @@ def fold(x, period):
     return x.view(batch, channels, -1, period)
 
 
+def activated(x):
+    return F.leaky_relu(x, 0.1)
+
+
+def scored(x, convs, head, activate=activated):
+    """The raw scores, and all maps: each convolution's after its activation, and the scores."""
+    fmap = []
+    for conv in convs:
+        x = activate(conv(x))
+        fmap.append(x)
+    x = head(x)
+    fmap.append(x)
+    return x, fmap
+
+
+def flat(x, fmap):
+    return torch.flatten(x, 1, -1), fmap
+
+
 class Period(nn.Module):
     """jik876's, VITS's, BigVGAN's: scores and maps, of which the last is the raw scores."""
 
@@ -58,13 +78,8 @@ class Period(nn.Module):
         self.conv_post = normed(nn.Conv2d(self.convs[-1].out_channels, 1, (3, 1), 1, (1, 0)), norm)
 
     def forward(self, x):
-        x, fmap = fold(x, self.period), []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), self.slope)
-            fmap.append(x)
-        x = self.conv_post(x)
-        fmap.append(x)
-        return torch.flatten(x, 1, -1), fmap
+        activate = functools.partial(F.leaky_relu, negative_slope=self.slope)
+        return flat(*scored(fold(x, self.period), self.convs, self.conv_post, activate))
 
 
 class Scale(nn.Module):
@@ -74,13 +89,18 @@ class Scale(nn.Module):
         self.conv_post = normed(nn.Conv1d(self.convs[-1].out_channels, 1, 3, 1, 1), norm)
 
     def forward(self, x):
-        fmap = []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.1)
-            fmap.append(x)
-        x = self.conv_post(x)
-        fmap.append(x)
-        return torch.flatten(x, 1, -1), fmap
+        return flat(*scored(x, self.convs, self.conv_post))
+
+
+def both_scored(calls):
+    """Scores and maps of (discriminator, y, y_hat)s, each called twice: real and generated scores, then maps."""
+    real, generated, maps_r, maps_g = [], [], [], []
+    for d, y, y_hat in calls:
+        for x, scores, maps in ((y, real, maps_r), (y_hat, generated, maps_g)):
+            score, fmap = d(x)
+            scores.append(score)
+            maps.append(fmap)
+    return real, generated, maps_r, maps_g
 
 
 class Pair(nn.Module):
@@ -91,15 +111,7 @@ class Pair(nn.Module):
         self.discriminators = nn.ModuleList(discriminators)
 
     def forward(self, y, y_hat):
-        real, generated, maps_r, maps_g = [], [], [], []
-        for d in self.discriminators:
-            score, fmap = d(y)
-            score_hat, fmap_hat = d(y_hat)
-            real.append(score)
-            maps_r.append(fmap)
-            generated.append(score_hat)
-            maps_g.append(fmap_hat)
-        return real, generated, maps_r, maps_g
+        return both_scored((d, y, y_hat) for d in self.discriminators)
 
 
 class Single(nn.Module):

@@ -1,10 +1,25 @@
 """Sets of discriminators as other projects have them: what they take and return, and what is peculiar to each."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .parts import SCALE_LAYERS, Pair, Period, Scale, Single, fold, normed, period_convs, scale_convs
+from .parts import (
+    SCALE_LAYERS,
+    Pair,
+    Period,
+    Scale,
+    Single,
+    both_scored,
+    flat,
+    fold,
+    normed,
+    period_convs,
+    scale_convs,
+    scored,
+)
 
 
 class PooledPair(nn.Module):
@@ -16,15 +31,13 @@ class PooledPair(nn.Module):
         self.meanpools = nn.ModuleList([nn.AvgPool1d(4, 2, padding=2), nn.AvgPool1d(4, 2, padding=2)])
 
     def forward(self, y, y_hat):
-        real, generated, maps_r, maps_g = [], [], [], []
+        return both_scored(self._calls(y, y_hat))
+
+    def _calls(self, y, y_hat):
         for i, d in enumerate(self.discriminators):
             if i:
                 y, y_hat = self.meanpools[i - 1](y), self.meanpools[i - 1](y_hat)
-            for x, scores, maps in ((y, real, maps_r), (y_hat, generated, maps_g)):
-                score, fmap = d(x)
-                scores.append(score)
-                maps.append(fmap)
-        return real, generated, maps_r, maps_g
+            yield d, y, y_hat
 
 
 class CoquiScales(nn.Module):
@@ -90,13 +103,7 @@ class ApplioPeriod(nn.Module):
         self.lrelu = nn.LeakyReLU(0.1)
 
     def forward(self, x):
-        x, fmap = fold(x, self.period), []
-        for conv in self.convs:
-            x = self.lrelu(conv(x))
-            fmap.append(x)
-        x = self.conv_post(x)
-        fmap.append(x)
-        return torch.flatten(x, 1, -1), fmap
+        return flat(*scored(fold(x, self.period), self.convs, self.conv_post, self.lrelu))
 
 
 class GanPeriod(nn.Module):
@@ -220,13 +227,7 @@ class AudiocraftPeriod(nn.Module):
         self.conv_post = NormConv(normed(nn.Conv2d(8, 1, (3, 1), padding=(1, 0))))
 
     def forward(self, x):
-        x, fmap = fold(x, self.period), []
-        for conv in self.convs:
-            x = self.activation(conv(x))
-            fmap.append(x)
-        x = self.conv_post(x)
-        fmap.append(x)
-        return x, fmap
+        return scored(fold(x, self.period), self.convs, self.conv_post, self.activation)
 
 
 class AudiocraftScale(nn.Module):
@@ -242,13 +243,7 @@ class AudiocraftScale(nn.Module):
         self.conv_post = NormConv(normed(nn.Conv1d(16, 1, 3, padding=1)))
 
     def forward(self, x):
-        fmap = []
-        for conv in self.convs:
-            x = self.activation(conv(x))
-            fmap.append(x)
-        x = self.conv_post(x)
-        fmap.append(x)
-        return x, fmap
+        return scored(x, self.convs, self.conv_post, self.activation)
 
 
 class AudiocraftScales(nn.Module):
@@ -280,16 +275,9 @@ class VocosPeriod(nn.Module):
         self.conv_post = normed(nn.Conv2d(8, 1, (3, 1), 1, padding=(1, 0)))
 
     def forward(self, x, which=None):
-        x, fmap = fold(x.unsqueeze(1), self.period), []
-        for i, conv in enumerate(self.convs):
-            x = F.leaky_relu(conv(x), 0.1)
-            if i > 0:
-                fmap.append(x)
-        h = 0 if which is None else (self.emb(which).view(1, -1, 1, 1) * x).sum(1, keepdims=True)
-        x = self.conv_post(x)
-        fmap.append(x)
-        x += h
-        return torch.flatten(x, 1, -1), fmap
+        x, (_, *fmap) = scored(fold(x.unsqueeze(1), self.period), self.convs, self.conv_post)
+        x += 0 if which is None else (self.emb(which).view(1, -1, 1, 1) * fmap[-2]).sum(1, keepdims=True)
+        return flat(x, fmap)
 
 
 class VocosPair(nn.Module):
@@ -298,26 +286,16 @@ class VocosPair(nn.Module):
         self.discriminators = nn.ModuleList([VocosPeriod(2, classes), VocosPeriod(3, classes)])
 
     def forward(self, y, y_hat, bandwidth_id=None):
-        real, generated, maps_r, maps_g = [], [], [], []
-        for d in self.discriminators:
-            for x, scores, maps in ((y, real, maps_r), (y_hat, generated, maps_g)):
-                score, fmap = d(x, bandwidth_id)
-                scores.append(score)
-                maps.append(fmap)
-        return real, generated, maps_r, maps_g
+        calls = [functools.partial(d, which=bandwidth_id) for d in self.discriminators]
+        return both_scored((call, y, y_hat) for call in calls)
 
 
 class InPlacePeriod(Period):
     """openvpi's: the activation is in place, and so is what the map was before it."""
 
     def forward(self, x):
-        x, fmap = fold(x, self.period), []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.1, inplace=True)
-            fmap.append(x)
-        x = self.conv_post(x)
-        fmap.append(x)
-        return torch.flatten(x, 1, -1), fmap
+        activate = functools.partial(F.leaky_relu, negative_slope=0.1, inplace=True)
+        return flat(*scored(fold(x, self.period), self.convs, self.conv_post, activate))
 
 
 class NemoPair(Pair):
@@ -335,13 +313,7 @@ class Spectrogram(nn.Module):
 
     def forward(self, x):
         x = torch.stft(x.squeeze(1), 64, window=torch.hann_window(64), return_complex=True).abs().unsqueeze(1)
-        fmap = []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.1)
-            fmap.append(x)
-        x = self.conv_post(x)
-        fmap.append(x)
-        return torch.flatten(x, 1, -1), fmap
+        return flat(*scored(x, self.convs, self.conv_post))
 
 
 class ReflectConv(nn.Module):
@@ -356,19 +328,14 @@ class ReflectConv(nn.Module):
         return self.conv(F.pad(x, (0, 0, self.padding, self.padding), "reflect"))
 
 
-class SpeechBrain(nn.Module):
+class SpeechBrain(CoquiVocoder):
     """Periods that pad by reflection in every layer, beside plain scales."""
 
     def __init__(self):
         super().__init__()
-        self.mpd, self.msd = Single(Period(2), Period(3)), CoquiScales()
+        self.mpd = Single(Period(2), Period(3))
         for d in self.mpd.discriminators:
             d.convs, d.conv_post = nn.ModuleList(map(ReflectConv, d.convs)), ReflectConv(d.conv_post)
-
-    def forward(self, x):
-        scores, feats = self.mpd(x)
-        scores_, feats_ = self.msd(x)
-        return scores + scores_, feats + feats_
 
 
 class CosyVoice(nn.Module):
