@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..gpu.tables import as_table, sets_of, spans_of
+from ..gpu.tables import as_table, sets_of, spans_of, split
 from ..kept import kept
 from . import blocks
 
@@ -72,13 +72,10 @@ def walked_phases(runs, layer, own, programs, device):
 
 
 @kept
-def split(runs, layer, own, wanted, device):
-    """Of a weight gradient: (`Walked` with about `wanted` programs a set, {weight set: (first program, end)})."""
-    found, spans, of_set = [], [], {}
-    for weights in sets_of(runs):
-        first, first_span = len(found), len(spans)
-        found += _cut(runs, weights, lambda run: run.out_rows, layer.stride, own.taps, own)
-        spans += spans_of(first, len(found), wanted)
-        if len(spans) > first_span:
-            of_set[weights] = first_span, len(spans)
-    return Walked(as_table(found, 3, device), as_table(spans, 2, device)), of_set
+def splits(runs, layer, own, wanted, device):
+    """A weight gradient's `tables.Splits`, of tiles as a forward pass has them."""
+
+    def tiles_of(weights):
+        return _cut(runs, weights, lambda run: run.out_rows, layer.stride, own.taps, own)
+
+    return split(runs, tiles_of, 3, wanted, device)

@@ -39,7 +39,7 @@ def launched(direction, layer, like):
 
 def _programs(device, columns, runs):
     """How many walk through a set's tiles, where as many more have other columns."""
-    sets = len({run.weights for run in runs})
+    sets = len(tables.sets_of(runs))
     return max(1, cdiv(AT_ONCE * devices.multiprocessors(device), columns * sets))
 
 
@@ -90,19 +90,19 @@ def weight_grad(kernels, found, layer, runs, x, grad_out, weights):
     device, group = grad_out.device, layer.in_channels // layer.groups
     columns = layer.groups * cdiv(layer.out_channels // layer.groups, own.columns)
     programs = columns, cdiv(layer.taps, own.taps) * cdiv(group, own.channels)
-    walked, of_set = tiles.split(runs, layer, own, splits_of_a_set(layer, runs, programs, x, grad_out), device)
-    sums = Sums.empty(layer, len(walked.spans), of_set, device)
+    splits = tiles.splits(runs, layer, own, splits_of_a_set(layer, runs, programs, x, grad_out), device)
+    sums = Sums.empty(layer, len(splits.table), splits.of_set, device)
     kernels.launch(
         device,
         kernels.window_weight_grad,
-        (len(walked.spans), *programs),
+        (len(splits.table), *programs),
         x,
         grad_out,
         sums.partial,
         sums.bias,
         tables.runs_on(runs, device),
-        walked.tiles,
-        walked.spans,
+        splits.tiles,
+        splits.table,
         **constants,
     )
     return sums

@@ -117,7 +117,7 @@ def splits_of_a_set(layer, runs, blocks, x, grad_out, each=1):
 
     More fill the device, and all their sums are written, `each` of a split: a fourth of what is read, at most.
     """
-    sets = len({run.weights for run in runs})
+    sets = len(tables.sets_of(runs))
     by_programs = cdiv(PROGRAMS, blocks[0] * blocks[1] * sets)
     by_memory = (x.nbytes + grad_out.nbytes) // (4 * 4 * sets * each * layer.weights)
     return max(1, min(by_programs, by_memory))

@@ -79,7 +79,7 @@ class Splits:
     """The rows of a weight gradient: tiles set by set, and how many consecutive ones are summed by one program.
 
     Attributes:
-        tiles: [tile] of (run, first stretch of output rows).
+        tiles: [tile] of (run, first stretch of output rows), or of what else a backend's tiles are.
         table: [split] of (first tile, end).
         of_set: {weight set: (first split, end)}.
     """
@@ -89,17 +89,26 @@ class Splits:
     of_set: dict
 
 
-@kept
-def splits(runs, block, stretch, wanted, device):
-    """`Splits` with about `wanted` of them a set, as far as there are tiles."""
+def split(runs, tiles_of, fields, wanted, device):
+    """`Splits` with about `wanted` of them a set, as far as there are tiles: `tiles_of` a set, rows of `fields` numbers."""
     found, spans, of_set = [], [], {}
     for own in sets_of(runs):
         first, first_span = len(found), len(spans)
-        found += [tile for tile in _stretches(runs, block, stretch) if runs[tile[0]].weights == own]
+        found += tiles_of(own)
         spans += spans_of(first, len(found), wanted)
         if len(spans) > first_span:
             of_set[own] = first_span, len(spans)
-    return Splits(as_table(found, 2, device), as_table(spans, 2, device), of_set)
+    return Splits(as_table(found, fields, device), as_table(spans, 2, device), of_set)
+
+
+@kept
+def splits(runs, block, stretch, wanted, device):
+    """A weight gradient's `Splits`, of `block` stretches of output rows at a time."""
+
+    def tiles_of(weights):
+        return [tile for tile in _stretches(runs, block, stretch) if runs[tile[0]].weights == weights]
+
+    return split(runs, tiles_of, 2, wanted, device)
 
 
 @kept

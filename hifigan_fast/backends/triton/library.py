@@ -14,6 +14,7 @@ import torch
 from ..contract import as_it_lies
 from ..gpu.convolutions import Sums
 from ..gpu.program import not_again
+from ..gpu.tables import sets_of
 
 ATEN = torch.ops.aten
 _lock = threading.Lock()  # the flag is the process's, backward passes are threads
@@ -71,13 +72,18 @@ def _grads(layer, run, grad_out):
 
 def _weight(layer, weights, run):
     """[out, in / groups, taps], a view of the packed weights."""
-    return weights.packed.view(-1, layer.out_channels, layer.taps, layer.in_channels // layer.groups)[
-        run.weights
-    ].transpose(1, 2)
+    packed = weights.packed.view(-1, layer.out_channels, layer.taps, layer.in_channels // layer.groups)
+    return packed[run.weights].transpose(1, 2)
 
 
 def _geometry(layer):
     return [layer.stride], [layer.padding], [1], False, [0], layer.groups
+
+
+def _backward(layer, run, grad_out, x, weights, wanted):
+    operands = _grads(layer, run, grad_out), _inputs(layer, run, x), _weight(layer, weights, run)
+    with _deterministic():
+        return ATEN.convolution_backward(*operands, None, *_geometry(layer), wanted)
 
 
 def forward(layer, runs, x, weights, out):
@@ -92,12 +98,7 @@ def input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching
     not_again()
     numbers = {run: number for number, run in enumerate(runs)}
     for whole, parts in _joined(runs):
-        x, weight = _inputs(layer, whole, saved), _weight(layer, weights, whole)
-        only = [True, False, False]
-        with _deterministic():
-            grad = ATEN.convolution_backward(_grads(layer, whole, grad_out), x, weight, None, *_geometry(layer), only)[
-                0
-            ]
+        grad, _, _ = _backward(layer, whole, grad_out, saved, weights, [True, False, False])
         for run, own in zip(parts, grad.split([run.sequences for run in parts])):
             mask, given = _inputs(layer, run, saved), map_grads[numbers[run]]
             if given is not None:
@@ -111,17 +112,13 @@ def input_grad(layer, slope, runs, grad_out, weights, saved, map_grads, matching
 def weight_grad(layer, runs, x, grad_out, weights):
     """A split a set."""
     not_again()
-    sets = sorted({run.weights for run in runs})
+    sets = sets_of(runs)
     shape = len(sets), layer.out_channels, layer.taps, layer.in_channels // layer.groups
     sums = torch.zeros(shape, dtype=torch.float32, device=x.device)
     bias = sums.new_zeros(shape[:2])
     for run, _ in _joined(runs):
-        inputs, grad, own = _inputs(layer, run, x), _grads(layer, run, grad_out), sets.index(run.weights)
-        only = [False, True, False]
-        with _deterministic():
-            found = ATEN.convolution_backward(
-                grad, inputs, _weight(layer, weights, run), None, *_geometry(layer), only
-            )[1]
+        _, found, _ = _backward(layer, run, grad_out, x, weights, [False, True, False])
+        own = sets.index(run.weights)
         sums[own] += found.transpose(1, 2)
-        bias[own] += grad.sum((0, 2), dtype=torch.float32)
+        bias[own] += _grads(layer, run, grad_out).sum((0, 2), dtype=torch.float32)
     return Sums(sums, bias, {s: (i, i + 1) for i, s in enumerate(sets)})
