@@ -1,5 +1,6 @@
 """How a module is called and what it returns: its waveforms, the order of its calls, and where each map goes."""
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -91,10 +92,16 @@ def read_convention(observed, waves, members, runs):
     if len(orders) > 1 or sorted(next(iter(orders))) != list(range(len(waves))):
         raise Refused("not every discriminator is called once on each waveform")
     (order,) = orders
-    seen = iter(runs)
-    calls = [(order[[n for n, _ in runs[:i]].count(number)], number, chain) for i, (number, chain) in enumerate(seen)]
-    output = _template(observed.output, _known_maps(calls))
+    output = _template(observed.output, _known_maps(by_wave(runs, order)))
     return Convention(waves[0].dim(), order, output), [sources[number] for number in range(len(members))]
+
+
+def by_wave(runs, order):
+    """Runs of stacks as (which waveform, number, chain), where each stack is called on the waveforms in `order`."""
+    called = Counter()
+    for number, chain in runs:
+        yield order[called[number]], number, chain
+        called[number] += 1
 
 
 def _known_waves(observed, waves):

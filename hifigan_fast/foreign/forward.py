@@ -177,7 +177,6 @@ class FusedForward:
         source, period = self.sources[number], self.members[number].period
         for module in source.before:
             sides = [module(x) for x in sides]
-        whole = (
-            period if source.always and sides[0].shape[-1] % period == 0 else 0
-        )  # a part of one is the stem's affair
+        # A part of a period is the stem's affair.
+        whole = period if source.always and sides[0].shape[-1] % period == 0 else 0
         return (*map(id, source.before), whole), [F.pad(x, (0, whole), "reflect") for x in sides] if whole else sides

@@ -7,7 +7,7 @@ from torch.func import functional_call
 
 from .. import dispatch
 from ..ratios import LIMIT, SMALL, SMALL_FLOOR_ULPS, error_ratio, weigh
-from .conventions import read_convention, tensors_in
+from .conventions import by_wave, read_convention, tensors_in
 from .observe import Refused, observe, untouched
 from .recognition import convs_in, merged, read_stacks
 from .state import changed, state_of
@@ -79,10 +79,8 @@ def _own(forward, inputs):
     convention, _ = read_convention(observed, [x.detach() for x in inputs.values()], members, runs)
     if merged(forward.members, members) != forward.members or convention != forward.conventions[len(inputs)]:
         raise Refused("in training mode it does something else than in evaluation mode")
-    order, maps, calls = [], [], [0] * len(members)
-    for number, chain in runs:
-        wave = convention.order[calls[number]]
-        calls[number] += 1
+    order, maps = [], []
+    for wave, number, chain in by_wave(runs, convention.order):
         order += [(wave, number, depth) for depth in range(len(chain))]
         maps += [call.seen for call in chain[1:]] + [chain[-1].out]
     leaves = {**inputs, **dict(module.named_parameters())}
