@@ -88,12 +88,12 @@ def streams(monkeypatch):
 
     main = Stream()
     seen.main = seen.current = main
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: seen.current)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: seen.current)
     monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(seen, "current", stream))
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: on("capture"))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: on("capture"))
     return seen
 
 

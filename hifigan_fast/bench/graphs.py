@@ -2,7 +2,7 @@
 
 import torch
 
-WARM_UP = 3  # ordinary calls before a capture: workspaces and tables are made in them
+from ..training.graph import WARM_UP, aside, capture
 
 
 def captured(run, modules):
@@ -26,16 +26,10 @@ def _capture(run, modules):
         for conv in module.modules():  # legacy weight norm's last graph would tie a capture to this stream
             if hasattr(conv, "weight_g"):
                 conv.weight = conv.weight.detach()
-    main, side = torch.cuda.current_stream(), torch.cuda.Stream()
-    side.wait_stream(main)
-    with torch.cuda.stream(side):
+
+    def warm_up():
         for _ in range(WARM_UP):
             run()
-    main.wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            run()
-    finally:
-        torch.cuda.set_stream(main)
-    return graph
+
+    aside(warm_up, torch.cuda.Stream())
+    return capture(run)[0]

@@ -9,6 +9,32 @@ import torch
 WARM_UP = 3  # ordinary steps before the capture: tables, workspaces and optimizer states are made in them
 
 
+def aside(run: Callable[[], Any], stream: torch.cuda.Stream, device: torch.device | None = None) -> Any:
+    """What `run()` returns, run on another stream: as a capture wants it of what runs before."""
+    current = torch.cuda.current_stream(device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        results = run()
+    current.wait_stream(stream)
+    return results
+
+
+def capture(
+    run: Callable[[], Any], stream: torch.cuda.Stream | None = None, device: torch.device | None = None
+) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A CUDA graph of `run()`, and what that returned, which nothing has computed yet.
+
+    What fails to be captured leaves the current stream as it was, and raises what it raised.
+    """
+    graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            return graph, run()
+    except BaseException:
+        torch.cuda.set_stream(current)  # what a capture that fails does not
+        raise
+
+
 class GraphedStep:
     """Calls `run` as a CUDA graph, once it has run `WARM_UP` times on inputs of these shapes.
 
@@ -25,7 +51,7 @@ class GraphedStep:
         self, run: Callable[..., Any], optimizers: Sequence[torch.optim.Optimizer], device: torch.device
     ) -> None:
         self.run, self.optimizers, self.device = run, optimizers, device
-        # Of all but the replays: none of the library's own, and no other step's.
+        # Of all but the replays: none of the library's own, and no other step's. What legacy norms keep is tied to it.
         self.stream = torch.cuda.Stream(device)
         self.graph = self.inputs = self.shapes = self.results = None
         self.warm, self.refused = 0, False
@@ -38,29 +64,15 @@ class GraphedStep:
             self.shapes, self.warm = shapes, 0
         if shapes != self.shapes or self.warm < WARM_UP:
             self.warm += shapes == self.shapes
-            return self._on_a_side_stream(inputs)
-        if self.graph is None:
-            stream = torch.cuda.current_stream(self.device)
-            try:
-                self._capture(inputs)
-            except RuntimeError as error:
-                self._refuse(error, stream)
-                return self.run(*inputs)
+            self._make_capturable()
+            return aside(lambda: self.run(*inputs), self.stream, self.device)
+        if self.graph is None and not self._captured(inputs):
+            return self.run(*inputs)
         for kept, given in zip(self.inputs, inputs):
             if kept is not None:
                 kept.copy_(given)
         self.graph.replay()
         return type(self.results)(*(t.clone() for t in self.results))
-
-    def _on_a_side_stream(self, inputs):
-        """As a capture wants it of what runs before, and where it comes to be: what legacy norms keep is tied to it."""
-        self._make_capturable()
-        current = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            results = self.run(*inputs)
-        current.wait_stream(self.stream)
-        return results
 
     def _make_capturable(self):
         """Step counts and learning rates on the device, also after a checkpoint was loaded."""
@@ -71,16 +83,15 @@ class GraphedStep:
             for state in optimizer.state.values():
                 state["step"] = state["step"].to(self.device)
 
-    def _capture(self, inputs):
-        self.inputs = [None if t is None else t.clone() for t in inputs]
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            self.results = self.run(*self.inputs)
-
-    def _refuse(self, error, stream):
-        """Leaves behind what a capture had begun: it ran nothing on the device."""
-        torch.cuda.set_stream(stream)  # what a capture that fails does not
-        self.graph = self.inputs = self.results = None
-        self.refused = True
-        reason = str(error).partition("\n")[0]
-        warnings.warn(f"hifigan_fast: steps run without a CUDA graph, a capture failed: {reason}", stacklevel=3)
+    def _captured(self, inputs):
+        """Whether the step could be captured on inputs of these shapes; a warning says why not."""
+        kept = [None if t is None else t.clone() for t in inputs]
+        try:
+            self.graph, self.results = capture(lambda: self.run(*kept), self.stream, self.device)
+        except RuntimeError as error:
+            self.refused = True
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"hifigan_fast: steps run without a CUDA graph, a capture failed: {reason}", stacklevel=3)
+            return False
+        self.inputs = kept
+        return True
