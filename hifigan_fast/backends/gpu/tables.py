@@ -90,7 +90,7 @@ class Splits:
 
 
 def split(runs, tiles_of, fields, wanted, device):
-    """`Splits` with about `wanted` of them a set, as far as there are tiles: `tiles_of` a set, rows of `fields` numbers."""
+    """`Splits` with about `wanted` of them a set, as far as there are tiles; `tiles_of` a set: rows of `fields`."""
     found, spans, of_set = [], [], {}
     for own in sets_of(runs):
         first, first_span = len(found), len(spans)
