@@ -13,7 +13,6 @@ from studies import bands, clips, pages, parting, results, runs
 from tabulate import tabulate
 
 PAGE = pages.DOCS / "fidelity.md"
-MEASURES = {"mel_error": "mel error", "stft": "STFT distance", "pesq": "PESQ"}
 PARTS = ("generator", "discriminators")
 
 
@@ -47,11 +46,6 @@ def parting_section(found):
     return f"{how} Medians over the seeds:\n\n{table}\n"
 
 
-def probed(result, name):
-    """A measure over a run's probes, None where it has none."""
-    return [probe[name] for probe in result["probes"]]
-
-
 def training_section(plan, found):
     """Each way's last measures, and how much of its curves lies in the band of plain PyTorch's seeds."""
     how = pages.made(plan, found, runs.FIDELITY)
@@ -61,14 +55,10 @@ def training_section(plan, found):
     for way, settings in runs.WAYS.items():
         own = of_way(found, way)
         if own:
-            last = [", ".join(shown(probed(result, name)[-1]) for result in own) for name in MEASURES]
-            lines.append((settings.title, len(own), *last, *(inside(found, way, loss) for loss in runs.LOSSES)))
-    headers = ["", "seeds", *MEASURES.values(), *(f"{loss} in the band" for loss in runs.LOSSES)]
+            inside = (bands.inside(curves(found, way, loss), curves(found, "plain", loss)) for loss in runs.LOSSES)
+            lines.append((settings.title, len(own), *pages.ends(own), *inside))
+    headers = ["", "seeds", *pages.MEASURES.values(), *(f"{loss} in the band" for loss in runs.LOSSES)]
     return f"{how}\n\n{tabulate(lines, headers, 'github', disable_numparse=True)}\n"
-
-
-def shown(value):
-    return "–" if value is None else f"{value:.3f}"
 
 
 def of_way(found, way):
@@ -77,12 +67,9 @@ def of_way(found, way):
     return [found[name] for name in names if name in found]
 
 
-def inside(found, way, loss):
-    """The share of a way's curve in plain PyTorch's band, in words: the least over its seeds."""
-    limits = bands.band([result["curve"][loss] for result in of_way(found, "plain")])
-    if limits is None or way == "plain":
-        return "no band yet" if limits is None else ""
-    return f"≥ {min(bands.within(result['curve'][loss], limits) for result in of_way(found, way)):.0%}"
+def curves(found, way, loss):
+    """A loss of a way's runs, seed by seed."""
+    return [result["curve"][loss] for result in of_way(found, way)]
 
 
 def section(parted, plan, trained):
@@ -112,7 +99,7 @@ def draw_training(axes, plan, found):
     if not found:
         return pages.absent(axes, title, f"{results.missing([], runs.FIDELITY).split(';')[0]}:\ndocs/train_studies.py")
     plain = of_way(found, "plain")
-    limits = bands.band([result["curve"]["mel_error"] for result in plain])
+    limits = bands.band(curves(found, "plain", "mel_error"))
     if limits:
         axes.fill_between(plain[0]["curve"]["step"], *limits, color="0.85", label="plain PyTorch's 95 % band")
     for index, (way, settings) in enumerate(runs.WAYS.items()):

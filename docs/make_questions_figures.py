@@ -73,28 +73,18 @@ def trained_section(plan, found, wanted, value, title):
     rows = []
     for name in dict.fromkeys(map(value, wanted)):
         own = [found[run.name] for run in wanted if value(run) == name and run.name in found]
-        last = [[result["probes"][-1][measure] for result in own] for measure in ("mel_error", "stft", "pesq")]
         if own:
-            cells = (", ".join("–" if v is None else f"{v:.3f}" for v in values) for values in last)
-            rows.append((title(name), len(own), *cells, inside(found, wanted, value, name)))
+            inside = bands.inside(*(curves(found, wanted, value, of) for of in (name, value(wanted[0]))))
+            rows.append((title(name), len(own), *pages.ends(own), inside))
     if not rows:
         return f"{how}\n"
-    headers = ["", "seeds", "mel error", "STFT distance", "PESQ", "mel error in the standard's band"]
+    headers = ["", "seeds", *pages.MEASURES.values(), "mel error in the standard's band"]
     return f"{how}\n\n{tabulate(rows, headers, 'github', disable_numparse=True)}\n"
 
 
 def curves(found, wanted, value, name, loss="mel_error"):
     """A loss of those runs of which `value` is `name`, seed by seed."""
     return [found[run.name]["curve"][loss] for run in wanted if value(run) == name and run.name in found]
-
-
-def inside(found, wanted, value, name):
-    """The least share of a variant's curves in the band of the standard's seeds, in words."""
-    standard = value(wanted[0])
-    limits = bands.band(curves(found, wanted, value, standard))
-    if limits is None or name == standard:
-        return "no band yet" if limits is None else ""
-    return f"≥ {min(bands.within(own, limits) for own in curves(found, wanted, value, name)):.0%}"
 
 
 def spectral_section(short):

@@ -25,12 +25,7 @@ def parsed():
     """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="RUN", nargs="*", help="names of runs; default: all")
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder of wavs; default: real speech where it is, else synthetic"
-    )
-    parser.add_argument(
-        "--scratch", type=Path, default=Path("runs/studies"), help="of checkpoints; default %(default)s"
-    )
+    clips.add_arguments(parser)
     parser.add_argument("--results", type=Path, default=results.RESULTS, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--plan", choices=runs.PLANS, help="default: whole on a CPU, gpu on a GPU; short: 20 steps")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default %(default)s")

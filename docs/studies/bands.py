@@ -24,3 +24,11 @@ def within(curve: Sequence[float], of: tuple[np.ndarray, np.ndarray]) -> float:
     """The share of a curve's points that lie in a band."""
     low, high = of
     return float(np.mean((low <= np.array(curve)) & (np.array(curve) <= high)))
+
+
+def inside(curves: Sequence[Sequence[float]], standard: Sequence[Sequence[float]]) -> str:
+    """The least share of a variant's curves in the band of the standard's, in words; nothing of the standard itself."""
+    limits = band(standard)
+    if limits is None:
+        return "no band yet"
+    return "" if curves == standard else f"≥ {min(within(curve, limits) for curve in curves):.0%}"

@@ -1,5 +1,6 @@
 """The clips that every study reads: the first sixteen of a folder, every fourth held out."""
 
+import argparse
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,16 @@ class Data(NamedTuple):
     source: Path
     paths: list[Path]
     digest: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags whose values `chosen` takes."""
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of wavs; default: real speech where it is, else synthetic"
+    )
+    parser.add_argument(
+        "--scratch", type=Path, default=Path("runs/studies"), help="of checkpoints; default %(default)s"
+    )
 
 
 def chosen(given: str | Path | None, scratch: Path) -> Data:

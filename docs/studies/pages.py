@@ -1,17 +1,18 @@
 """The part of a page that is made of results, between two lines of it, and the look of the figures."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hifigan_fast.extras import require
 
-from . import results
+from . import clips, results
 from .runs import Plan
 
 DOCS = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- made of docs/studies/results: begin -->\n", "<!-- end -->\n"
+MEASURES = {"mel_error": "mel error", "stft": "STFT distance", "pesq": "PESQ"}
 TF32 = " float32 is TF32 in all convolutions there, ours and PyTorch's: its default on a GPU."
 
 
@@ -52,12 +53,7 @@ def save(figure: Any, name: str) -> None:
 def arguments(description: str) -> argparse.Namespace:
     """The flags of a script that measures what takes minutes and draws its page."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder of wavs; default: real speech where it is, else synthetic"
-    )
-    parser.add_argument(
-        "--scratch", type=Path, default=Path("runs/studies"), help="of checkpoints; default %(default)s"
-    )
+    clips.add_arguments(parser)
     return parser.parse_args()
 
 
@@ -69,6 +65,12 @@ def made(plan: Plan, found: dict[str, dict[str, Any]], wanted: Iterable[Any]) ->
     conditions = next(iter(found.values()))["conditions"]
     size = f"{plan.config.upper()}, batch {plan.batch_size} × {plan.segment_size}, {plan.steps} steps"
     return f"{size}; {where(conditions)}; {how}.{TF32 if _gpu(conditions) else ''}"
+
+
+def ends(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Each of `MEASURES` by the last probe of each result."""
+    last = [result["probes"][-1] for result in found]
+    return [", ".join("–" if own[name] is None else f"{own[name]:.3f}" for own in last) for name in MEASURES]
 
 
 def where(conditions: dict[str, Any]) -> str:
