@@ -1,10 +1,12 @@
-"""hifigan-fast bench, part by part: training steps, floors, memory, how time grows."""
+"""hifigan-fast bench, part by part: training steps, floors, memory, how time grows, two runs compared."""
 
 import functools
 import itertools
+import json
 import math
 import mmap
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +29,7 @@ from hifigan_fast.bench.steps import (
     FastLosses,
 )
 from hifigan_fast.bench.workloads import build
+from hifigan_fast.cli import main
 from hifigan_fast.discriminators import stack_of
 
 CPU = torch.device("cpu")
@@ -277,3 +280,42 @@ def test_each_axis_is_measured(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         scaling.measure(plan, 1e9, SimpleNamespace(set_description=shown.append, update=lambda n: None), curves)
     assert len(curves[0]["ways"][OURS]["at"]) == 2 and curves[1]["ways"] == {}
+
+
+def saved(path, ms, **changes):
+    """A bench.json of one row."""
+    times = {ORIGINAL: [9, *(2e-3 * m for m in ms)], OURS: [9, *(1e-3 * m for m in ms)]}
+    rows = [{"ensemble": "both", "step": GENERATOR, **row} for row in timing.rows_of(times, {})]
+    where = {
+        "device": "one",
+        "processor": "one",
+        "threads": 2,
+        "what": "it",
+        "batch": 4,
+        "segment": 8192,
+        "repeats": len(ms),
+    }
+    path.write_text(json.dumps({"format": report.FORMAT, **where, "speed": rows} | changes))
+    return str(path)
+
+
+def test_two_runs_are_compared(tmp_path, capsys):
+    old = saved(tmp_path / "old.json", [100, 105, 110])
+    for ms, said in (
+        ([108, 109, 120], r"\+3\.8%\s*$"),
+        ([130, 131, 140], r"\+24\.8%\s+slower"),
+        ([90, 95, 99], "faster"),
+    ):
+        assert main(["bench", "--compare", old, saved(tmp_path / "new.json", ms)]) == 0
+        found = capsys.readouterr().out.splitlines()[-1]
+        assert re.search(said, found), found
+    assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [500, 510, 520], device="two")]) == 0
+    found = capsys.readouterr().out
+    assert "+0.0%" in found and "slower" not in found and "other machine" in found
+    assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [130])]) == 0
+    assert re.search(r"\+23\.8%\s+\?$", capsys.readouterr().out.strip())
+    without = json.loads((tmp_path / "old.json").read_text())
+    without["speed"] = [row for row in without["speed"] if row["way"] == ORIGINAL]
+    (tmp_path / "new.json").write_text(json.dumps(without))
+    assert main(["bench", "--compare", old, str(tmp_path / "new.json")]) == 0
+    assert re.search(r"hifigan_fast +105.00 +in one only", capsys.readouterr().out)
