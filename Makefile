@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip --disable-pip-version-check
-SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
+SOURCES := setup.py pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*.* csrc/cpu/*)
 
 .PHONY: bench bench-all gpu bench-layers readme-figures test test-all ptx wild sanitize dist docs types lint format clean
 
@@ -106,12 +106,12 @@ types: $(VENV)/.lint  ## the annotations of the public surface, and a user's cod
 lint: $(VENV)/.lint types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.* csrc/*/*
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*/*
+	$(BIN)/clang-format -i csrc/*.* csrc/*/*
 
 clean:
 	rm -rf $(VENV) build dist bench-out hifigan_fast/*.so
