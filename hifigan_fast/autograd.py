@@ -1,16 +1,16 @@
-"""An ensemble's operators, differentiable: what is saved, for which gradients, and how to differentiate twice."""
+"""An ensemble's operators, differentiable: what is saved, and for which gradients."""
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 
 from . import dispatch, gradients, norms, operators, passes
 from .description import SCHEMA, call_of, check, described, sizes
 from .loss_grads import TARGETS
 from .operators import LIBRARY, OPERATORS
-from .reference import losses
+from .twice import differentiable_grads
+from .wanted import Reach
 
 LIBRARY.define(f"ensemble(Tensor[] waves, Tensor?[] parameters, Tensor?[] states, {SCHEMA}) -> Tensor[] maps")
 LIBRARY.define(
@@ -108,7 +108,7 @@ def _grads(ctx, map_grads=(), kind="", adversarial=None, features=None):
         (list(map_grads), kind, adversarial, features),
     )
     if dispatch.by_operations(*map_grads, adversarial, features):
-        return _differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given)
+        return differentiable_grads(call, [*waves, *parameters], ctx.needs, buffers, *given)
     saved = waves, parameters, buffers, scaling, packed
     wanted, grad_waves, *kinds = operators.backward(call, given, saved, ctx.needs)
     return gradients.of_arguments(wanted, [*waves, *parameters], grad_waves, kinds, call.backend.flat_grads)
@@ -184,97 +184,3 @@ def _step(waves, parameters, states, kind, *numbers):
 
 LIBRARY.impl("ensemble", _ensemble, "CompositeImplicitAutograd")
 LIBRARY.impl("ensemble_step", _step, "CompositeImplicitAutograd")
-
-
-@dataclass(frozen=True, eq=False)
-class Reach:
-    """What of a call has a gradient, by what it needs one of.
-
-    Attributes:
-        maps: of each side and stack, whether each depth's map has one; in the order of the operator.
-        sides: those that any of their stacks' last maps has one on.
-        waves: whether a backward pass reads each waveform: of stacks that have a gradient at all.
-    """
-
-    maps: dict
-    sides: set
-    waves: list
-
-    @classmethod
-    def of(cls, call, needs):
-        return call.ensemble.once(("reach", needs), lambda: cls._of(call, needs))
-
-    @classmethod
-    def _of(cls, call, needs):
-        e, (wave_needs, layer_needs), maps = call.ensemble, call.split(needs), {}
-        for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
-            own = [wave_needs[side][e.waves[stack]], *(any(n) for n in layer_needs[stack])]
-            maps[side, stack] = list(itertools.accumulate(own, lambda a, b: a or b))[1:]
-        last = [place for place, depths in maps.items() if depths[-1]]
-        read = {(side, e.waves[stack]) for side, stack in last}
-        places = itertools.product(range(e.sides), range(len(e.lengths)))
-        return cls(maps, {side for side, _ in last}, [place in read for place in places])
-
-
-def _differentiable_grads(call, tensors, needs, buffers, map_grads, kind, adversarial, features):
-    """Gradients by differentiating plain PyTorch operations: slow, and differentiable again where that is wanted."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Aliases: a scale's waveform is pooled from another one, and the way through that one is not this call's.
-        tensors = [None if t is None else t.view_as(t) for t in tensors]
-        with torch.autocast(next(t for t in tensors if t is not None).device.type, enabled=False):
-            outputs, given = _plain_maps(call, tensors), map_grads
-        if kind:
-            if any(m is None for m in outputs):  # constants, as they were saved
-                known = passes.maps_of(call.ensemble, [b.to(call.dtype) for b in buffers])
-                outputs = [k if m is None else m for m, k in zip(outputs, known)]
-            outputs = _plain_losses(call, kind, outputs)
-            given = [adversarial, features]
-    used = [(m, grad) for m, grad in zip(outputs, given) if m is not None and grad is not None and m.requires_grad]
-    if not used:
-        return [None] * len(tensors)
-    wanted = [t for t, need in zip(tensors, needs) if need]
-    outputs, given = zip(*used)
-    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True))
-    return [next(found) if need else None for need in needs]
-
-
-def _plain_maps(call, tensors):
-    """The maps in the order of the operator; None where the waveform was not kept: nothing of it has a gradient."""
-    waves, layers = call.split(tensors)
-    e, maps = call.ensemble, []
-    for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
-        if waves[side][e.waves[stack]] is None:
-            maps += [None] * len(e.layers)
-            continue
-        x = _fold(waves[side][e.waves[stack]].to(call.dtype), e.stacks[stack])
-        states = call.states[e.weight_sets[stack][side]]
-        for layer, (raw, magnitude, bias), state in zip(e.layers, layers[stack], states):
-            weight, bias = norms.effective(raw, magnitude, state).flatten(2).to(call.dtype), bias.to(call.dtype)
-            if e.stacks[stack].folded:
-                weight = weight.unsqueeze(3)
-                x = F.conv2d(x, weight, bias, (layer.stride, 1), (layer.padding, 0), 1, layer.groups)
-            else:
-                x = F.conv1d(x, weight, bias, layer.stride, layer.padding, 1, layer.groups)
-            x = x if layer.slope == 1 else F.leaky_relu(x, layer.slope)
-            maps.append(x)
-    return maps
-
-
-def _plain_losses(call, kind, maps):
-    """(adversarial, features) of maps in the order of the operator."""
-    depths = len(call.ensemble.layers)
-    maps = losses.in_float32(maps)
-    stacks = [maps[i : i + depths] for i in range(0, len(maps), depths)]
-    real, fake = stacks[: len(stacks) // 2], stacks[len(stacks) // 2 :]
-    if kind == "discriminator":
-        return losses.discriminator_loss([s[-1] for s in real], [s[-1] for s in fake])[0], None
-    return losses.generator_loss([s[-1] for s in fake])[0], losses.feature_loss(real, fake)
-
-
-def _fold(wave, stack):
-    if not stack.folded:
-        return wave
-    padding = -wave.shape[-1] % stack.period
-    wave = F.pad(wave, (0, padding), "reflect") if padding else wave
-    return wave.unflatten(2, (-1, stack.period))

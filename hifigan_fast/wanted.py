@@ -1,10 +1,41 @@
-"""What a backward pass computes: whose gradients, and what that takes at each depth."""
+"""What of a call has a gradient, and what a backward pass computes of that: whose gradients, and what at each depth."""
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from .geometry import Ensemble, Runs
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """What of a call has a gradient, by what it needs one of.
+
+    Attributes:
+        maps: of each side and stack, whether each depth's map has one; in the order of the operator.
+        sides: those that any of their stacks' last maps has one on.
+        waves: whether a backward pass reads each waveform: of stacks that have a gradient at all.
+    """
+
+    maps: dict
+    sides: set
+    waves: list
+
+    @classmethod
+    def of(cls, call, needs):
+        return call.ensemble.once(("reach", needs), lambda: cls._of(call, needs))
+
+    @classmethod
+    def _of(cls, call, needs):
+        e, (wave_needs, layer_needs), maps = call.ensemble, call.split(needs), {}
+        for side, stack in itertools.product(range(e.sides), range(len(e.stacks))):
+            own = [wave_needs[side][e.waves[stack]], *(any(n) for n in layer_needs[stack])]
+            maps[side, stack] = list(itertools.accumulate(own, lambda a, b: a or b))[1:]
+        last = [place for place, depths in maps.items() if depths[-1]]
+        read = {(side, e.waves[stack]) for side, stack in last}
+        places = itertools.product(range(e.sides), range(len(e.lengths)))
+        return cls(maps, {side for side, _ in last}, [place in read for place in places])
 
 
 class Step(NamedTuple):

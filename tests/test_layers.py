@@ -15,7 +15,7 @@ LAYERS = [
     ["backends", "reference", "checks", "layouts", "ratios", "voice", "trust"],
     ["norms", "dispatch"],
     ["passes", "loss_grads", "pooling", "wanted", "gradients"],
-    ["backward", "map_grads", "description"],
+    ["backward", "map_grads", "description", "twice"],
     ["operators"],
     ["autograd"],
     ["ensembles"],
