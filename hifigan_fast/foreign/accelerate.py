@@ -154,31 +154,36 @@ def _proof(convention):
 
 
 def _probed(module, names, like):
-    """What calls in evaluation mode show, on lengths that each period divides or not: members, sources, convention."""
+    """What calls in evaluation mode show: members, sources, convention."""
     refusals = {}
     for length, dims in ((FIRST, 3), (FIRST, 2), (MULTIPLE, 3), (MULTIPLE, 2)):
         if length == MULTIPLE and not isinstance(refusals[FIRST, dims].__cause__, RuntimeError):
             continue  # no reshaping failed
         try:
-            members, *found = _guarded(_probe, module, _waveforms(names, length, dims, like))
+            members, *shown = _guarded(_probe, module, _waveforms(names, length, dims, like))
         except Refused as refusal:
             refusals[length, dims] = refusal
             continue
-        found, periods = [tuple(found)], {member.period for member in members}
-        multiple = math.lcm(*periods) if length == MULTIPLE else 1
-        for number, more in enumerate(_lengths(periods) if multiple == 1 else [_multiple(multiple)] * 2):
-            loudness = (4.0, 0.1)[number % 2]
-            again, *shown = _guarded(_probe, module, _waveforms(names, more, dims, like, loudness=loudness))
-            members = merged(members, again)
-            found.append(tuple(shown))
-        if any(slope is None for member in members for slope in member.slopes):
-            raise Refused("a layer gave nothing negative: the slope of what follows it does not show")
-        convention, sources = agreed(found)
-        if multiple > 1 and any(source.before for member, source in zip(members, sources) if member.folded):
-            raise Refused("it pads nothing, and folds what was pooled")
-        return members, sources, replace(convention, multiple=multiple)
+        return _confirmed(module, names, like, dims, length == MULTIPLE, members, tuple(shown))
     first = refusals[FIRST, 3]
     raise refusals.get((MULTIPLE, 3), first) if first.__cause__ else first  # what it is says more than what it raised
+
+
+def _confirmed(module, names, like, dims, pads_nothing, members, shown):
+    """What a first probe showed, with what others do: loud and soft, of lengths that each period divides or not."""
+    found, periods = [shown], {member.period for member in members}
+    multiple = math.lcm(*periods) if pads_nothing else 1
+    for number, length in enumerate(_lengths(periods) if multiple == 1 else [_multiple(multiple)] * 2):
+        loudness = (4.0, 0.1)[number % 2]
+        again, *more = _guarded(_probe, module, _waveforms(names, length, dims, like, loudness=loudness))
+        members = merged(members, again)
+        found.append(tuple(more))
+    if any(slope is None for member in members for slope in member.slopes):
+        raise Refused("a layer gave nothing negative: the slope of what follows it does not show")
+    convention, sources = agreed(found)
+    if multiple > 1 and any(source.before for member, source in zip(members, sources) if member.folded):
+        raise Refused("it pads nothing, and folds what was pooled")
+    return members, sources, replace(convention, multiple=multiple)
 
 
 def _probe(module, given):
