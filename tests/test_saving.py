@@ -43,29 +43,33 @@ def test_bf16_halves_what_is_kept(half):
         assert (a - b).norm() <= 0.15 * b.norm() + 1e-9  # feature matching: near maps may round to equal ones
 
 
-def test_recomputing_under_frozen_discriminators_and_one_wanted_member():
+def under_frozen_discriminators(loss):
+    """Gradients of the generated waveform, by maps that are saved and by recomputed ones."""
     mpd = hf.MultiPeriodDiscriminator((2, 3))
     y, y_hat = parity.waveforms(1, 500)
     y_hat.requires_grad_()
-    grads = []
     for what in ("maps", "recompute"):
         with hf.save(what), hf.frozen(mpd):
-            _, generated, _, fake_maps = mpd(y, y_hat)
-        grads.append(torch.autograd.grad(fake_maps[1][2].square().sum() + generated[1].sum(), y_hat)[0])
-    assert torch.equal(*grads)
+            total = loss(mpd, y, y_hat)
+        yield torch.autograd.grad(total, y_hat)[0]
+
+
+def test_recomputing_under_frozen_discriminators_and_one_wanted_member():
+    def loss(mpd, y, y_hat):
+        _, generated, _, fake_maps = mpd(y, y_hat)
+        return fake_maps[1][2].square().sum() + generated[1].sum()
+
+    assert torch.equal(*under_frozen_discriminators(loss))
 
 
 def test_recomputing_a_step_under_frozen_discriminators():
     """Feature matching reads the real side's maps, of a waveform whose gradient nobody wants."""
-    mpd = hf.MultiPeriodDiscriminator((2, 3))
-    y, y_hat = parity.waveforms(1, 500)
-    y_hat.requires_grad_()
-    grads = []
-    for what in ("maps", "recompute"):
-        with hf.save(what), hf.frozen(mpd):
-            found = hf.generator_step_loss(mpd, y, y_hat)
-        grads.append(torch.autograd.grad(found.adversarial + found.features, y_hat)[0])
-    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-7)
+
+    def loss(mpd, y, y_hat):
+        found = hf.generator_step_loss(mpd, y, y_hat)
+        return found.adversarial + found.features
+
+    torch.testing.assert_close(*under_frozen_discriminators(loss), rtol=1e-4, atol=1e-7)
 
 
 def test_kernels_are_judged_whatever_is_saved():
