@@ -173,7 +173,16 @@ def explain(module: nn.Module) -> str:
     if not rows:
         kind = type(module).__name__
         raise ValueError(f"module: {kind} holds no discriminator of hifigan_fast; accelerate() takes other projects'")
-    return tabulate(rows, headers=("discriminator", "layers", "backend", "why"))
+    return tabulate(_said_once(rows), headers=("discriminator", "layers", "backend", "why"))
+
+
+def _said_once(rows):
+    """Why plain PyTorch runs may be long, and the same for many."""
+    said = set()
+    for *what, backend, why in rows:
+        known = backend == dispatch.MODULES and why in said
+        said.add(why)
+        yield *what, backend, "the same" if known else why
 
 
 def _explain_ensemble(name, ensemble):
