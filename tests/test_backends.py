@@ -11,10 +11,10 @@ from hifigan_fast.dispatch import BACKENDS
 from hifigan_fast.geometry import Layer
 
 from .generated import cases
+from .needs import needs_extension
 from .small import SmallEnsemble
 
 pytestmark = pytest.mark.usefixtures("poisoned")
-needs_extension = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
 
 
 @st.composite

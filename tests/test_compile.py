@@ -12,19 +12,18 @@ from torch.library import opcheck
 import hifigan_fast as hf
 from hifigan_fast import description, dispatch, parity, passes
 from hifigan_fast.autograd import OPERATORS
-from hifigan_fast.backends import cpu
 from hifigan_fast.discriminators import convs_of
 from hifigan_fast.dispatch import BACKENDS
 from hifigan_fast.geometry import Layer
 from hifigan_fast.passes import Call
 
+from .needs import needs_extension
 from .small import SmallEnsemble, assert_alike
 
 pytestmark = [
     pytest.mark.filterwarnings("error:.*custom operator:UserWarning"),  # aliased outputs
     pytest.mark.usefixtures("narrow"),
 ]
-needs_extension = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
 ENSEMBLES = {"mpd": lambda: hf.MultiPeriodDiscriminator((2, 3)), "msd": hf.MultiScaleDiscriminator}
 
 

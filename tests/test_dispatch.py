@@ -17,8 +17,9 @@ import hifigan_fast as hf
 from hifigan_fast import dispatch, parity, reference
 from hifigan_fast.backends import cpu
 
+from .needs import needs_extension
+
 KERNELS = "the fastest that can run here"
-needs_extension = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from hifigan_fast import MultiScaleDiscriminator
-from hifigan_fast.backends import cpu, memory
+from hifigan_fast.backends import memory
 from hifigan_fast.dispatch import BACKENDS
+
+from .needs import needs_extension
 
 COUNT = memory.LEAST  # floats: four times the least that is kept
 
@@ -122,7 +124,7 @@ def test_two_threads_never_get_the_same(pool):
     assert len(pool._blocks) <= 8  # a thread asks for the next before it drops the last
 
 
-@pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
+@needs_extension
 def test_a_step_takes_no_fresh_memory_after_the_first():
     net = MultiScaleDiscriminator()
     real, generated = torch.randn(2, 1, 1, 8192)

@@ -13,12 +13,10 @@ from torch.nn.utils import parametrizations
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, parity, reference
-from hifigan_fast.backends import cpu
 from hifigan_fast.discriminators import convs_of
 
+from .needs import needs_extension
 from .small import assert_alike
-
-needs_extension = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
 
 
 @pytest.fixture(autouse=True)

@@ -14,15 +14,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch
-from hifigan_fast.backends import cpu
 from hifigan_fast.foreign.forward import FusedForward
 from hifigan_fast.reference import losses
 
+from ..needs import needs_extension
 from .parts import Pair, Period, Scale
 from .test_parity import built, waves
 from .variants import CosyVoice, SpeechBrain
 
-pytestmark = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
+pytestmark = needs_extension
 
 
 def is_fast(module):

@@ -6,13 +6,13 @@ import torch
 import hifigan_fast as hf
 from hifigan_fast import autograd
 from hifigan_fast import step_losses as steps
-from hifigan_fast.backends import cpu
 from hifigan_fast.reference import losses
 
+from ..needs import needs_extension
 from ..small import assert_alike
 from .test_parity import built, waves
 
-pytestmark = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
+pytestmark = needs_extension
 
 
 def expected(module, count, y, y_hat):

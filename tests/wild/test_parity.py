@@ -9,13 +9,11 @@ import torch
 
 import hifigan_fast as hf
 from hifigan_fast import backward, gradients, parity
-from hifigan_fast.backends import cpu
 from hifigan_fast.foreign.conventions import tensors_in
 
+from ..needs import needs_extension
 from ..small import assert_alike
 from .variants import TAKEN, VocosPair
-
-needs_extension = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
 
 
 def waves(count, length=173, dtype=torch.float32, dims=3, seed=0):

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import hifigan_fast as hf
-from hifigan_fast.backends import cpu
 from hifigan_fast.foreign.forward import FusedForward
 
+from ..needs import needs_extension
 from ..small import assert_alike
 from .parts import Pair, Period, fold, normed
 from .test_parity import results, waves
 from .variants import Spectrogram, VocosPair
 
-pytestmark = pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
+pytestmark = needs_extension
 
 
 class Written(Period):
