@@ -17,7 +17,6 @@ import torch
 from tabulate import tabulate
 
 from hifigan_fast import dispatch
-from hifigan_fast.autograd import run_ensemble, run_step
 from hifigan_fast.backends.contract import wide
 from hifigan_fast.backends.cuda import compiler
 from hifigan_fast.backends.cuda import kernels as cuda
@@ -28,7 +27,8 @@ from hifigan_fast.backends.triton import ahead, configs
 from hifigan_fast.geometry import Ensemble, Layer, Stack
 from hifigan_fast.losses import feature_loss
 from hifigan_fast.norms import Parameters, Spectral
-from hifigan_fast.passes import Call
+from hifigan_fast.passes.autograd import run_ensemble, run_step
+from hifigan_fast.passes.call import Call
 from tests import ways
 
 from . import report

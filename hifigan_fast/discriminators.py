@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from . import checks, dispatch, ensembles, pooling, reference
-from .autograd import run_ensemble
 from .ensembles import BY_MODULES, Member, slower
 from .geometry import LRELU_SLOPE
+from .passes.autograd import run_ensemble
 from .reference.discriminators import Scored, ScoredPair
 from .snapshot import has_hooks
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from . import dispatch, norms
-from .autograd import spectral_states
 from .geometry import Ensemble, Layer, Stack, ensemble_of
-from .passes import Call
+from .passes.autograd import spectral_states
+from .passes.call import Call
 from .snapshot import Snapshot
 
 BY_MODULES = "module by module in plain PyTorch"  # slower than a fused pass

@@ -7,9 +7,9 @@ is ever in memory. Take these in a training step; take the discriminators themse
 import torch
 
 from . import losses
-from .autograd import run_step
 from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator, fused_pair
 from .foreign.forward import FusedForward
+from .passes.autograd import run_step
 from .reference.step_losses import (
     Discriminators,
     DiscriminatorStepLoss,

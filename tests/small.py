@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from hifigan_fast import norms, parity
-from hifigan_fast.autograd import run_ensemble
 from hifigan_fast.dispatch import BACKENDS
 from hifigan_fast.geometry import Ensemble, Layer, Stack
-from hifigan_fast.passes import Call
+from hifigan_fast.passes.autograd import run_ensemble
+from hifigan_fast.passes.call import Call
 
 CONVS = (Layer(1, 6, 5, 3, 2), Layer(6, 8, 5, 3, 2, groups=2), Layer(8, 20, 7, 1, 3), Layer(20, 1, 3, 1, 1, slope=1.0))
 

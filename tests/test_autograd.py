@@ -8,10 +8,10 @@ import torch
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, parity, reference
-from hifigan_fast.autograd import run_ensemble
 from hifigan_fast.backends.reference import ReferenceBackend
 from hifigan_fast.geometry import Layer
-from hifigan_fast.passes import Call
+from hifigan_fast.passes.autograd import run_ensemble
+from hifigan_fast.passes.call import Call
 
 from .small import SmallEnsemble, assert_alike, plain_maps
 

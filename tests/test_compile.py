@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch.library import opcheck
 
 import hifigan_fast as hf
-from hifigan_fast import description, dispatch, parity, passes
-from hifigan_fast.autograd import OPERATORS
+from hifigan_fast import dispatch, parity
 from hifigan_fast.discriminators import convs_of
 from hifigan_fast.dispatch import BACKENDS
 from hifigan_fast.geometry import Layer
-from hifigan_fast.passes import Call
+from hifigan_fast.passes import description
+from hifigan_fast.passes.autograd import OPERATORS
+from hifigan_fast.passes.call import Call
+from hifigan_fast.passes.maps import maps_of
 
 from .needs import needs_extension
 from .small import SmallEnsemble, assert_alike
@@ -190,7 +192,7 @@ def test_opcheck(case, name):
     call, forward = arguments(small, backend, needs_grad=False)
     opcheck(OPERATORS.ensemble_forward.default, forward)
     buffers, scaling, packed = OPERATORS.ensemble_forward.default(*forward)
-    maps = passes.maps_of(small.ensemble, buffers)
+    maps = maps_of(small.ensemble, buffers)
     grads = [torch.randn_like(m) if index % 3 else None for index, m in enumerate(maps)]  # as dense and permuted
     waves, parameters, states, *numbers = forward
     needs = [True] * (len(waves) + len(parameters))

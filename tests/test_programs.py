@@ -8,11 +8,11 @@ import torch
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, geometry
-from hifigan_fast.autograd import run_ensemble, run_step
 from hifigan_fast.backends import kept
 from hifigan_fast.backends.gpu import driver
 from hifigan_fast.geometry import Layer, Run, Runs
-from hifigan_fast.passes import Call
+from hifigan_fast.passes.autograd import run_ensemble, run_step
+from hifigan_fast.passes.call import Call
 
 from .small import SmallEnsemble, assert_same, plain_maps
 

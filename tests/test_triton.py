@@ -10,9 +10,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hifigan_fast as hf
-from hifigan_fast import dispatch, operators, parity, pooling, reference
+from hifigan_fast import dispatch, parity, pooling, reference
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import Layer
+from hifigan_fast.passes import operators
 
 from .small import SmallEnsemble, assert_power_iterations_are_right
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import dispatch, ensembles
-from ..autograd import run_ensemble
+from ..passes.autograd import run_ensemble
 from .conventions import mapped, tensors_in
 from .state import changed, state_of
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import description, dispatch, parity, reference, trust, warm
+from hifigan_fast import dispatch, parity, reference, trust, warm
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.bench.steps import FastLosses, discriminator_step, frozen_generator_step
 from hifigan_fast.bench.workloads import build
-from hifigan_fast.passes import Call
+from hifigan_fast.passes import description
+from hifigan_fast.passes.call import Call
 from hifigan_fast.training.config import load_config
 from hifigan_fast.training.step import Trainer
 from hifigan_fast.tuning import command

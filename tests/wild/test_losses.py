@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import autograd
 from hifigan_fast import step_losses as steps
+from hifigan_fast.passes import autograd
 from hifigan_fast.reference import losses
 
 from ..needs import needs_extension

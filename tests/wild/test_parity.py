@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import hifigan_fast as hf
-from hifigan_fast import backward, gradients, parity
+from hifigan_fast import parity
 from hifigan_fast.foreign.conventions import tensors_in
+from hifigan_fast.passes import backward, gradients
 
 from ..needs import needs_extension
 from ..small import assert_alike

@@ -5,7 +5,7 @@ import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .geometry import Ensemble, Runs
+from ..geometry import Ensemble, Runs
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,13 +1,13 @@
-"""An ensemble's forward pass over flat buffers, depth by depth, whichever backend runs it; without autograd."""
+"""One call of an ensemble: what is asked, and its tensors as the passes read them."""
 
 import itertools
 from dataclasses import dataclass
 
 import torch
 
-from . import norms
-from .backends.contract import ALIGNED, Backend, weights_of, widened
-from .geometry import Ensemble
+from .. import norms
+from ..backends.contract import ALIGNED, Backend, widened
+from ..geometry import Ensemble
 
 
 @dataclass
@@ -115,75 +115,3 @@ def in_a_row(tensors):
         if ends[-1] <= storage.data_ptr() + storage.nbytes() and len({t.dtype for t in tensors}) == 1:
             return tensors[0].as_strided((sum(sizes),), (1,))
     return torch.cat([t.reshape(-1) for t in tensors])
-
-
-def map_layout(ensemble, depth, stack):
-    """Shape and strides of a stack's map of layer `depth`, in the reference's order of dimensions."""
-    period, rows = ensemble.stacks[stack].period, ensemble.rows[stack][depth + 1]
-    channels = ensemble.layers[depth].out_channels
-    head = depth == len(ensemble.layers) - 1
-    shape = (ensemble.samples, channels, rows, period)
-    strides = (period * rows, 1, period, 1) if head else (period * rows * channels, 1, channels, rows * channels)
-    dims = 4 if ensemble.stacks[stack].folded else 3
-    return shape[:dims], strides[:dims]
-
-
-def map_strides(ensemble):
-    """Of the maps, [stack][depth]."""
-    stacks, depths = range(len(ensemble.stacks)), range(len(ensemble.layers))
-    return ensemble.once("strides", lambda: [[map_layout(ensemble, d, stack)[1] for d in depths] for stack in stacks])
-
-
-def _map_places(ensemble):
-    """(depth, what `as_strided` takes) of each map in the order of `maps_of`."""
-    depths = range(len(ensemble.layers))
-    offsets = [ensemble.offsets(depth + 1, ensemble.members)[0] for depth in depths]
-    return [
-        (depth, *map_layout(ensemble, depth, stack), offsets[depth][stack, side] * ensemble.layers[depth].out_channels)
-        for side in range(ensemble.sides)
-        for stack in range(len(ensemble.stacks))
-        for depth in depths
-    ]
-
-
-def maps_of(ensemble, buffers):
-    """The maps as views of the layers' output buffers: of each side, each stack, each depth."""
-    places = ensemble.once("maps", lambda: _map_places(ensemble))
-    return [buffers[depth].as_strided(shape, strides, offset) for depth, shape, strides, offset in places]
-
-
-def forward(call, waves, weights, members=None):
-    """The output buffer of each layer, of which only the rows of `members` are written (None: all).
-
-    Args:
-        waves: as `flat_waves` makes them.
-        weights: [depth].
-    """
-    e, buffers, members = call.ensemble, [waves], tuple(members or call.ensemble.members)
-    for depth, layer in enumerate(e.layers):
-        out = call.empty(depth + 1, e.members, waves.device)
-        call.backend.forward(e.role(depth), layer, e.runs(depth, members), buffers[-1], weights[depth], out)
-        buffers.append(out)
-    return buffers[1:]
-
-
-def normalised(call, layers):
-    """The scaling and packed weights of all layers (`Backend.prepare`), and `Weights` [depth] made of them."""
-    sets = call.weight_sets(layers)
-    scaling, packed = call.backend.prepare(call.ensemble.layers, sets, call.dtype)
-    return scaling, packed, weights_of(call.ensemble.layers, sets, scaling, packed)
-
-
-def whole_forward(call, waves, parameters):
-    """Weights and all maps -> (scaling, packed weights, the output buffer of each layer).
-
-    Args:
-        waves: as `flat_waves` makes them; parameters: as `taken` makes them.
-    """
-
-    def run():
-        scaling, packed, weights = normalised(call, call.layers_of(parameters))
-        return [scaling, packed], forward(call, waves, weights)
-
-    (scaling, packed), buffers = call.again_with_states(("forward",), [waves, *parameters], run)
-    return scaling, packed, buffers

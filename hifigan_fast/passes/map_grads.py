@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from .passes import map_strides
+from .maps import map_strides
 
 
 class MapGrads:

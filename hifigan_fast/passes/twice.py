@@ -5,8 +5,9 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from . import norms, passes
-from .reference import losses
+from .. import norms
+from ..reference import losses
+from .maps import maps_of
 
 
 def differentiable_grads(call, tensors, needs, buffers, map_grads, kind, adversarial, features):
@@ -23,7 +24,7 @@ def differentiable_grads(call, tensors, needs, buffers, map_grads, kind, adversa
             outputs, given = _plain_maps(call, tensors), map_grads
         if kind:
             if any(m is None for m in outputs):  # constants, as they were saved
-                known = passes.maps_of(call.ensemble, [b.to(call.dtype) for b in buffers])
+                known = maps_of(call.ensemble, [b.to(call.dtype) for b in buffers])
                 outputs = [k if m is None else m for m, k in zip(outputs, known)]
             outputs = _plain_losses(call, kind, outputs)
             given = [adversarial, features]

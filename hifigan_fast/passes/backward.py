@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from .backends.contract import LayerGrads, weights_of
-from .passes import in_a_row
+from ..backends.contract import LayerGrads, weights_of
+from .call import in_a_row
 
 
 class Saved:

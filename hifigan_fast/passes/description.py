@@ -1,4 +1,4 @@
-"""A `passes.Call` in numbers and words, as operators take it: a graph that holds it can be saved, and run elsewhere."""
+"""A `Call` in numbers and words, as operators take it: a graph that holds it can be saved, and run elsewhere."""
 
 import functools
 import itertools
@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 
-from . import passes
-from .dispatch import BACKENDS
-from .geometry import Ensemble, Layer, Stack, ensemble_of
-from .version import __version__
+from ..dispatch import BACKENDS
+from ..geometry import Ensemble, Layer, Stack, ensemble_of
+from ..version import __version__
+from .call import Call
 
 SCHEMA = (
     "int[] layers, float[] slopes, int[] periods, bool folded, int[] levels, int[] weight_sets, int sides, "
@@ -77,7 +77,7 @@ def _stacks(layers, slopes, periods, folded):
 
 
 def call_of(samples, lengths, *numbers):
-    """The `passes.Call` of a description, without states, for waveforms of `lengths` [level] and `samples` a side."""
+    """The `Call` of a description, without states, for waveforms of `lengths` [level] and `samples` a side."""
     d = Description(*numbers)
     if d.version != __version__:
         raise ValueError(
@@ -88,7 +88,7 @@ def call_of(samples, lengths, *numbers):
     symbolic = any(type(size) is not int for size in (samples, *lengths))  # a tracer's
     make = Ensemble if symbolic else ensemble_of
     ensemble = make(stacks, tuple(d.levels), tuple(lengths), samples, d.sides, sets)
-    return passes.Call(BACKENDS[d.backend], ensemble, d.dtype, [], d.save)
+    return Call(BACKENDS[d.backend], ensemble, d.dtype, [], d.save)
 
 
 def sizes(waves, numbers):

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import torch
 
-from . import dispatch, gradients, norms, operators, passes
+from .. import dispatch, norms
+from . import gradients, operators
 from .description import SCHEMA, call_of, check, described, sizes
 from .loss_grads import TARGETS
+from .maps import maps_of
 from .operators import LIBRARY, OPERATORS
 from .twice import differentiable_grads
 from .wanted import Reach
@@ -28,7 +30,7 @@ def run_ensemble(call, waves, parameters):
     """Feature maps [side][stack][depth] in the reference's logical shapes, the raw head map last.
 
     Args:
-        call: a `passes.Call`.
+        call: a `Call`.
         waves: [side][wave], each [samples, 1, length].
         parameters: [stack][depth] of `norms.Parameters`.
     """
@@ -129,7 +131,7 @@ class _EnsembleFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tracked, call, count, *tensors):
         saved, buffers = _run(ctx, tracked, call, count, tensors)
-        maps = passes.maps_of(call.ensemble, buffers)
+        maps = maps_of(call.ensemble, buffers)
         constant = [not above for depths in Reach.of(call, ctx.needs).maps.values() for above in depths]
         ctx.mark_non_differentiable(*itertools.compress(maps, constant))
         _save(ctx, saved, buffers[:-1])

@@ -9,11 +9,13 @@ import itertools
 
 import torch
 
-from . import gradients, loss_grads, passes
-from .backends.contract import ALIGNED, packed_parts, packed_room, widened
+from ..backends.contract import ALIGNED, packed_parts, packed_room, widened
+from ..dispatch import BACKENDS, autocast_dtype
+from . import gradients, loss_grads
 from .backward import Backward, Packing, Saved
+from .call import flat_waves
 from .description import SCHEMA, call_of, check, described, sizes
-from .dispatch import BACKENDS, autocast_dtype
+from .forward import layer_outputs, whole_forward
 from .map_grads import MapGrads
 from .wanted import Wanted
 
@@ -125,8 +127,8 @@ def backward(call, given, saved, needs):
 @_without_autocast
 @_as_a_whole
 def _run_forward(call, waves, parameters):
-    flat = passes.flat_waves(call, call.sides_of(waves))
-    scaling, packed, buffers = passes.whole_forward(call, flat, call.taken(parameters))
+    flat = flat_waves(call, call.sides_of(waves))
+    scaling, packed, buffers = whole_forward(call, flat, call.taken(parameters))
     return buffers, scaling, packed
 
 
@@ -200,7 +202,7 @@ def _run_backward(call, given, waves, parameters, buffers, scaling, packed, need
         return wanted, [], [], [], []
     packing = Packing(call.taken(parameters), scaling, packed)
     reads_waves = not buffers or any(depth == 0 for _, depth in wanted.jobs)
-    flat = passes.flat_waves(call, call.sides_of(waves)) if reads_waves else None
+    flat = flat_waves(call, call.sides_of(waves)) if reads_waves else None
     if not buffers:
         outputs.buffers = _recomputed(call, flat, packing.weights(call), wanted, both_sides=features is not None)
     grad_waves, kinds = Backward(call, wanted, packing, flat, outputs, source).run()
@@ -223,7 +225,7 @@ def _recomputed(call, waves, weights, wanted, both_sides):
     """The buffers of a call that saved none: rows of the members that the backward pass reads."""
     stacks = {stack for stack, _ in wanted.active}
     members = [member for member in call.ensemble.members if member[0] in stacks]
-    return passes.forward(call, waves, weights, members if both_sides else wanted.active)
+    return layer_outputs(call, waves, weights, members if both_sides else wanted.active)
 
 
 def _fake_backward(

@@ -6,7 +6,7 @@ difference times a number: it is made where an input gradient is stored, and lie
 
 import torch
 
-from .backends.kept import kept
+from ..backends.kept import kept
 
 
 def _stacks(ensemble):
