@@ -18,6 +18,10 @@ class Parser(argparse.ArgumentParser):
         commands = next((action.choices for action in self._actions if action.nargs == argparse.PARSER), None)
         if commands is None:
             self._refuse("unknown option", unknown, known)
+            values = [word.split("=", 1)[-1] if word.startswith("--") else word for word in args or ()]
+            if "" in values:  # as an unset variable leaves one: a folder of no name would be the current one
+                at = values.index("")
+                self.error(f"expected no empty argument, got {args[at]!r} after {' '.join(args[:at]) or 'nothing'}")
         else:  # options may be its commands'
             strange = [word for word in words[:1] if word[:1] != "-" and word not in commands]
             self._refuse("invalid choice:", strange, commands, f", expected one of {', '.join(commands)}")

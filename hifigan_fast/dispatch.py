@@ -28,6 +28,12 @@ VARIABLE = "HIFIGAN_FAST_BACKEND"
 SAVE_VARIABLE = "HIFIGAN_FAST_SAVE"
 SAVED = ("maps", "bf16", "recompute")
 
+
+def _conv_methods():
+    return nn.Conv1d.forward, nn.Conv1d._conv_forward, nn.Conv2d.forward, nn.Conv2d._conv_forward
+
+
+CONV_METHODS = _conv_methods()  # PyTorch's: a patch of a class, as of one convolution, must see each call
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("hifigan_fast_backend", default=None)
 _saved: contextvars.ContextVar[str | None] = contextvars.ContextVar("hifigan_fast_save", default=None)
 
@@ -196,6 +202,8 @@ def _transform():
         return "forward-mode differentiation is on"
     if any([getattr(nn.modules.module, hooks) for hooks in GLOBAL_HOOKS]):
         return "a hook on every module is registered"
+    if _conv_methods() != CONV_METHODS:
+        return "a class of convolutions is patched"
     return None
 
 

@@ -47,10 +47,23 @@ def _version(package):
 
 
 def _extension():
-    module, reason = cpu.extension()
-    if module is None:
-        return reason
-    return f"built; runs {module.instruction_set()} of {', '.join(module.instruction_sets())}"
+    """As `cpu.extension`; a wrong instruction set is a reason: the rest of the report is wanted most then."""
+    try:
+        return cpu.extension()
+    except ValueError as error:
+        return None, str(error)
+
+
+def _built():
+    module, reason = _extension()
+    return reason or f"built; runs {module.instruction_set()} of {', '.join(module.instruction_sets())}"
+
+
+def _refusal(backend, device, dtype):
+    try:
+        return dispatch.refusal(backend, device, dtype)
+    except ValueError as error:
+        return str(error)
 
 
 def _said(*command):
@@ -82,11 +95,11 @@ def _devices():
 def _backend(backend):
     """What a backend runs here, in a line; why nothing, where it is nothing."""
     runs = {
-        device.type: [str(dtype)[6:] for dtype in DTYPES if not dispatch.refusal(backend, device, dtype)]
+        device.type: [str(dtype)[6:] for dtype in DTYPES if not _refusal(backend, device, dtype)]
         for device in _devices()
     }
     if not any(runs.values()):
-        return "no: " + "; ".join({dispatch.refusal(backend, device, DTYPES[0]): None for device in _devices()})
+        return "no: " + "; ".join({_refusal(backend, device, DTYPES[0]): None for device in _devices()})
     return "; ".join(f"{', '.join(dtypes)} on {device}" for device, dtypes in runs.items() if dtypes)
 
 
@@ -96,7 +109,7 @@ def _backends(verbose):
         return [(f"backend {name}", _backend(backend)) for name, backend in dispatch.BACKENDS.items()]
     lines = []
     for device, (name, backend), dtype in itertools.product(_devices(), dispatch.BACKENDS.items(), DTYPES):
-        refusal = dispatch.refusal(backend, device, dtype)
+        refusal = _refusal(backend, device, dtype)
         lines.append((f"backend {name}, {str(dtype)[6:]} on {device.type}", f"no: {refusal}" if refusal else "yes"))
     return lines
 
@@ -105,7 +118,7 @@ def _trusted():
     """(what, value) for every arithmetic of a backend whose kernels are checked before they are used here."""
     lines = []
     for backend, device in itertools.product(dispatch.BACKENDS.values(), _devices()):
-        able = [dtype for dtype in DTYPES if dispatch.refusal(backend, device, dtype) is None]
+        able = [dtype for dtype in DTYPES if _refusal(backend, device, dtype) is None]
         verdicts = trust.kept(backend, device) if able else None
         if verdicts is None:
             continue
@@ -126,7 +139,7 @@ def _layers():
 def _by_others():
     """(what, value) for every backend and dtype where kernels of others run some of HiFi-GAN's layers."""
     for backend, device, dtype in itertools.product(dispatch.BACKENDS.values(), _devices(), DTYPES):
-        words = dispatch.refusal(backend, device, dtype) is None and backend.by_others(device, dtype, _layers())
+        words = _refusal(backend, device, dtype) is None and backend.by_others(device, dtype, _layers())
         if words:
             yield f"within {backend.name}, {str(dtype)[6:]}", words
 
@@ -146,7 +159,7 @@ def rows(verbose=False):
         ("CPU threads", torch.get_num_threads()),
         ("CPU features (torch)", torch.backends.cpu.get_cpu_capability()),
         ("CUDA", torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"),
-        ("C++ extension", _extension()),
+        ("C++ extension", _built()),
         *_backends(verbose),
         *_by_others(),
         *_trusted(),
@@ -155,11 +168,12 @@ def rows(verbose=False):
         (dispatch.VARIABLE, (*dispatch.BACKENDS, dispatch.MODULES)),
         (dispatch.SAVE_VARIABLE, dispatch.SAVED),
         (trust.VARIABLE, trust.MODES),
-        (cpu.ISA_VARIABLE, cpu.extension()[0].instruction_sets() if cpu.extension()[0] else ()),
+        (cpu.ISA_VARIABLE, _extension()[0].instruction_sets() if _extension()[0] else ()),
     ):
         value = os.environ.get(variable)
         wrong = "NOT " if value and value not in known else ""
-        lines.append((variable, f"{value or 'not set'} ({wrong}one of {', '.join(known)})"))
+        among = f" ({wrong}one of {', '.join(known)})" if known else ""
+        lines.append((variable, f"{value or 'not set'}{among}"))
     return lines
 
 

@@ -77,7 +77,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], to: str) -> dict[
             "coqui-vits", "espnet" (ParallelWaveGAN's too), "dac", "audiocraft" or "speechbrain".
 
     Raises:
-        ValueError: `to` is none of these, or a key or the tensors of a layer are of none.
+        ValueError: `to` is none of these, a key or the tensors of a layer are of none, or two would have one name.
     """
     if to not in LAYOUTS:
         raise ValueError(f"to: got {to!r}, expected one of {', '.join(LAYOUTS)}")
@@ -85,6 +85,9 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], to: str) -> dict[
     unknown = next((key for key in state_dict if key not in found), None if found else "none")
     if unknown:
         raise ValueError(f"state_dict: expected a discriminator's keys, got {unknown}")
+    for key in found:
+        if not isinstance(state_dict[key], torch.Tensor):
+            raise ValueError(f"state_dict: {key}: expected a tensor, got {type(state_dict[key]).__name__}")
     layers: dict[tuple, dict] = {}
     depths: dict[tuple, set] = {}
     for key, match in found.items():
@@ -93,7 +96,12 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], to: str) -> dict[
             member = depths.setdefault((match["prefix"], match["member"], match["layer"].split(".")[0]), set())
             member.add(int(match["depth"]))
     named = {place: _named(place, tensors, depths, to) for place, tensors in layers.items()}
-    return {named[m["prefix"], m["member"], m["layer"]][m["tensor"]]: state_dict[key] for key, m in found.items()}
+    names = {key: named[m["prefix"], m["member"], m["layer"]][m["tensor"]] for key, m in found.items()}
+    before: dict[str, str] = {}
+    for key, name in names.items():
+        if before.setdefault(name, key) != key:
+            raise ValueError(f"state_dict: {before[name]} and {key} would both be {name}: expected one layout")
+    return {name: state_dict[key] for key, name in names.items()}
 
 
 def _named(place, tensors, depths, to):
@@ -130,7 +138,8 @@ def convert_file(source: str, target: str, to: str) -> list[str]:
     """
     if Path(target).resolve() == Path(source).resolve():
         raise ValueError(f"OUT: expected another file than IN, got {target}")
-    if Path(target).is_dir() or not Path(target).absolute().parent.is_dir():
+    other = Path(target).exists() and not Path(target).is_file()  # a folder; or a device, which would be replaced too
+    if other or not Path(target).absolute().parent.is_dir():
         raise ValueError(f"OUT: expected a file in a folder that is there, got {target}")
     checkpoint = _read(source)
     if _holds_ours(checkpoint):

@@ -54,7 +54,8 @@ def unreadable(conv):
     if hasattr(conv, "parametrizations") and _weight_parametrization(conv) is None:
         return "has a parametrization that is not weight norm over the output channels"
     # Not vars(conv), here as elsewhere: PyTorch 2.6 cannot compile it.
-    if type_before_parametrizations(conv) not in (nn.Conv1d, nn.Conv2d) or "forward" in conv.__dict__:
+    patched = "forward" in conv.__dict__ or "_conv_forward" in conv.__dict__
+    if patched or type_before_parametrizations(conv) not in (nn.Conv1d, nn.Conv2d):
         return f"is a {type(conv).__name__} with a forward of its own"
     if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or set(conv.dilation) != {1}:
         return "pads or dilates in another way than the original"

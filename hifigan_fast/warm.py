@@ -10,6 +10,7 @@ import json
 import re
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMED = re.compile(r"sm_(?:[89]|1\d)\d|gfx9\w\w")
 KEPT = (".json", ".cubin", ".hsaco")  # of what Triton keeps of a kernel: what a launch needs
 MANIFEST = "manifest.json"
+# What reading one raises where a byte is another: in compressed data, in a flag that then says encrypted, in an offset.
+DAMAGE = zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, KeyError, AttributeError, UnicodeDecodeError
 KEY = re.compile("[0-9a-f]{64}")  # of a kernel: a hash, as Triton has it
 CUBIN = re.compile(r"\w+-sm_\d+-[0-9a-f]{32}\.cubin")  # of a kernel in CUDA C++: its file
 SHAPE = 2, 1, 2048  # of waveforms: kernels are the same for every batch and length
@@ -116,8 +119,8 @@ def unpack(path):
             raise ValueError(f"{path}: expected a pack of `hifigan-fast warm --out`, got another kind of file")
     try:
         target, kernels, cubins = _read(path)
-    except (zipfile.BadZipFile, KeyError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: a damaged pack: {error}") from None
+    except (*DAMAGE, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: a damaged pack: {str(error) or type(error).__name__}") from None
     for key, files in kernels.items():
         own = get_cache_manager(key)
         placed = {name: own.put(data, name, binary=True) for name, data in files.items()}

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from hifigan_fast import discriminators, dispatch, info, parity, reference
+from hifigan_fast.backends import cpu
 from hifigan_fast.cli import main
 
 GREEN = parity.Verdict({"maps": (parity.LIMIT - 0.01, "real, discriminators.0, map 1"), "logits": (1.0, "real 0")})
@@ -67,6 +68,15 @@ def test_info_says_why_a_backend_runs_nothing(monkeypatch, capsys):
     monkeypatch.setattr(dispatch.BACKENDS["cpu"], "cannot_run", lambda device, dtype: "no compiler", raising=False)
     assert main(["info"]) == 0
     assert "no: no compiler\n" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(cpu.extension()[0] is None, reason=str(cpu.extension()[1]))
+def test_info_reports_all_else_under_a_wrong_instruction_set(monkeypatch, capsys):
+    monkeypatch.setattr(cpu, "extension", cpu.extension.__wrapped__)  # which was asked before
+    monkeypatch.setenv(cpu.ISA_VARIABLE, "sse9")
+    assert main(["info", "--verbose"]) == 0
+    out = capsys.readouterr().out
+    assert "HIFIGAN_FAST_CPU_ISA: got 'sse9', expected one of" in out and "backend reference, float64 on cpu" in out
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import hifigan_fast as hf
@@ -238,6 +239,7 @@ PATCHES = {
     "stride over columns": lambda d: setattr(d.convs[1], "stride", (3, 2)),
     "same padding": lambda d: d.convs.__setitem__(4, nn.Conv2d(1024, 1024, (5, 1), padding="same")),
     "a forward of its own": lambda d: setattr(d.convs[1], "forward", lambda x: 2 * nn.Conv2d.forward(d.convs[1], x)),
+    "what its forward calls": lambda d: setattr(d.convs[1], "_conv_forward", lambda x, w, b: F.conv2d(x, 2 * w, b)),
     "wrapped": lambda d: d.convs.__setitem__(1, nn.Sequential(d.convs[1])),
     "the discriminator's own forward": lambda d: setattr(d, "forward", lambda x: (x.flatten(1), [x])),
 }
@@ -286,6 +288,18 @@ def test_a_global_hook_sees_every_module(mpd):
     finally:
         handle.remove()
     assert seen.count(nn.Conv2d) == 2 * 2 * 6
+
+
+@pytest.mark.parametrize("name", ["forward", "_conv_forward"])
+def test_a_patched_class_of_convolutions_sees_each_call(mpd, monkeypatch, name):
+    """Also of discriminators that ran before: as extensions patch it that add to every convolution."""
+    y, y_hat = parity.waveforms(1, 300)
+    mpd(y, y_hat)
+    seen, own = [], getattr(nn.Conv2d, name)
+    monkeypatch.setattr(nn.Conv2d, name, lambda self, *args: (seen.append(self), own(self, *args))[1])
+    assert "a class of convolutions is patched" in hf.explain(mpd)
+    mpd(y, y_hat)
+    assert len(seen) == 2 * 2 * 6
 
 
 @needs_extension

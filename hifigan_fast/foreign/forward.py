@@ -110,11 +110,20 @@ class FusedForward:
         return self._calls([y, y_hat], convention) if convention.order == (0, 1) else None
 
     def paired(self, y, y_hat):
-        """Real scores, generated scores, real maps, generated maps, a list each, by calling the module."""
+        """Real scores, generated scores, real maps, generated maps, a list each, by calling the module.
+
+        ValueError where it returns lists of other lengths than when it was accelerated: which map is which is not known.
+        """
         calls = [(y, y_hat)] if 2 in self.conventions else [(y,), (y_hat,)]
         found = [[[None] * len(stack.layers) for stack in self.stacks] for _ in range(2)]
         for first, waves in enumerate(calls):
-            for place, tensor in zip(self.conventions[len(waves)].places(), tensors_in(self.module(*waves))):
+            convention, output = self.conventions[len(waves)], self.module(*waves)
+            if mapped(output, lambda _: None) != mapped(convention.output, lambda _: None):
+                raise ValueError(
+                    f"discriminators: {type(self.module).__name__} returns other lists than when it was accelerated: "
+                    "expected the same; restore() it and accelerate() it again"
+                )
+            for place, tensor in zip(convention.places(), tensors_in(output)):
                 found[first + place.wave][place.stack][place.depth] = tensor
         return *([maps[-1] for maps in side] for side in found), *found
 

@@ -65,6 +65,11 @@ def newest_checkpoint(folder: str | Path) -> tuple[Path, Path] | None:
     return complete[max(complete)] if complete else None
 
 
+def newest_step(folder: str | Path) -> int:
+    """The newest step that has both files, by their names; 0 where there is none."""
+    return max(_pairs(folder), default=0)
+
+
 def half_pairs(folder: str | Path) -> list[Path]:
     """The files of steps that have one of the two only, where no complete pair is newer: what a resume passes over."""
     complete = _pairs(folder)

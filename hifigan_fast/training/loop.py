@@ -116,14 +116,15 @@ def train(
     torch.backends.cudnn.benchmark = True
     with joined(place) as processes, contextlib.ExitStack() as stack:
         with _new_folder(folder, processes.rank == 0):
+            if _nothing_to_do(folder, checkpoint.newest_step(folder), schedule, processes):  # loads nothing
+                return 0
             data = _synthetic_data(folder, config, processes.rank == 0) if data is None else data
             training, held_out = open_clips(data, config, fine_tune)
             order = Order(len(training), config, processes.rank, processes.ranks)
             trainer = Trainer(config, place, distributed=processes.ranks > 1, **how)
             run = Run(trainer, training, held_out, order, folder, schedule, processes)
             _begin(run, init)
-            if trainer.step >= schedule.steps:
-                run.say(_nothing_to_do(run))
+            if _nothing_to_do(folder, trainer.step, schedule, processes):  # files may have been renamed
                 return 0
             run.say(header(run))
             log = None
@@ -186,7 +187,7 @@ def _begin(run, init):
 
 def _train(run, guard, log):
     """Step until the last one, or until a signal comes to one of the processes. Returns its number, or 0."""
-    trainer, schedule = run.trainer, run.schedule
+    trainer, schedule, begun = run.trainer, run.schedule, run.trainer.step
     with Interrupts(say=run.first) as interrupts:
         if log:
             show_samples(trainer, run.held_out, log, generated=False)
@@ -197,6 +198,8 @@ def _train(run, guard, log):
                 trainer.end_epoch()
             if losses is not None:
                 _report(run, guard, losses, log, interrupts)
+                if log and trainer.step == begun + 1 and not schedule.due("log", trainer.step):
+                    log.restart_clock(trainer.step)  # the first step waits for workers, first-used memory and kernels
             ended_by = in_any(interrupts.signal)
             if (losses is not None and schedule.due("checkpoint", trainer.step)) or (ended_by and trainer.step):
                 guard.check()
@@ -247,11 +250,16 @@ def _save(run, log):
         log.restart_clock(run.trainer.step)
 
 
-def _nothing_to_do(run):
-    step, steps = run.trainer.step, run.schedule.steps
-    if step == steps:
-        return f"{run.out} is at step {step} of {steps}: finished, nothing to do"
-    return f"{run.out} is at step {step}, beyond the {steps} steps asked for: nothing was done"
+def _nothing_to_do(out, step, schedule, processes):
+    """Whether a run at `step` has all its steps, which the first process says."""
+    steps = schedule.steps
+    if step < steps:
+        return False
+    if processes.rank == 0:
+        finished = f"{out} is at step {step} of {steps}: finished, nothing to do"
+        beyond = f"{out} is at step {step}, beyond the {steps} steps asked for: nothing was done"
+        print(finished if step == steps else beyond, flush=True)
+    return True
 
 
 def _farewell(run, ended_by):

@@ -1,10 +1,13 @@
 """Kernels compiled ahead: packed, unpacked and found again; those of a pass side by side, before any is launched."""
 
+import contextlib
+import itertools
 import json
 import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -201,3 +204,17 @@ def test_what_takes_long_is_said(capsys, monkeypatch):
         threads.tell(threading.Event())
         over.set()
     assert "compiling kernels, 0 of 1; they are kept" in capsys.readouterr().err
+
+
+def test_a_pack_with_another_byte_anywhere_is_no_traceback(tmp_path, monkeypatch):
+    path = tmp_path / "pack.zip"
+    monkeypatch.setattr(warm, "_versions", lambda: {"hifigan_fast": "1"})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("manifest.json", json.dumps(warm._versions() | {"target": "sm_90"}))
+        file.writestr(f"{'a' * 64}/kernel.json", json.dumps(list(range(99))))
+    whole = path.read_bytes()
+    monkeypatch.setattr("triton.runtime.cache.get_cache_manager", mock.Mock())
+    for place, bits in itertools.product(range(len(whole)), (1, 255)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :])
+        with contextlib.suppress(ValueError):
+            warm.unpack(path)

@@ -70,10 +70,13 @@ def test_help_has_examples():
             "unknown option --ckeckpoint; did you mean --checkpoint?",
         ),
         (["train"], "the following arguments are required: --out"),
+        (["train", "--out", ""], "train: error: expected no empty argument, got '' after --out"),
+        (["train", "--out", "x", "--config="], "expected no empty argument, got '--config=' after --out x"),
         (["train", "--out", "x", "--init", "a", "b", "--init-generator", "c"], "not allowed with argument --init"),
     ],
 )
-def test_unknown_options_are_named(args, message, capsys):
+def test_unknown_options_are_named(args, message, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "train", None)
     with pytest.raises(SystemExit) as ended:
         cli.main(args)
     assert ended.value.code == 2 and message in capsys.readouterr().err

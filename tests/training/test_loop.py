@@ -108,11 +108,20 @@ def test_resume_with_a_batch_that_leaves_the_epoch_no_more(out, run):
         (5, "is at step 8, beyond the 5 steps asked for: nothing was done"),
     ],
 )
-def test_finished_run_says_so(uninterrupted, run, capsys, steps, message):
+def test_finished_run_says_so(uninterrupted, run, capsys, monkeypatch, steps, message):
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()}
+    monkeypatch.setattr(loop, "Trainer", None)  # nothing is built or loaded
     assert run(uninterrupted, steps=steps) == 0
     assert message in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.iterdir()} == before
+
+
+def test_a_renamed_pair_is_as_far_as_it_says(uninterrupted, out, run, capsys):
+    out.mkdir()
+    for name in ("g", "do"):
+        shutil.copy(uninterrupted / f"{name}_00000008", out / f"{name}_00000001")
+    assert run(out, steps=5) == 0
+    assert "is at step 8, beyond the 5 steps asked for: nothing was done" in capsys.readouterr().out
 
 
 def test_validation_is_the_mean_over_held_out_clips(tiny_config, speech):
@@ -240,6 +249,9 @@ def test_seconds_of_a_step_leave_out_all_else(out, run, monkeypatch):
     monkeypatch.setattr(Log, "restart_clock", lambda self, step: events.append(step))
     run(out, steps=1)
     assert events == ["samples", 0, "samples", 1, "checkpoint", 1]
+    events.clear()
+    run(out / "longer", steps=3, log_interval=10, validation_interval=10)
+    assert events == ["samples", 0, 1, "samples", 3, "checkpoint", 3], "the first step's start-up is left out"
 
 
 @pytest.mark.parametrize("line", [b"hello", b"", b'{"loss": 1}', b"[1]", b"\xff\xfe"])

@@ -1,5 +1,7 @@
 """State dicts between the layouts of other projects: they load where they are said to, and come back as they were."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -114,6 +116,11 @@ def test_spectral_norms_vector_is_no_direction():
         (lambda s: s.update(extra=torch.zeros(1)), "expected a discriminator's keys, got extra"),
         (lambda s: s.clear(), "expected a discriminator's keys, got none"),
         (lambda s: s.pop("discriminators.0.convs.1.weight_g"), r"discriminators.0.convs.1 has .*tensors of one norm"),
+        (lambda s: s.update({"discriminators.0.convs.1.weight_v": 3}), "convs.1.weight_v: expected a tensor, got int"),
+        (
+            lambda s: s.update({f"nets{key[14:]}": value for key, value in s.items()}),
+            r"discriminators.0.convs.0.bias and nets.0.convs.0.bias would both be discriminators.0.convs.0.0.bias",
+        ),
     ],
 )
 def test_what_is_no_such_state_dict(change, message):
@@ -162,6 +169,14 @@ def test_a_file_that_cannot_be_converted(source, target, said, tmp_path, capsys)
     assert main(["convert", str(tmp_path / source), str(tmp_path / target), "--to", "coqui"]) == 2
     assert said in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path, capsys):
+    """As /dev/null was, for who may do that."""
+    torch.save(Pair(Period(2)).state_dict(), tmp_path / "state")
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["convert", str(tmp_path / "state"), str(tmp_path / "pipe"), "--to", "coqui"]) == 2
+    assert "OUT: expected a file" in capsys.readouterr().err and (tmp_path / "pipe").is_fifo()
 
 
 def test_no_file_beside_the_target_is_touched(tmp_path):

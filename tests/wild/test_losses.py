@@ -10,6 +10,7 @@ from hifigan_fast.reference import losses
 
 from ..needs import needs_extension
 from ..small import assert_alike
+from .parts import Period
 from .test_parity import built, waves
 
 pytestmark = needs_extension
@@ -55,6 +56,17 @@ def test_step_losses_are_those_of_its_own_forward(name, hooked, monkeypatch):
     for ours, own in found:
         assert_alike(ours, own)
     assert len(ran) == (0 if hooked else 2 * passes)
+
+
+@pytest.mark.parametrize("change", [lambda own: own[::-1], lambda own: own[:1], lambda own: [*own, Period(5)]])
+def test_a_set_that_holds_others_than_when_it_was_accelerated(change):
+    """Which of its maps are scores would be another's: a scale has fewer than a period."""
+    module, _, _ = built("vits")
+    assert hf.accelerate(module)
+    module.discriminators = torch.nn.ModuleList(change(list(module.discriminators)))
+    for loss in (hf.discriminator_step_loss, hf.generator_step_loss):
+        with pytest.raises(ValueError, match="Pair returns other lists than when it was accelerated"):
+            loss(module, *waves(2))
 
 
 def test_sets_that_omit_maps_have_losses_of_their_own():
