@@ -112,7 +112,7 @@ class FusedForward:
     def paired(self, y, y_hat):
         """Real scores, generated scores, real maps, generated maps, a list each, by calling the module.
 
-        ValueError where it returns lists of other lengths than when it was accelerated: which map is which is not known.
+        ValueError where it returns lists of other lengths than when it was accelerated: which map is which is unknown.
         """
         calls = [(y, y_hat)] if 2 in self.conventions else [(y,), (y_hat,)]
         found = [[[None] * len(stack.layers) for stack in self.stacks] for _ in range(2)]
