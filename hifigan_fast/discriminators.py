@@ -151,8 +151,8 @@ def _pooled(ensemble, y, y_hat):
 def explain(module: nn.Module) -> str:
     """Which backend runs the layers of each discriminator in `module`, and why: a table as a string.
 
-    Says what a call of now would do: under this `use_backend`, this autocast, with these hooks and dtypes. ValueError
-    where there is no discriminator of this package, and none that `accelerate` made fast.
+    Says what a call would do now: under this `use_backend` and autocast, with these hooks and dtypes. ValueError where
+    there is no discriminator of this package, and none that `accelerate` made fast.
     """
     from tabulate import tabulate
 
