@@ -54,13 +54,13 @@ def _checked(name, source, known=(*BACKENDS, MODULES)):
 
 
 def use_backend(name: str) -> contextlib.AbstractContextManager[None]:
-    """Within the block (of this thread), calls run on backend `name`; ValueError for a name that is none.
+    """Within the block (of this thread), calls run on backend `name`; ValueError for an unknown name.
 
-    A call of it alone, without `with`, does nothing: for a whole process there is HIFIGAN_FAST_BACKEND.
+    Without `with` it does nothing: for a whole process there is HIFIGAN_FAST_BACKEND.
 
     "modules" is plain PyTorch, module by module: for hooks on feature maps, say, which a fused pass does not see.
     A call that the backend cannot run (another device or dtype) raises ValueError in the block: what was asked for
-    by name is never replaced in silence.
+    by name is never replaced silently.
     """
     return within(_chosen, _checked(name, "backend"))
 
@@ -69,12 +69,12 @@ def save(what: str) -> contextlib.AbstractContextManager[None]:
     """Within the block (of this thread), what a forward pass keeps of its maps for the backward pass.
 
     Args:
-        what: "maps" as they are (the default); "bf16", rounded: half of what they take, gradients of that accuracy;
-            "recompute", nothing, for another forward pass in the backward one. ValueError for anything else.
+        what: "maps" as they are (the default); "bf16", rounded: half the memory, gradients of that accuracy;
+            "recompute", nothing: the backward pass runs another forward pass. ValueError for anything else.
 
-    The environment's HIFIGAN_FAST_SAVE says the same for a whole process; a call without `with` does nothing. What
-    torch.compile compiled stays with what was said when it traced. Around activation checkpointing the block must hold
-    the backward pass too: it calls again.
+    The environment's HIFIGAN_FAST_SAVE says the same for a whole process; without `with` it does nothing. A compiled
+    function stays with what was said when torch.compile traced it. With activation checkpointing the block must hold
+    the backward pass too, which calls again.
     """
     return within(_saved, _checked(what, "what", SAVED))
 

@@ -36,16 +36,17 @@ def accelerate(module: nn.Module) -> Report:
 
     Discriminators are found by what they are and do, not by name: convolutions along time and leaky ReLUs that lead a
     waveform, folded at a period or not, to scores. Each is probed on random waveforms, and gets a fused `forward`, on
-    the instance, only if that gives its own outputs and gradients, by the ratio rule. `restore` takes it back.
+    the instance, only if that reproduces its outputs and gradients, by the ratio rule. `restore` undoes it.
 
     Args:
         module: any module; every depth of it is searched. Call after `.to(device)`, before torch.compile.
 
     Returns:
-        A `Report`: what is fast now, what was left as it is, and why. False, and said in a warning, where nothing is.
+        A `Report`: what is fast now, what was left as it is, and why. If nothing is fast it is false, and a warning
+        says so.
 
     Raises:
-        TypeError: `module` is none.
+        TypeError: `module` is no module.
     """
     checks.check_module("module", module)
     entries: list[Entry] = []
@@ -59,7 +60,7 @@ def accelerate(module: nn.Module) -> Report:
 
 
 def restore(module: nn.Module) -> None:
-    """Give every accelerated module in `module` its own forward back; TypeError where `module` is none."""
+    """Give every accelerated module in `module` its own forward back; TypeError where `module` is no module."""
     checks.check_module("module", module)
     for child in module.modules():
         if isinstance(vars(child).get("forward"), FusedForward):
