@@ -80,7 +80,7 @@ def _write(grads, place, value, first, end, WHOLE: tl.constexpr, BLOCK: tl.const
 
 @triton.jit
 def _signs(r, g, by, grads, to_real, to_generated, first, end, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
-    """A block of both gradients: by · sign(g - r), and the opposite; a NaN stays one, as by PyTorch's sign."""
+    """A block of both gradients: by · sign(g - r), and the opposite; a NaN stays one, not 0 as by PyTorch's sign."""
     r, g = _read(r, first, end, WHOLE, BLOCK), _read(g, first, end, WHOLE, BLOCK)
     sign = tl.where(g > r, by, tl.where(g < r, -by, (g - r) * by))
     _write(grads, to_real, -sign, first, end, WHOLE, BLOCK)
