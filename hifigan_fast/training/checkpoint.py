@@ -5,6 +5,7 @@ original does not read: `batch`, the batches of `batch_size` clips of the epoch 
 epoch they are the whole random state of a run (see `data.Clips` and `data.Order`).
 """
 
+import math
 import os
 import re
 from pathlib import Path
@@ -196,7 +197,8 @@ def _load_optimizer(optimizer, state, name):
         own["lr"], _ = float(group["lr"]), tuple(group["betas"])
         moments = {index: [entry["exp_avg"], entry["exp_avg_sq"]] for index, entry in entries.items()}
         found = {index: [list(moment.shape) for moment in pair] for index, pair in moments.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        steps = [float(entry["step"]) for entry in entries.values()]
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"checkpoint {name}: expected an AdamW's state with one group of parameters: {error!r}"
         ) from None
@@ -207,4 +209,7 @@ def _load_optimizer(optimizer, state, name):
         )
     if not all(moment.isfinite().all() for pair in moments.values() for moment in pair):
         raise ValueError(f"checkpoint {name}: has moments that are not finite")
+    wrong = [step for step in steps if not 0 <= step < math.inf]
+    if wrong:
+        raise ValueError(f"checkpoint {name}: expected step counts of at least 0, got {wrong[0]}")
     optimizer.load_state_dict({"state": entries, "param_groups": [own]})

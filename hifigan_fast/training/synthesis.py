@@ -105,7 +105,7 @@ def synthesize(
 
 def _config_beside(checkpoint):
     if not Path(checkpoint).is_file():
-        raise ValueError(f"checkpoint: expected a file, got {str(checkpoint)!r}, which is not there")
+        raise ValueError(f"checkpoint: expected a file, got {str(checkpoint)!r}, which is no file")
     path = Path(checkpoint).parent / "config.json"
     if not path.is_file():
         raise ValueError(f"config: {path} is not there; expected it beside the checkpoint, or a --config")

@@ -271,6 +271,17 @@ def _unnamed_moments(g, do):
     del do["optim_g"]["state"][0]["exp_avg"]
 
 
+def _step(count):
+    """Another step count of a parameter, or none."""
+
+    def change(g, do):
+        del do["optim_g"]["state"][0]["step"]
+        if count is not None:
+            do["optim_g"]["state"][0]["step"] = count
+
+    return change
+
+
 def _poisoned_moments(g, do):
     do["optim_g"]["state"][3]["exp_avg_sq"][0] = torch.inf
 
@@ -292,6 +303,9 @@ def _other_betas(g, do):
         (lambda g, do: do.update(batch="x"), "do_00000001: batch: expected a number of at least 0, got 'x'"),
         (lambda g, do: do.update(optim_g={}), "do_00000001, optim_g: expected an AdamW's state"),
         (_unnamed_moments, "do_00000001, optim_g: expected an AdamW's state .*exp_avg"),
+        (_step(None), "do_00000001, optim_g: expected an AdamW's state .*step"),
+        (_step(torch.ones(2)), "do_00000001, optim_g: expected an AdamW's state with one group"),
+        (_step(torch.tensor(torch.nan)), "do_00000001, optim_g: expected step counts of at least 0, got nan"),
         (_poisoned_moments, "do_00000001, optim_g: has moments that are not finite"),
         (_poisoned_weights, "do_00000001, msd: conv.bias has values that are not finite"),
         (_other_betas, r"adam_b1, adam_b2: .*do_00000001, optim_d was trained with \(0.5, 0.9\), got \(0.8, 0.99\)"),
