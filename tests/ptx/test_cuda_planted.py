@@ -29,7 +29,6 @@ def losses():
         pytest.param(
             ensemble, "<=", "turned.cuh", "part.taps + own_tap;", "part.taps + part.taps - 1 - own_tap;", marks=rare
         ),
-        pytest.param(ensemble, "out of bounds", "stem_input_grad.cu", "row >= out_rows", "row > out_rows", marks=rare),
     ],
 )
 def test_planted(run, said, file, old, new):

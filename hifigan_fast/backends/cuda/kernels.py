@@ -77,7 +77,8 @@ class CudaKernels(Kernels):
     window_weight_grad = _kernel(
         "weight_grad", "x grad_out partial partial_bias runs tiles splits", source="convolution_weight_grad"
     )
-    stem_input_grad = _kernel("stem_input_grad", "grad_out weight grad_waves runs tiles", 128)
+    stem_input_grad = _kernel("stem_input_grad", "grad_out weight grad_waves runs tiles", THREADS // 2)
+    stem_places = 256
     pooled = _kernel("pooled", "sides out tiles length length_once")
     squared_means = _kernel("squared_means", "scores sum_of_means means parts")
     squared_means_gradients = _kernel("squared_means_gradients", "scores grad_total grad_means grads parts")
