@@ -126,7 +126,7 @@ struct MultiplyAdds {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
+extern "C" __global__ void __launch_bounds__(THREADS)
     forward(const x_t *x, const weight_t *weight, const float *bias, out_t *out, const long long *runs,
             const long long *tiles, float slope) {
   __shared__ Samples samples;

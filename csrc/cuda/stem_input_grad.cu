@@ -42,8 +42,8 @@ inline weight_t filter(const weight_t *weight, int channel, int tap) {
   return channel < OUT && tap < TAPS ? weight[channel * TAPS + tap] : narrow<weight_t>(0);
 }
 
-// A product's rows are the gradient's, its columns taps; channels 8 · t + 4 · s … 8 · t + 4 · s + 3 of each
-// 32 are what thread t of a row has of the sth product.
+// Rows of a product are the gradient's, its columns taps. Thread t of the four that have a row gives the sth
+// product channels 8 · t + 4 · s to 8 · t + 4 · s + 3.
 template <class T>
 struct MatrixUnits {
   static constexpr int PITCH = WITHIN + 2, TILES = WITHIN / 8;
@@ -84,11 +84,12 @@ struct MatrixUnits {
     }
   }
 
-  inline void put(Products &products, Sums &sums, int row, bool more) const {
+  inline void put(Products &products, Sums &sums, int row, int count, bool more) const {
     const int tap = threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < TILES * 4; ++i)
-      products.put(row + i / 2 % 2 * 8, i / 4 * 8 + tap + i % 2, more, sums.of[i / 4][i % 4]);
+      if (row + i / 2 % 2 * 8 < count)
+        products.put(row + i / 2 % 2 * 8, i / 4 * 8 + tap + i % 2, more, sums.of[i / 4][i % 4]);
   }
 };
 
@@ -96,7 +97,7 @@ template <class T>
 struct MultiplyAdds {
   T *filters;
 
-  // Of four channels' neighbours the taps lie four words further, in other banks.
+  // What the four threads of a row read at once lies in different banks.
   static inline int place(int channel) { return channel * WITHIN + channel / 4 * 4; }
 
   inline MultiplyAdds(const T *weight, int channel, int tap) {
@@ -123,20 +124,21 @@ struct MultiplyAdds {
     }
   }
 
-  inline void put(Products &products, Sums &sums, int row, bool more) const {
+  inline void put(Products &products, Sums &sums, int row, int count, bool more) const {
 #pragma unroll
     for (int i = 0; i < 2 * WITHIN; ++i) {
       float &own = sums.of[i / WITHIN][i % WITHIN];
       own += __shfl_xor_sync(0xFFFFFFFF, own, 1);
       own += __shfl_xor_sync(0xFFFFFFFF, own, 2);
-      if (threadIdx.x % 4 == i % 4) products.put(row + i / WITHIN * 8, i % WITHIN, more, own);
+      if (threadIdx.x % 4 == i % 4 && row + i / WITHIN * 8 < count)
+        products.put(row + i / WITHIN * 8, i % WITHIN, more, own);
     }
   }
 };
 
 using Product = Choose<sizeof(grad_out_t) == 4, MultiplyAdds<grad_out_t>, MatrixUnits<grad_out_t>>::Type;
 
-// Of the span's rows from `begin` on, counted column by column, so many: what they are by WITHIN taps.
+// `count` rows of a span from `begin` on, counted column by column, by WITHIN taps.
 inline void multiply_rows(Products &products, const grad_out_t *grads, const weight_t *weight,
                           const Span &span, int out_rows, int begin, int count, int tap) {
   const int lane = threadIdx.x % 32;
@@ -144,34 +146,35 @@ inline void multiply_rows(Products &products, const grad_out_t *grads, const wei
   for (int panel = 0; panel < OUT; panel += PANEL) {
     const Product product(weight, panel, tap);
 #pragma unroll 1
-    for (int tile = threadIdx.x / 32 * 16; tile < count; tile += WARPS * 16) {
-      const grad_out_t *from[2];
-      bool live[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const unsigned number = begin + tile + lane / 4 + 8 * i, beside = number / span.rows;
-        const int turned = span.column + beside,
-                  column = turned < span.period ? turned : turned - span.period;
-        live[i] = tile + lane / 4 + 8 * i < count;
-        const int row = column * out_rows + span.first + number - beside * span.rows;
-        from[i] = grads + static_cast<long long>(row) * OUT + panel + lane % 4 * EACH;
-      }
+    for (int first = 0; first < count; first += WARPS * 16) {  // of all warps alike: some shuffle
+      const int own_row = first + threadIdx.x / 32 * 16 + lane / 4;
       Product::Sums sums;
+      if (first + threadIdx.x / 32 * 16 < count) {
+        const grad_out_t *from[2];
 #pragma unroll
-      for (int step = 0; step < STEPS; ++step) {
-        grad_out_t own[2][EACH];
+        for (int i = 0; i < 2; ++i) {
+          const unsigned number = begin + own_row + 8 * i, beside = number / span.rows;
+          const int turned = span.column + beside,
+                    column = turned < span.period ? turned : turned - span.period;
+          const int row = column * out_rows + span.first + number - beside * span.rows;
+          from[i] = grads + static_cast<long long>(row) * OUT + panel + lane % 4 * EACH;
+        }
+#pragma unroll 4
+        for (int step = 0; step < STEPS; ++step) {
+          grad_out_t own[2][EACH];
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-          load<WHOLE>(own[i], from[i] + step * 4 * EACH,
-                      live[i] ? OUT - panel - (step * 4 + lane % 4) * EACH : 0);
-        product.add(sums, own, step);
+          for (int i = 0; i < 2; ++i)
+            load<WHOLE>(own[i], from[i] + step * 4 * EACH,
+                        own_row + 8 * i < count ? OUT - panel - (step * 4 + lane % 4) * EACH : 0);
+          product.add(sums, own, step);
+        }
       }
-      product.put(products, sums, tile + lane / 4, panel > 0);
+      product.put(products, sums, own_row, count, panel > 0);
     }
   }
 }
 
-// What position `at` of the fold gets from those rows.
+// What position `at` of the fold gets of those rows.
 inline float gathered(const Products &products, const Span &span, int at, int begin, int count,
                       int first_tap) {
   const int place = at / span.period, reached = place + PADDING - first_tap;
@@ -189,7 +192,7 @@ inline float gathered(const Products &products, const Span &span, int at, int be
   return total;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
     stem_input_grad(const grad_out_t *grad_out, const weight_t *weight, grad_waves_t *grad_waves,
                     const long long *runs, const long long *tiles) {
   __shared__ Products products;
@@ -197,8 +200,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int sample = tile[2], first = tile[3], length = runs[tile[0] * RUN_FIELDS + RUN_IN_ROWS];
   const int mirror = 2 * (length - 1), end = min(first + BM, length);
   float totals[BM / THREADS] = {};
-  for (int index = 2 * tile[0]; index < 2 * tile[1];
-       ++index) {  // each run's places, and those that the pad mirrors
+  // Of each run the places themselves, and where the pad mirrors them.
+  for (int index = 2 * tile[0]; index < 2 * tile[1]; ++index) {
     const long long *run = runs + index / 2 * RUN_FIELDS;
     const bool mirrored = index % 2;
     const int period = run[RUN_PERIOD], out_rows = run[RUN_OUT_ROWS],

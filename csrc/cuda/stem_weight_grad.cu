@@ -12,16 +12,16 @@ static_assert(TAPS <= 16 && BM % 32 == 0 && BM <= WARPS * 8 * EACH);
 
 using Samples = Window<grad_out_t, BK>;
 
-// What warps add up, one after another: rows are taps, and the bias; channels that lanes have at once lie
-// side by side.
+// What the warps add up, one after another: of each tap, and of the bias. Channels that lanes have at once
+// lie side by side.
 struct Totals {
   alignas(8) float of[TAPS + 1][BM + 8];
 
   static inline int column(int channel) { return channel % EACH * (BM / EACH) + channel / EACH; }
 };
 
-// Rows of the product are taps, and the bias's, which sums ones; column n of its jth matrix is channel EACH ·
-// n + j.
+// Rows of the product are taps, and the bias's, by which ones are multiplied; column n of the jth matrix is
+// channel EACH · n + j.
 template <class T>
 struct MatrixUnits {
   static constexpr int PANEL = 8 * EACH, ALONG = BM / PANEL, DOWN = WARPS / ALONG,
@@ -90,7 +90,7 @@ struct MultiplyAdds {
 
   inline void add(const Samples &samples, const grad_out_t *grads, int rows) {
     const int first = blockIdx.y * BM + threadIdx.x % LANES * EACH;
-#pragma unroll 2
+#pragma unroll 4
     for (int row = threadIdx.x / LANES; row < min(BK, rows); row += SLOTS) {
       float own[EACH];
       load<WHOLE>(own, grads + static_cast<long long>(row) * OUT + first, OUT - first);
@@ -125,7 +125,7 @@ struct MultiplyAdds {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
+extern "C" __global__ void __launch_bounds__(THREADS)
     weight_grad(const x_t *x, const grad_out_t *grad_out, float *partial, float *partial_bias,
                 const long long *runs, const long long *tiles, const long long *splits) {
   __shared__ Samples samples;

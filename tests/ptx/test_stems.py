@@ -8,6 +8,7 @@ import torch
 from benchmarks import ahead
 from hifigan_fast import parity
 from hifigan_fast.backends.cuda import blocks
+from hifigan_fast.backends.cuda.kernels import MOST_TAPS
 from hifigan_fast.backends.gpu import convolutions
 from hifigan_fast.geometry import Layer
 
@@ -30,6 +31,12 @@ CASES = {
     "more taps than at a time": (Layer(1, 136, 41, 3, 20), [(1, 2, 150), (5, 1, 331)]),
     "much padding": (Layer(1, 40, 4, 1, 9), [(1, 2, 20), (2, 1, 35)]),
 }
+# Of more taps only the waveform's gradient has a kernel of stems.
+LAUNCHES = [
+    (name, direction)
+    for name, direction in itertools.product(CASES, stems.LAUNCHED)
+    if direction == "input_grad" or CASES[name][0].taps <= MOST_TAPS
+]
 BEFORE_80 = ("float16", "float32")  # kinds that an earlier device has
 TARGETS = {75: BEFORE_80, 80: tuple(DTYPES), 90: ("bfloat16", "float32")}
 
@@ -59,8 +66,7 @@ def test_executed(name, kind, direction, poisoned):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("direction", stems.LAUNCHED)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name, direction", LAUNCHES)
 @pytest.mark.parametrize("target, kind", [(target, kind) for target, kinds in TARGETS.items() for kind in kinds])
 def test_every_geometry(target, kind, name, direction, poisoned):
     executed(name, direction, kind, target)
@@ -137,7 +143,7 @@ def test_no_spills(name, direction, kind, target):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name, direction", list(itertools.product(CASES, stems.LAUNCHED)))
+@pytest.mark.parametrize("name, direction", LAUNCHES)
 @pytest.mark.parametrize("target", blocks.SHARED)
 def test_no_spills_anywhere(name, direction, target):
     for kind in BEFORE_80 if target < 80 else ("bfloat16", *BEFORE_80):
