@@ -42,9 +42,19 @@ inline void write(void *to, const Words<WORDS> &words) {
   }
 }
 
-// values[i] = from[i]; of an aligned address, COUNT a multiple of a chunk, or half of one.
-template <class T, int COUNT>
-inline void load_whole(float (&values)[COUNT], const T *from) {
+// An element as it is, or as float.
+template <class V, class T>
+inline V as(T value) {
+  if constexpr (sizeof(V) == sizeof(T))
+    return value;
+  else
+    return wide(value);
+}
+
+// values[i] = from[i], elements or floats; of an aligned address, COUNT a multiple of a chunk, or half of
+// one.
+template <class V, class T, int COUNT>
+inline void load_whole(V (&values)[COUNT], const T *from) {
   constexpr int EACH = Chunk<T>::COUNT < COUNT ? Chunk<T>::COUNT : COUNT;
 #pragma unroll
   for (int first = 0; first < COUNT; first += EACH) {
@@ -55,7 +65,7 @@ inline void load_whole(float (&values)[COUNT], const T *from) {
       if constexpr (sizeof(T) == 4)
         values[first + i] = __uint_as_float(words.of[i]);
       else
-        values[first + i] = wide(T{static_cast<unsigned short>(words.of[i / 2] >> 16 * (i % 2))});
+        values[first + i] = as<V>(T{static_cast<unsigned short>(words.of[i / 2] >> 16 * (i % 2))});
     }
   }
 }
@@ -70,19 +80,19 @@ inline void store_whole(T *to, const float (&values)[COUNT]) {
     for (int i = 0; i < EACH; ++i) {
       if constexpr (sizeof(T) == 4)
         words.of[i] = __float_as_uint(values[first + i]);
-      else
-        words.of[i / 2] |= static_cast<unsigned>(narrow<T>(values[first + i]).bits) << 16 * (i % 2);
+      else if (i % 2 == 0)
+        words.of[i / 2] = pair<T>(values[first + i], values[first + i + 1]);
     }
     write(to + first, words);
   }
 }
 
 // The first `left` of COUNT elements, zeros behind them. WHOLE: chunks are aligned, and all there or none.
-template <bool WHOLE, class T, int COUNT>
-inline void load(float (&values)[COUNT], const T *from, int left) {
+template <bool WHOLE, class V, class T, int COUNT>
+inline void load(V (&values)[COUNT], const T *from, int left) {
   if (WHOLE && left > 0) return load_whole(values, from);
 #pragma unroll
-  for (int i = 0; i < COUNT; ++i) values[i] = i < left ? wide(from[i]) : 0;
+  for (int i = 0; i < COUNT; ++i) values[i] = i < left ? as<V>(from[i]) : V{};
 }
 
 template <bool WHOLE, class T, int COUNT>

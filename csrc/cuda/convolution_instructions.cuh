@@ -1,10 +1,7 @@
-// What PTX has and C++ has not: copies that nobody waits for, 8 × 8 matrices of a warp, products of the
-// matrix units.
+// What PTX has and C++ has not: copies that nobody waits for, 8 × 8 matrices of a warp.
 #pragma once
 
-#include "elements.cuh"
-
-#define DEVICE __device__ __forceinline__
+#include "matrix_units.cuh"
 
 using Chunk = uint4;  // 16 bytes
 
@@ -152,65 +149,3 @@ struct Kind {
   using Stored = T;
   static constexpr bool IN_TF32 = TF32 && sizeof(T) == 4;
 };
-
-// Two neighbours; `low` comes first.
-template <class T>
-DEVICE unsigned pair(float low, float high) {
-  return narrow<T>(low).bits | static_cast<unsigned>(narrow<T>(high).bits) << 16;
-}
-#if __CUDA_ARCH__ >= 800
-template <>
-DEVICE unsigned pair<Float16>(float low, float high) {
-  unsigned found;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
-  return found;
-}
-template <>
-DEVICE unsigned pair<Bfloat16>(float low, float high) {
-  unsigned found;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
-  return found;
-}
-#endif
-
-// d += a b of a warp, float in TF32: 16 rows, 8 columns, two chunks deep.
-template <class T>
-DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
-
-// The same, one chunk deep: of the first two registers of a, and one of b.
-template <class T>
-DEVICE void multiply_chunk(float (&d)[4], unsigned a0, unsigned a1, unsigned b0);
-
-#define MULTIPLY(T, shape, type)                                                           \
-  template <>                                                                              \
-  DEVICE void multiply<T>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { \
-    asm("mma.sync.aligned." shape ".row.col.f32." type "." type                            \
-        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"             \
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                   \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));               \
-  }
-#define MULTIPLY_CHUNK(T, shape, type)                                                  \
-  template <>                                                                           \
-  DEVICE void multiply_chunk<T>(float (&d)[4], unsigned a0, unsigned a1, unsigned b0) { \
-    asm("mma.sync.aligned." shape ".row.col.f32." type "." type                         \
-        ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"                      \
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                \
-        : "r"(a0), "r"(a1), "r"(b0));                                                   \
-  }
-
-MULTIPLY_CHUNK(Float16, "m16n8k8", "f16")
-#if __CUDA_ARCH__ >= 800
-MULTIPLY(Float16, "m16n8k16", "f16")
-MULTIPLY(Bfloat16, "m16n8k16", "bf16")
-MULTIPLY(float, "m16n8k8", "tf32")
-MULTIPLY_CHUNK(Bfloat16, "m16n8k8", "bf16")
-MULTIPLY_CHUNK(float, "m16n8k4", "tf32")
-#else
-template <>
-DEVICE void multiply<Float16>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  multiply_chunk<Float16>(d, a[0], a[1], b[0]);
-  multiply_chunk<Float16>(d, a[2], a[3], b[1]);
-}
-#endif
-#undef MULTIPLY
-#undef MULTIPLY_CHUNK

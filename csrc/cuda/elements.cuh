@@ -43,6 +43,31 @@ inline Bfloat16 narrow<Bfloat16>(float value) {
   return found;
 }
 
+// Two neighbours as they lie; `low` comes first.
+template <class T>
+inline unsigned word(T low, T high) {
+  return low.bits | static_cast<unsigned>(high.bits) << 16;
+}
+
+template <class T>
+inline unsigned pair(float low, float high) {
+  return word(narrow<T>(low), narrow<T>(high));
+}
+#if __CUDA_ARCH__ >= 800
+template <>
+inline unsigned pair<Float16>(float low, float high) {
+  unsigned found;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
+  return found;
+}
+template <>
+inline unsigned pair<Bfloat16>(float low, float high) {
+  unsigned found;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
+  return found;
+}
+#endif
+
 // float32 to the nearest of TF32: matrix units cut off the bits that they do not take. To even is one
 // instruction, which came with Hopper; away from zero is three.
 inline float to_tf32(float value) {

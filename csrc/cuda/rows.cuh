@@ -10,9 +10,11 @@ struct Place {  // an output row of a run
 };
 
 // Rows are counted through the sequences of a run.
+inline int rows_of(const long long *run) { return run[RUN_SAMPLES] * run[RUN_PERIOD] * run[RUN_OUT_ROWS]; }
+
 inline Place place_of(const long long *run, int number) {
   const int rows = run[RUN_OUT_ROWS];
-  return {number / rows, number % rows, number < static_cast<int>(run[RUN_SAMPLES] * run[RUN_PERIOD]) * rows};
+  return {number / rows, number % rows, number < rows_of(run)};
 }
 
 // The number of a head's row; they are H-major.

@@ -31,7 +31,7 @@ def _addresses(machine, operand, kind):
         return lambda p: base[p] + offset
     if isinstance(operand.base, (Symbol, Imm)):
         return lambda p: np.full(len(p), int(base) + offset, np.int64)
-    return lambda p: base[p].astype(np.int64) + offset
+    return lambda p: base[p].astype(np.int64) + offset & 0xFFFFFFFF  # 32 bits: compilers let sums wrap around
 
 
 def shared_width(i):

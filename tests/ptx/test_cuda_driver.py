@@ -14,7 +14,6 @@ from hifigan_fast import cache, dispatch, trust
 from hifigan_fast.backends.cuda import CudaBackend, compiler, driver, kernel, kernels
 from hifigan_fast.backends.gpu import devices, losses, program
 from hifigan_fast.backends.gpu import driver as launches
-from hifigan_fast.backends.gpu.convolutions import STEM_BLOCK
 from hifigan_fast.backends.gpu.kernels import instead_of_launching
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import ensemble_of
@@ -184,9 +183,9 @@ def test_a_refusal_of_the_compiler_says_the_error():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("taps, channels", [(300, 64), (41, 512), (1, 1)])
 def test_the_gradient_of_a_waveform_is_compiled_for_any_stem(dtype, taps, channels):
-    """Also for one whose filters do not fit into shared memory."""
+    """Also for one of more taps and channels than a program has at a time."""
     maps, table = torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=torch.int64)
-    constants = {"OUT": channels, "TAPS": taps, "STRIDE": 3, "PADDING": taps // 2, "BM": STEM_BLOCK}
+    constants = {"OUT": channels, "TAPS": taps, "STRIDE": 3, "PADDING": taps // 2, "BM": CUDA.kernels.stem_places}
     entry = CUDA.kernels.stem_input_grad
     args, constants = kernel.arguments(entry, (maps, maps, torch.zeros(1), table, table), constants)
     assert kernels.compiled(entry, args, constants, (7, 5), "cubin")

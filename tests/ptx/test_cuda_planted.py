@@ -24,12 +24,11 @@ def losses():
     [
         (losses, "unordered", "together.cuh", "atom.acq_rel", "atom.relaxed"),
         (ensemble, "race", "stem_weight_grad.cu", "__syncthreads();", ""),
-        (ensemble, "<=", "rows.cuh", "2 * (length - 1) - at)", "2 * length - 1 - at)"),
+        (ensemble, "<=", "stem.cuh", "2 * (length - 1) - straight", "2 * length - 1 - straight"),
         pytest.param(ensemble, "<=", "head_input_grad.cu", "phase.shift - back", "phase.shift + 1 - back", marks=rare),
         pytest.param(
             ensemble, "<=", "turned.cuh", "part.taps + own_tap;", "part.taps + part.taps - 1 - own_tap;", marks=rare
         ),
-        pytest.param(ensemble, "out of bounds", "stem_input_grad.cu", "row >= out_rows", "row > out_rows", marks=rare),
     ],
 )
 def test_planted(run, said, file, old, new):

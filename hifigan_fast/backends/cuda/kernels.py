@@ -15,7 +15,7 @@ THREADS = 256  # of a block, where nothing else is said
 # Of kernels of layers, beside the window kernels: of any layer, of a waveform's, of scores.
 KINDS = ("direct", "stem", "head")
 ROWS = {"ROWS": 1, "THREADS": THREADS}  # of weights a program
-MOST_TAPS, MOST_CHANNELS = 16, 512  # of stems and heads that have kernels of their own
+MOST_TAPS = 16  # of stems and heads that have kernels of their own
 
 
 def _kernel(name, parameters, threads=THREADS, source=None):
@@ -77,7 +77,8 @@ class CudaKernels(Kernels):
     window_weight_grad = _kernel(
         "weight_grad", "x grad_out partial partial_bias runs tiles splits", source="convolution_weight_grad"
     )
-    stem_input_grad = _kernel("stem_input_grad", "grad_out weight grad_waves runs tiles", 128)
+    stem_input_grad = _kernel("stem_input_grad", "grad_out weight grad_waves runs tiles", THREADS // 2)
+    stem_places = 256
     pooled = _kernel("pooled", "sides out tiles length length_once")
     squared_means = _kernel("squared_means", "scores sum_of_means means parts")
     squared_means_gradients = _kernel("squared_means_gradients", "scores grad_total grad_means grads parts")
@@ -101,9 +102,11 @@ class CudaKernels(Kernels):
         """Of a stem or head as discriminators have them: few taps, all of which a thread has at hand."""
         if layer.groups > 1 or layer.taps > MOST_TAPS:
             return None
-        if role == "stem" and layer.out_channels <= MOST_CHANNELS:
-            blocks = {"forward": (256, layer.out_channels, 32), "weight_grad": (layer.out_channels, layer.taps, 256)}
-            return Config(*blocks[direction])
+        if role == "stem":
+            channels = max(32, _power_of_2(layer.out_channels, 128))
+            rows = 512 if channels == 32 else 256
+            blocks = (rows, channels, 32) if direction == "forward" else (channels, layer.taps, rows)
+            return Config(*blocks, THREADS // 2)
         if role == "head" and layer.out_channels == 1:
             if direction == "weight_grad":
                 wide = THREADS // 2 * ALIGNED // like.itemsize  # channels of a program

@@ -10,7 +10,7 @@ from .kernels import cdiv
 from .pointers import aligned
 from .program import empty
 
-STEM_BLOCK, STEM_CHANNELS = 128, 32  # places of a waveform, and channels, at a time
+STEM_CHANNELS = 32  # of a stem's gradient at a time
 PROGRAMS = 1056  # of a weight gradient, where rows allow: eight for each multiprocessor of a large device
 
 
@@ -79,7 +79,7 @@ def input_grad(kernels, role, layer, slope, runs, grad_out, weights, saved, map_
 
 
 def stem_input_grad(kernels, layer, runs, grad_out, weights, grad_waves):
-    ordered, tiles = tables.wave_tiles(runs, STEM_BLOCK, grad_waves.device)
+    ordered, tiles = tables.wave_tiles(runs, kernels.stem_places, grad_waves.device)
     constants = geometry(layer)
     kernels.launch(
         grad_waves.device,
@@ -91,7 +91,7 @@ def stem_input_grad(kernels, layer, runs, grad_out, weights, grad_waves):
         ordered,
         tiles,
         **{key: constants[key] for key in ("OUT", "TAPS", "STRIDE", "PADDING")},
-        BM=STEM_BLOCK,
+        BM=kernels.stem_places,
         BO=STEM_CHANNELS,
     )
 

@@ -46,7 +46,7 @@ class Kernels(ABC):
 
     Attributes:
         pack, finish, finish_spectral, iterate: of weights.
-        forward, input_grad, weight_grad, stem_input_grad: of layers.
+        forward, input_grad, weight_grad, stem_input_grad: of layers; stem_places: of a waveform, for each program.
         pooled, squared_means, squared_means_gradients, l1_means, l1_gradients: of waveforms, scores and maps.
     """
 

@@ -40,6 +40,7 @@ class TritonKernels(Kernels):
     pack, finish, finish_spectral, iterate = weights.pack, weights.finish, weights.finish_spectral, spectral.iterate
     forward, input_grad, weight_grad = convolution.forward, convolution.input_grad, convolution.weight_grad
     stem_input_grad, pooled = stem.stem_input_grad, pooling.pooled
+    stem_places = 128
     squared_means, squared_means_gradients = adversarial.squared_means, adversarial.gradients
     l1_means, l1_gradients = feature_l1.means, feature_l1.gradients
     run, on_device, watched = map(staticmethod, (launch.run, launch.on_device, launch.watched))
