@@ -33,7 +33,7 @@ struct MatrixUnits {
   inline void add(const Samples &samples, const T *grads, int rows) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int first = blockIdx.y * BM + warp % ALONG * PANEL + lane / 4 * EACH;
-#pragma unroll 2
+#pragma unroll 1
     for (int step = 0; step < BK; step += DOWN * 16) {
       const int above = step + warp / ALONG * 16;
       T own[4][EACH];
