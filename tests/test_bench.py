@@ -247,8 +247,16 @@ def test_the_report_is_one_page_that_loads_nothing(made_up, tmp_path):
     xml.fromstring(files[1].read_bytes())
 
 
+@pytest.fixture
+def heard():
+    """SIGINT as at a terminal: it is ignored in what a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_keeps_what_was_measured(made_up, monkeypatch, tmp_path, capsys, number):
+def test_ctrl_c_keeps_what_was_measured(made_up, heard, monkeypatch, tmp_path, capsys, number):
     made_up()
     measure, handlers = timing.measure, [signal.getsignal(own) for own in (signal.SIGINT, signal.SIGTERM)]
 
