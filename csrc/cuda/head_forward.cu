@@ -7,7 +7,7 @@
 constexpr int EACH = Chunk<x_t>::COUNT;
 constexpr bool WHOLE = IN % EACH == 0;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
     forward(const x_t *x, const weight_t *weight, const float *bias, out_t *out, const long long *runs,
             const long long *tiles, float slope) {
   const long long *run = runs + tiles[2 * blockIdx.x] * RUN_FIELDS;
