@@ -164,11 +164,12 @@ def rows(verbose=False):
         *_by_others(),
         *_trusted(),
     ]
+    module, _ = _extension()
     for variable, known in (
         (dispatch.VARIABLE, (*dispatch.BACKENDS, dispatch.MODULES)),
         (dispatch.SAVE_VARIABLE, dispatch.SAVED),
         (trust.VARIABLE, trust.MODES),
-        (cpu.ISA_VARIABLE, _extension()[0].instruction_sets() if _extension()[0] else ()),
+        (cpu.ISA_VARIABLE, module.instruction_sets() if module else ()),
     ):
         value = os.environ.get(variable)
         wrong = "NOT " if value and value not in known else ""

@@ -62,16 +62,6 @@ class Run(NamedTuple):
     schedule: Schedule
     processes: Processes
 
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that reports and writes."""
-        return self.processes.rank == 0
-
-    def say(self, text: str) -> None:
-        """Print a line, in the first process."""
-        if self.first:
-            print(text, flush=True)
-
     def files(self, epoch: int, batch: int) -> list[str]:
         """The names of the clips that all processes train on in this batch of this epoch."""
         return [str(self.training.paths[index]) for index in self.order.whole_batch(epoch, batch)]
@@ -115,10 +105,10 @@ def train(
     place, folder = pick_device(device), Path(out)
     torch.backends.cudnn.benchmark = True
     with joined(place) as processes, contextlib.ExitStack() as stack:
-        with _new_folder(folder, processes.rank == 0):
+        with _new_folder(folder, processes.first):
             if _nothing_to_do(folder, checkpoint.newest_step(folder), schedule, processes):  # loads nothing
                 return 0
-            data = _synthetic_data(folder, config, processes.rank == 0) if data is None else data
+            data = _synthetic_data(folder, config, processes.first) if data is None else data
             training, held_out = open_clips(data, config, fine_tune)
             order = Order(len(training), config, processes.rank, processes.ranks)
             trainer = Trainer(config, place, distributed=processes.ranks > 1, **how)
@@ -126,14 +116,14 @@ def train(
             _begin(run, init)
             if _nothing_to_do(folder, trainer.step, schedule, processes):  # files may have been renamed
                 return 0
-            run.say(header(run))
+            run.processes.say(header(run))
             log = None
-            if run.first:
+            if run.processes.first:
                 log = stack.enter_context(Log(folder, trainer.step, schedule.steps, config.sampling_rate))
                 save_config(config, folder / "config.json")
         guard = Guard(trainer, run.files, skip_non_finite, log.say if log else lambda _: None)
         ended_by = _train(run, guard, log)
-    run.say(_farewell(run, ended_by))
+    run.processes.say(_farewell(run, ended_by))
     return ended_by
 
 
@@ -166,19 +156,19 @@ def _synthetic_data(out, config, first):
 
 def _begin(run, init):
     """Load the newest checkpoint, or else `init`, and set the order of clips to where it left off."""
-    trainer, order = run.trainer, run.order
+    trainer, order, say = run.trainer, run.order, run.processes.say
     for path in checkpoint.half_pairs(run.out):
-        run.say(f"{path} is half of a checkpoint and is not used; --init-generator begins with a g_ file alone")
+        say(f"{path} is half of a checkpoint and is not used; --init-generator begins with a g_ file alone")
     found = checkpoint.newest_checkpoint(run.out)
     if found:
         changes = resume(trainer, *found)
         unused = f"; {' and '.join(map(str, init))} not used" if init else ""
         resumed = f"resuming after step {trainer.step} from {found[0].name} and {found[1].name}{unused}"
-        run.say("\n".join([resumed, *changes]))
+        say("\n".join([resumed, *changes]))
     elif init:
         load = checkpoint.load_pair if len(init) == 2 else checkpoint.load_generator
         load(trainer if len(init) == 2 else trainer.generator, *init)
-        run.say(f"beginning at step 0 with {' and '.join(map(str, init))}")
+        say(f"beginning at step 0 with {' and '.join(map(str, init))}")
     check_same_step(trainer.step)
     if trainer.batch >= order.batches_per_epoch:  # the batch size changed since
         trainer.end_epoch()
@@ -188,7 +178,7 @@ def _begin(run, init):
 def _train(run, guard, log):
     """Step until the last one, or until a signal comes to one of the processes. Returns its number, or 0."""
     trainer, schedule, begun = run.trainer, run.schedule, run.trainer.step
-    with Interrupts(say=run.first) as interrupts:
+    with Interrupts(say=run.processes.first) as interrupts:
         if log:
             show_samples(trainer, run.held_out, log, generated=False)
             log.restart_clock(trainer.step)
@@ -255,10 +245,9 @@ def _nothing_to_do(out, step, schedule, processes):
     steps = schedule.steps
     if step < steps:
         return False
-    if processes.rank == 0:
-        finished = f"{out} is at step {step} of {steps}: finished, nothing to do"
-        beyond = f"{out} is at step {step}, beyond the {steps} steps asked for: nothing was done"
-        print(finished if step == steps else beyond, flush=True)
+    finished = f"{out} is at step {step} of {steps}: finished, nothing to do"
+    beyond = f"{out} is at step {step}, beyond the {steps} steps asked for: nothing was done"
+    processes.say(finished if step == steps else beyond)
     return True
 
 

@@ -16,6 +16,16 @@ class Processes(NamedTuple):
     ranks: int = 1
     local: int = 0
 
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that reports and writes."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Print a line, in the first process."""
+        if self.first:
+            print(text, flush=True)
+
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
