@@ -56,7 +56,7 @@ def training_section(plan, found):
         own = of_way(found, way)
         if own:
             inside = (bands.inside(curves(found, way, loss), curves(found, "plain", loss)) for loss in runs.LOSSES)
-            lines.append((settings.title, len(own), *pages.ends(own), *inside))
+            lines.append((settings.title, len(own), *pages.ends(own, pages.MEASURES), *inside))
     headers = ["", "seeds", *pages.MEASURES.values(), *(f"{loss} in the band" for loss in runs.LOSSES)]
     return f"{how}\n\n{tabulate(lines, headers, 'github', disable_numparse=True)}\n"
 

@@ -75,10 +75,10 @@ def trained_section(plan, found, wanted, value, title):
         own = [found[run.name] for run in wanted if value(run) == name and run.name in found]
         if own:
             inside = bands.inside(*(curves(found, wanted, value, of) for of in (name, value(wanted[0]))))
-            rows.append((title(name), len(own), *pages.ends(own), inside))
+            rows.append((title(name), len(own), *pages.ends(own, pages.DISTANCES), inside))
     if not rows:
         return f"{how}\n"
-    headers = ["", "seeds", *pages.MEASURES.values(), "mel error in the standard's band"]
+    headers = ["", "seeds", *pages.DISTANCES.values(), "mel error in the standard's band"]
     return f"{how}\n\n{tabulate(rows, headers, 'github', disable_numparse=True)}\n"
 
 

@@ -1,6 +1,6 @@
 """Train the runs behind docs/fidelity.md and docs/questions.md; again, it goes on with those that have no result yet.
 
-python docs/train_studies.py --jobs 2                 all, two at a time: eight hours on two cores
+python docs/train_studies.py --jobs 2                 all, two at a time: six hours on two cores
 python docs/train_studies.py --device cuda --jobs 3   minutes on a GPU
 python docs/train_studies.py --list                   which there are
 python docs/train_studies.py plain-1                  these
@@ -27,7 +27,9 @@ def parsed():
     parser.add_argument("names", metavar="RUN", nargs="*", help="names of runs; default: all")
     clips.add_arguments(parser)
     parser.add_argument("--results", type=Path, default=results.RESULTS, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--plan", choices=runs.PLANS, help="default: whole on a CPU, gpu on a GPU; short: 20 steps")
+    parser.add_argument(
+        "--plan", choices=runs.PLANS, help="default: gpu on a GPU; on a CPU whole, half (750 steps) for the questions"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default %(default)s")
     parser.add_argument(
         "--jobs", type=int, default=1, help="processes; each has five runs at once on a GPU; default %(default)s"
@@ -38,7 +40,7 @@ def parsed():
 
 
 def chosen(args):
-    """The runs that the command names, and their plan. ValueError for what there is not."""
+    """{plan: runs} that the command names. ValueError for what there is not."""
     by_name = {run.name: run for run in runs.RUNS}
     unknown = [name for name in args.names if name not in by_name]
     if unknown:
@@ -47,35 +49,53 @@ def chosen(args):
         raise ValueError(f"--jobs: expected at least 1 process, got {args.jobs}")
     if args.threads is not None and args.threads < 1:
         raise ValueError(f"--threads: expected at least 1, got {args.threads}")
-    plan = runs.PLANS[args.plan or ("gpu" if args.device.startswith("cuda") else "whole")]
-    return [by_name[name] for name in args.names] or runs.RUNS, plan
+    by_plan = {}
+    for run in [by_name[name] for name in args.names] or runs.RUNS:
+        plan = runs.PLANS[args.plan] if args.plan else runs.plan_of(run, args.device)
+        by_plan.setdefault(plan, []).append(run)
+    return by_plan
 
 
-def train(args, wanted, plan):
-    """Train those of `wanted` that have no result, in this process or in several. Returns an exit status."""
+def train(args, by_plan):
+    """Train what has no result, in this process or in several. Returns an exit status."""
     data, device = clips.chosen(args.data, args.scratch), pick_device(args.device)
     probes.required()
     if args.jobs == 1:
         if args.threads:
             torch.set_num_threads(args.threads)
-        return course.work(wanted, plan, data, args.scratch, args.results, device)
-    finished = results.of_plan(plan, wanted, args.results)
+        status = 0
+        for plan, wanted in by_plan.items():
+            status = max(status, course.work(wanted, plan, data, args.scratch, args.results, device))
+            if status > 1:  # a signal
+                break
+        return status
     threads = args.threads or max(1, os.cpu_count() // args.jobs)
-    flags = {"data": data.source, "scratch": args.scratch, "results": args.results, "plan": plan.name}
-    flags |= {"device": args.device, "threads": threads}
+    flags = {"data": data.source, "scratch": args.scratch, "results": args.results}
+    flags |= {"device": args.device, "threads": threads} | ({"plan": args.plan} if args.plan else {})
     command = [__file__, *(f"--{name}={value}" for name, value in flags.items())]
-    return jobs.shared_out(command, [run for run in wanted if run.name not in finished], args.jobs)
+    waiting = [run for run in everything(by_plan) if run.name not in finished(args, by_plan)]
+    return jobs.shared_out(command, waiting, args.jobs)
+
+
+def everything(by_plan):
+    """The runs of all plans."""
+    return [run for wanted in by_plan.values() for run in wanted]
+
+
+def finished(args, by_plan):
+    """The names of those that have a result."""
+    return {name for plan, wanted in by_plan.items() for name in results.of_plan(plan, wanted, args.results)}
 
 
 def main():
     args = parsed()
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # of 8, a GPU's default, streams would wait in line
     try:
-        wanted, plan = chosen(args)
+        by_plan = chosen(args)
         if args.list:
-            print(results.missing(results.of_plan(plan, wanted, args.results), wanted))
+            print(results.missing(finished(args, by_plan), everything(by_plan)))
             return 0
-        return train(args, wanted, plan)
+        return train(args, by_plan)
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1

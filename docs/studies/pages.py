@@ -12,7 +12,8 @@ from .runs import Plan
 
 DOCS = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- made of docs/studies/results: begin -->\n", "<!-- end -->\n"
-MEASURES = {"mel_error": "mel error", "stft": "STFT distance", "pesq": "PESQ"}
+DISTANCES = {"mel_error": "mel error", "stft": "STFT distance"}
+MEASURES = DISTANCES | {"pesq": "PESQ"}  # which only a run's last probe has
 TF32 = " float32 is TF32 in all convolutions there, ours and PyTorch's: its default on a GPU."
 
 
@@ -67,10 +68,10 @@ def made(plan: Plan, found: dict[str, dict[str, Any]], wanted: Iterable[Any]) ->
     return f"{size}; {where(conditions)}; {how}.{TF32 if _gpu(conditions) else ''}"
 
 
-def ends(found: Sequence[dict[str, Any]]) -> list[str]:
-    """Each of `MEASURES` by the last probe of each result."""
+def ends(found: Sequence[dict[str, Any]], measures: Iterable[str]) -> list[str]:
+    """Each of `measures` by the last probe of each result."""
     last = [result["probes"][-1] for result in found]
-    return [", ".join("–" if own[name] is None else f"{own[name]:.3f}" for own in last) for name in MEASURES]
+    return [", ".join("–" if own[name] is None else f"{own[name]:.3f}" for own in last) for name in measures]
 
 
 def where(conditions: dict[str, Any]) -> str:

@@ -42,19 +42,33 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def of_plan(plan: Any, runs: Iterable[Any], folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """{name: result} of those of `runs` that were finished by this very plan.
+    """{name: result} of those of `runs` that were finished by this plan, or by one of more steps: their beginning.
 
     Raises ValueError where two of them were trained on different clips: no band is drawn over both.
     """
     names = [run.name for run in runs]
     read_ones = {name: read(folder / plan.name / f"{name}.json") for name in names}
-    found = {name: r for name, r in read_ones.items() if r and r["plan"] == dataclasses.asdict(plan)}
+    found = {name: _beginning(r, plan) for name, r in read_ones.items() if r and _reaches(r["plan"], plan)}
     by_clips = {result["data"]: name for name, result in found.items()}
     if len(by_clips) > 1:
         raise ValueError(
             f"results: {' and '.join(by_clips.values())} were trained on different clips; keep those of one set"
         )
     return found
+
+
+def _reaches(own, plan):
+    """Whether a run by the plan `own`, a dict, did all that `plan` asks for."""
+    return own["steps"] >= plan.steps and own | {"steps": plan.steps} == dataclasses.asdict(plan)
+
+
+def _beginning(result, plan):
+    """What a run of `plan` would have found, by one that was not shorter."""
+    if result["plan"]["steps"] == plan.steps:
+        return result
+    curve = {name: values[: plan.steps // plan.mean] for name, values in result["curve"].items()}
+    probes = [probe for probe in result["probes"] if probe["step"] <= plan.steps]
+    return result | {"plan": dataclasses.asdict(plan), "curve": curve, "probes": probes}
 
 
 def fullest(plans: Iterable[Any], runs: Iterable[Any], folder: Path = RESULTS) -> tuple[Any, dict[str, dict[str, Any]]]:

@@ -41,10 +41,11 @@ class Plan:
 
 
 WHOLE = Plan("whole", steps=1500, mark=250, mean=25)
+HALF = dataclasses.replace(WHOLE, steps=750)  # the first half of a whole run, which counts as one
 GPU = Plan("gpu", steps=1500, mark=750, mean=25, checkpoint=None, batch_size=2)  # a run takes a minute there
 SHORT = Plan("short", steps=20, mark=10, mean=1, checkpoint=10, batch_size=2)
-PLANS = {plan.name: plan for plan in (WHOLE, GPU, SHORT)}
-LONG = (WHOLE, GPU)  # either answers the pages' questions
+PLANS = {"whole": WHOLE, "half": HALF, "gpu": GPU, "short": SHORT}
+LONG = (WHOLE, HALF, GPU)  # each answers the pages' questions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,13 @@ FIDELITY = [Run(way, seed) for seed in SEEDS for way in WAYS if way != ALIKE]
 OF_PERIODS = [Run("step-losses", seed, periods=name) for seed in SEEDS for name in PERIODS]
 OF_SPECTRAL = [Run("step-losses", seed, spectral=name) for seed in SEEDS for name in SPECTRAL]
 RUNS = list(dict.fromkeys([*FIDELITY, *OF_PERIODS, *OF_SPECTRAL]))
+
+
+def plan_of(run: Run, device: str) -> Plan:
+    """The plan by which a run is trained on a device unless another is asked for."""
+    if device.startswith("cuda"):
+        return GPU
+    return WHOLE if run in FIDELITY else HALF
 
 
 def kind_of(run: Run) -> SimpleNamespace:

@@ -218,6 +218,25 @@ def test_results_of_another_plan_do_not_count_and_of_other_clips_are_refused(pla
             results.of_plan(plan, others, tmp_path)
 
 
+def test_a_run_begins_with_a_shorter_one(execute, plan, data, tmp_path):
+    """So a question's standard is trained once, and what was begun by either plan goes on by the other."""
+    whole, first = execute(RUN, "a"), dataclasses.replace(plan, steps=2)
+    folder = tmp_path / "a" / "results"
+    [cut] = results.of_plan(first, [RUN], folder).values()
+    assert course.work([RUN], first, data, tmp_path / "b", tmp_path / "b" / "results") == 0
+    short = results.read(tmp_path / "b" / "results" / "tiny" / f"{RUN.name}.json")
+    for result in (cut, short):
+        result["probes"][-1]["pesq"] = None  # which a run's end has
+    assert without_clock(cut) == without_clock(short) and whole["plan"]["steps"] == 3
+    assert not results.of_plan(dataclasses.replace(first, batch_size=3), [RUN], folder)
+    begun = course.Course(RUN, plan, data, tmp_path / "c" / "tiny" / RUN.name, CPU)
+    for _ in begun.turns(lambda: begun.trainer.step == 3):
+        pass
+    assert course.work([RUN], first, data, tmp_path / "c", tmp_path / "c" / "results") == 0
+    further = results.read(tmp_path / "c" / "results" / "tiny" / f"{RUN.name}.json")
+    assert [further[key] for key in ("curve", "plan")] == [short[key] for key in ("curve", "plan")]
+
+
 def test_clips_are_the_first_sixteen_and_every_fourth_is_held_out(data, tmp_path):
     training, held_out = (
         (data.folder / f"{name}.txt").read_text().split("\n")[:-1] for name in ("training", "validation")
@@ -239,6 +258,13 @@ def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch,
     monkeypatch.setattr("sys.argv", ["train_studies.py", "--list", "--plan", "short", "plain-1"])
     assert train_studies.main() == 0
     assert capsys.readouterr().out == "0 of 1 runs; missing: plain-1\n"
+    monkeypatch.setattr("sys.argv", ["train_studies.py", "plain-1", "periods-odd-1", "--results", str(ROOT / "none")])
+    by_plan = train_studies.chosen(train_studies.parsed())
+    assert {plan: [run.name for run in own] for plan, own in by_plan.items()} == {
+        runs.WHOLE: ["plain-1"],
+        runs.HALF: ["periods-odd-1"],
+    }
+    assert all(runs.plan_of(run, "cuda:0") is runs.GPU for run in runs.RUNS)
     for wrong in (["--data", str(ROOT / "nowhere")], ["--threads", "-1"], ["--jobs", "0"]):
         monkeypatch.setattr("sys.argv", ["train_studies.py", "plain-1", *wrong])
         assert train_studies.main() == 1
