@@ -24,52 +24,57 @@ def measure(args):
 
 
 def parting_section(found):
-    """How far each rival is from plain PyTorch of the same seed, and against the control; `found`: results by name."""
+    """How far each rival is from plain PyTorch of the same seed, and against the controls; `found`: results by name."""
     how = pages.made(parting.PARTING, found, parting.RUNS)
     if not found:
         return f"{how}\n"
-    lines = []
+    distances, against = [], []
     for name, rival in parting.RIVALS.items():
-        cells = []
-        for part in PARTS:
-            curves = [result["rivals"][name][part] for result in found.values()]
-            cells += [f"{statistics.median(c[at] for c in curves):.1e}" for at in (0, -1)]
-            if name in parting.OURS:
-                every = [r for result in found.values() for r in parting.ratios(result, part, name)]
-                cells.append(f"{statistics.median(every):.2f} (≤ {max(every):.2f})")
-            else:
-                cells.append("")
-        lines.append((rival.title, *cells))
+        curves = {part: [result["rivals"][name][part] for result in found.values()] for part in PARTS}
+        cells = (f"{statistics.median(c[at] for c in curves[part]):.1e}" for part in PARTS for at in (0, -1))
+        distances.append((rival.title, *cells))
+        if name in parting.OURS:
+            ratios = (parting.ratios(found, part, name, control) for part in PARTS for control in parting.CONTROLS)
+            against.append((rival.title, *(f"{statistics.median(r):.2f} ({min(r):.2f}–{max(r):.2f})" for r in ratios)))
     last = f"step {parting.PARTING.steps}"
-    headers = ["", *(f"{part}, {column}" for part in PARTS for column in ("step 1", last, "× control"))]
-    table = tabulate(lines, headers, "github", disable_numparse=True)
-    return f"{how} Medians over the seeds:\n\n{table}\n"
+    headers = ["", *(f"{part}, {column}" for part in PARTS for column in ("step 1", last))]
+    first = tabulate(distances, headers, "github", disable_numparse=True)
+    controls = [control.title.removeprefix("plain PyTorch, ") for control in parting.CONTROLS.values()]
+    headers = ["", *(f"{part}, × {control}" for part in PARTS for control in controls)]
+    second = tabulate(against, headers, "github", disable_numparse=True)
+    return f"{how} Medians over the seeds:\n\n{first}\n\nAt {last}, over each control's, and the range:\n\n{second}\n"
 
 
 def training_section(plan, found):
-    """Each way's last measures, and how much of its curves lies in the band of plain PyTorch's seeds."""
+    """Each way's last measures, how far it is from plain PyTorch's, and how much of its curves lies in their band."""
     how = pages.made(plan, found, runs.FIDELITY)
     if not found:
         return f"{how}\n"
-    lines = []
+    lines, plain = [], settled(found, "plain")
     for way, settings in runs.WAYS.items():
         own = of_way(found, way)
         if own:
+            less = bands.difference(plain if way == "plain" else settled(found, way), plain)
             inside = (bands.inside(curves(found, way, loss), curves(found, "plain", loss)) for loss in runs.LOSSES)
-            lines.append((settings.title, len(own), *pages.ends(own, pages.MEASURES), *inside))
-    headers = ["", "seeds", *pages.MEASURES.values(), *(f"{loss} in the band" for loss in runs.LOSSES)]
+            lines.append((settings.title, len(own), *pages.ends(own.values(), pages.MEASURES), less, *inside))
+    headers = ["", "seeds", *pages.MEASURES.values(), "mel error less plain PyTorch's"]
+    headers += [f"{loss} in the band" for loss in runs.LOSSES]
     return f"{how}\n\n{tabulate(lines, headers, 'github', disable_numparse=True)}\n"
 
 
 def of_way(found, way):
-    """The results of a way's runs, seed by seed."""
-    names = [run.name for run in runs.FIDELITY if run.way == way]
-    return [found[name] for name in names if name in found]
+    """The results of a way's runs, by seed."""
+    return {run.seed: found[run.name] for run in runs.FIDELITY if run.way == way and run.name in found}
+
+
+def settled(found, way):
+    """The mel error of a way's runs, by seed."""
+    return {seed: pages.settled(result, "mel_error") for seed, result in of_way(found, way).items()}
 
 
 def curves(found, way, loss):
     """A loss of a way's runs, seed by seed."""
-    return [result["curve"][loss] for result in of_way(found, way)]
+    return [result["curve"][loss] for result in of_way(found, way).values()]
 
 
 def section(parted, plan, trained):
@@ -98,16 +103,14 @@ def draw_training(axes, plan, found):
     title = f"Mel error of the training batches, {plan.steps} steps"
     if not found:
         return pages.absent(axes, title, f"{results.missing([], runs.FIDELITY).split(';')[0]}:\ndocs/train_studies.py")
-    plain = of_way(found, "plain")
     limits = bands.band(curves(found, "plain", "mel_error"))
     if limits:
-        axes.fill_between(plain[0]["curve"]["step"], *limits, color="0.85", label="plain PyTorch's 95 % band")
+        axes.fill_between(plan.points, *limits, color="0.85", label="plain PyTorch's 95 % band")
     for index, (way, settings) in enumerate(runs.WAYS.items()):
-        for number, result in enumerate(of_way(found, way)):
+        for number, curve in enumerate(curves(found, way, "mel_error")):
             color = "0.45" if way == "plain" else f"C{index - 1}"
-            curve = result["curve"]
             label = None if number else settings.title
-            axes.plot(curve["step"], curve["mel_error"], color=color, linewidth=0.8, label=label)
+            axes.plot(plan.points, curve, color=color, linewidth=0.8, label=label)
     axes.set(title=title, xlabel="step")
     axes.legend(fontsize="x-small", title=results.missing(found, runs.FIDELITY).split(";")[0])
 
@@ -118,7 +121,7 @@ def main():
         figure, axes = pages.canvas(3)
         measure(args)
         parted = results.of_plan(parting.PARTING, parting.RUNS)
-        plan, trained = results.fullest(runs.LONG, runs.FIDELITY)
+        plan, trained = results.fullest(runs.OF_FIDELITY, runs.FIDELITY)
         pages.write(PAGE, section(parted, plan, trained))
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)

@@ -67,24 +67,31 @@ def folds_section(found):
 
 
 def trained_section(plan, found, wanted, value, title):
-    """The last measures of runs that differ in one thing, `value` of a run; `title` says it."""
-    own = {run.name: found[run.name] for run in wanted if run.name in found}
-    how = f"Trainings of {plan.steps} steps: {pages.made(plan, own, wanted)}"
-    rows = []
-    for name in dict.fromkeys(map(value, wanted)):
-        own = [found[run.name] for run in wanted if value(run) == name and run.name in found]
-        if own:
-            inside = bands.inside(*(curves(found, wanted, value, of) for of in (name, value(wanted[0]))))
-            rows.append((title(name), len(own), *pages.ends(own, pages.DISTANCES), inside))
+    """The last measures of runs that differ in one thing, `value` of a run; `title` says it. The first is standard."""
+    how = pages.made(plan, {run.name: found[run.name] for run in wanted if run.name in found}, wanted)
+    rows, names = [], list(dict.fromkeys(map(value, wanted)))
+    own = {name: {run.seed: found[run.name] for run in of(found, wanted, value, name)} for name in names}
+    settled = {name: {seed: pages.settled(r, "mel_error") for seed, r in own[name].items()} for name in names}
+    for name in names:
+        if own[name]:
+            less = bands.difference(settled[name], settled[names[0]])
+            inside = bands.inside(*(curves(found, wanted, value, which) for which in (name, names[0])))
+            ends = pages.ends(own[name].values(), pages.DISTANCES)
+            rows.append((title(name), len(own[name]), *ends, less, inside))
     if not rows:
         return f"{how}\n"
-    headers = ["", "seeds", *pages.DISTANCES.values(), "mel error in the standard's band"]
+    headers = ["", "seeds", *pages.DISTANCES.values(), "mel error less the first's", "training's in the first's band"]
     return f"{how}\n\n{tabulate(rows, headers, 'github', disable_numparse=True)}\n"
+
+
+def of(found, wanted, value, name):
+    """The finished runs of which `value` is `name`, seed by seed."""
+    return [run for run in wanted if value(run) == name and run.name in found]
 
 
 def curves(found, wanted, value, name, loss="mel_error"):
     """A loss of those runs of which `value` is `name`, seed by seed."""
-    return [found[run.name]["curve"][loss] for run in wanted if value(run) == name and run.name in found]
+    return [found[run.name]["curve"][loss] for run in of(found, wanted, value, name)]
 
 
 def spectral_section(short):
@@ -146,15 +153,18 @@ def draw_sets(axes, found):
 
 
 def draw_trained(axes, found, wanted, plan, value, title, loss):
-    """The curves of runs that differ in one thing, with the standard's band."""
+    """The curves of runs that differ in one thing, with the band of the first, the standard."""
     heading = f"{loss}, {plan.steps} steps"
     if not any(run.name in found for run in wanted):
         lacking = results.missing(found, wanted).split(";")[0]
         return pages.absent(axes, heading, f"{lacking}:\ndocs/train_studies.py")
-    for index, name in enumerate(dict.fromkeys(map(value, wanted))):
+    names = list(dict.fromkeys(map(value, wanted)))
+    limits = bands.band(curves(found, wanted, value, names[0], loss))
+    if limits:
+        axes.fill_between(plan.points, *limits, color="0.85", label="95 % band of the first's")
+    for index, name in enumerate(names):
         for number, own in enumerate(curves(found, wanted, value, name, loss)):
-            steps = plan.mean * np.arange(1, len(own) + 1)
-            axes.plot(steps, own, f"C{index}", linewidth=0.8, label=None if number else title(name))
+            axes.plot(plan.points, own, f"C{index}", linewidth=0.8, label=None if number else title(name))
     axes.set(title=heading, xlabel="step")
     axes.legend(fontsize="x-small", title=results.missing(found, wanted).split(";")[0])
 
@@ -208,7 +218,7 @@ def main():
             return status
         folds, short = results.read(FOLDS), results.of_plan(runs.SHORT, SHORT)
         both = list(dict.fromkeys([*runs.OF_PERIODS, *runs.OF_SPECTRAL]))
-        plan, trained = results.fullest(runs.LONG, both)
+        plan, trained = results.fullest(runs.OF_QUESTIONS, both)
         pages.write(PAGE, section(folds, short, plan, trained))
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)

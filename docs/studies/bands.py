@@ -1,4 +1,4 @@
-"""What the seeds say: the band in which one more run of plain PyTorch lies, and how much of a curve lies in it."""
+"""What the seeds say: the band in which one more run of a standard lies, and how far a variant is from it."""
 
 import math
 from collections.abc import Sequence
@@ -18,6 +18,22 @@ def band(curves: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray] | N
     values, runs = np.array(curves, dtype=float), len(curves)
     half = t.ppf((1 + CONFIDENCE) / 2, runs - 1) * values.std(0, ddof=1) * math.sqrt(1 + 1 / runs)
     return values.mean(0) - half, values.mean(0) + half
+
+
+def difference(values: dict[int, float], standard: dict[int, float]) -> str:
+    """Mean difference of values by seed, with its interval (Student's t of the pairs), in words.
+
+    Runs of one seed see the same crops: their differences are free of what these do. Nothing of the standard itself.
+    """
+    if values is standard:
+        return ""
+    pairs = [values[seed] - standard[seed] for seed in values if seed in standard]
+    if len(pairs) < FEWEST:
+        return "too few seeds"
+    from scipy.stats import t
+
+    half = t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * np.std(pairs, ddof=1) / math.sqrt(len(pairs))
+    return f"{np.mean(pairs):+.3f} ± {half:.3f}"
 
 
 def within(curve: Sequence[float], of: tuple[np.ndarray, np.ndarray]) -> float:

@@ -50,6 +50,7 @@ class Course:
 
     def __init__(self, run: Run, plan: Plan, data: Data, out: Path, device: torch.device) -> None:
         self.run, self.plan, self.out = run, plan, out
+        self.conditions = results.conditions(device)
         config = config_of(run, plan)
         step.DISCRIMINATORS[run.name] = kind_of(run)
         self.trainer = step.Trainer(config, device, run.name, WAYS[run.way].precision, cuda_graph=None)
@@ -127,9 +128,9 @@ class Course:
             "run": dataclasses.asdict(self.run) | {"periods": PERIODS[self.run.periods]},
             "plan": dataclasses.asdict(plan),
             "data": self.digest,
-            "conditions": results.conditions(self.trainer.device),
+            "conditions": self.conditions,
             "seconds_per_step": round(statistics.median(self.seconds), 4),
-            "curve": {"step": [min(first + plan.mean, plan.steps) for first in points]}
+            "curve": {"step": plan.points}
             | {name: [round(statistics.fmean(own[p : p + plan.mean]), 6) for p in points] for name, own in columns},
             "probes": [row for row in self.probed if row["step"] <= plan.steps],
         }

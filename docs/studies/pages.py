@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hifigan_fast.extras import require
@@ -59,13 +60,13 @@ def arguments(description: str) -> argparse.Namespace:
 
 
 def made(plan: Plan, found: dict[str, dict[str, Any]], wanted: Iterable[Any]) -> str:
-    """In a line: which of the runs there are, what they are, and where they were made."""
+    """In a line: which of the runs there are, what they are, and where and when they were made."""
     how = results.missing(found, wanted)
     if not found:
         return f"{how}."
-    conditions = next(iter(found.values()))["conditions"]
+    conditions = [result["conditions"] for result in found.values()]
     size = f"{plan.config.upper()}, batch {plan.batch_size} × {plan.segment_size}, {plan.steps} steps"
-    return f"{size}; {where(conditions)}; {how}.{TF32 if _gpu(conditions) else ''}"
+    return f"{size}; {where(conditions)}; {how}.{TF32 if any(map(_gpu, conditions)) else ''}"
 
 
 def ends(found: Sequence[dict[str, Any]], measures: Iterable[str]) -> list[str]:
@@ -74,14 +75,26 @@ def ends(found: Sequence[dict[str, Any]], measures: Iterable[str]) -> list[str]:
     return [", ".join("–" if own[name] is None else f"{own[name]:.3f}" for own in last) for name in measures]
 
 
-def where(conditions: dict[str, Any]) -> str:
-    """A result's conditions in a line."""
+def settled(result: dict[str, Any], measure: str) -> float:
+    """The mean of a measure of held-out clips over the probes of a run's second half."""
+    last = result["probes"][-1]["step"]
+    return fmean(probe[measure] for probe in result["probes"] if 2 * probe["step"] > last)
+
+
+def where(conditions: Sequence[dict[str, Any]]) -> str:
+    """The machines that made results, in a line, and from when to when."""
+    machines = "; ".join(dict.fromkeys(map(_machine, conditions)))
+    dates = sorted({own["date"][:10] for own in conditions})
+    return f"{machines}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
+
+
+def _machine(conditions):
     versions, gpu, threads = conditions["versions"], _gpu(conditions), conditions["threads"]
     if gpu:
         device = f"{gpu}, Triton {versions['triton']}"
     else:
         device = f"{conditions['processor']}, {threads} thread{'s' * (threads > 1)}"
-    return f"{device}, torch {versions['torch']}, {conditions['date'][:10]}"
+    return f"{device}, torch {versions['torch']}"
 
 
 def _gpu(conditions):

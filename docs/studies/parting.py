@@ -8,6 +8,7 @@ one in bfloat16 against plain PyTorch in bfloat16.
 import contextlib
 import dataclasses
 import itertools
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,13 +111,7 @@ def _as(threads, onednn):
         torch.set_num_threads(before)
 
 
-def ratios(result: dict[str, Any], part: str, name: str) -> list[float]:
-    """At each step: a rival's distance from plain PyTorch over that of the plain run that it is to be held against.
-
-    For float32 that is the farther one of the two that sum in another order; for bfloat16 plain PyTorch under autocast.
-    """
-    rivals = result["rivals"]
-    half = name in ("autocast", "save-bf16")
-    controls = ("plain-autocast",) if half else ("threads", "no-onednn")
-    farther = [max(values) for values in zip(*(rivals[control][part] for control in controls))]
-    return [own / control for own, control in zip(rivals[name][part], farther)]
+def ratios(found: dict[str, dict[str, Any]], part: str, name: str, control: str) -> list[float]:
+    """After the last step, seed by seed: a rival's distance from plain PyTorch over a control's."""
+    ends = ([result["rivals"][own][part][-1] for result in found.values()] for own in (name, control))
+    return [own / other if other else math.inf for own, other in zip(*ends)]

@@ -34,6 +34,11 @@ class Plan:
         """The steps after which a run is probed."""
         return [*range(0, self.steps, self.mark), self.steps]
 
+    @property
+    def points(self) -> list[int]:
+        """The steps after which a curve has a point: the mean of those since the last."""
+        return [min(first + self.mean, self.steps) for first in range(0, self.steps, self.mean)]
+
     def turn(self, step: int) -> int:
         """The next step after `step` at which there is something to read, measure or write."""
         every = filter(None, (self.mark, self.mean, self.checkpoint))
@@ -45,7 +50,7 @@ HALF = dataclasses.replace(WHOLE, steps=750)  # the first half of a whole run, w
 GPU = Plan("gpu", steps=1500, mark=750, mean=25, checkpoint=None, batch_size=2)  # a run takes a minute there
 SHORT = Plan("short", steps=20, mark=10, mean=1, checkpoint=10, batch_size=2)
 PLANS = {"whole": WHOLE, "half": HALF, "gpu": GPU, "short": SHORT}
-LONG = (WHOLE, HALF, GPU)  # each answers the pages' questions
+OF_FIDELITY, OF_QUESTIONS = (WHOLE, GPU), (HALF, GPU)  # the plans of either page: it shows the one with more results
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,6 +121,31 @@ def test_the_band_holds_one_more_run():
     assert bands.band(random.standard_normal((2, 5))) is None
 
 
+def test_differences_are_those_of_a_seed():
+    """Which vary less than the seeds do, and are not hidden by them."""
+    random = np.random.default_rng(0)
+    standard = {seed: float(value) for seed, value in enumerate(random.standard_normal(3))}
+    far = {seed: value + 0.1 + 0.001 * seed for seed, value in standard.items()}
+    assert bands.difference(far, standard) == "+0.101 ± 0.002"
+    assert bands.difference(standard, standard) == "" and bands.difference({1: 0.0}, standard) == "too few seeds"
+    held = []
+    for _ in range(2000):
+        pairs = dict(enumerate(random.standard_normal(3)))
+        mean, half = map(float, bands.difference(pairs, {0: 0.0, 1: 0.0, 2: 0.0}).split(" ± "))
+        held.append(abs(mean) <= half)
+    assert np.mean(held) == pytest.approx(bands.CONFIDENCE, abs=0.015)
+    errors = {250: 9, 500: 9, 750: 2, 1000: 1}
+    probed = {"probes": [{"step": step, "mel_error": error} for step, error in errors.items()]}
+    assert pages.settled(probed, "mel_error") == 1.5
+
+
+def test_a_page_names_all_machines():
+    own = [results.conditions() | {"date": f"2026-01-0{day}T00:00:00"} for day in (3, 1)]
+    said = pages.where([*own, own[0] | {"processor": "another", "device": "another"}])
+    assert said.startswith(own[0]["processor"]) and "; another, " in said and said.endswith("2026-01-01 to 2026-01-03")
+    assert pages.where(own[:1]).endswith(", 2026-01-03")
+
+
 def test_runs_part_by_rounding_only(narrow, plan, data, tmp_path, monkeypatch):
     plan = dataclasses.replace(plan, steps=2, batch_size=1)
     quick = {name: rival for name, rival in parting.RIVALS.items() if rival.threads == 1}  # busy cores make others wait
@@ -131,9 +156,8 @@ def test_runs_part_by_rounding_only(narrow, plan, data, tmp_path, monkeypatch):
         rivals = {name: own[part] for name, own in found["rivals"].items()}
         assert list(rivals) == list(parting.RIVALS) and all(len(own) == 2 for own in rivals.values())
         assert rivals["functions"][0] < 0.05 < 1e3 * rivals["autocast"][0], "of another seed it would be 1.4"
-        assert parting.ratios(found, part, "autocast")[0] == pytest.approx(
-            rivals["autocast"][0] / rivals["plain-autocast"][0]
-        )
+        [ratio] = parting.ratios({"plain-1": found}, part, "autocast", "plain-autocast")
+        assert ratio == pytest.approx(rivals["autocast"][1] / rivals["plain-autocast"][1])
 
 
 def test_modules_and_step_losses_train_alike_bit_for_bit(narrow, plan, data):
@@ -160,11 +184,11 @@ def test_a_way_that_trains_otherwise_parts(narrow, plan, data, monkeypatch):
 def test_pages_say_what_the_results_say():
     parted = results.of_plan(parting.PARTING, parting.RUNS)
     text = make_fidelity_figure.PAGE.read_text(encoding="utf-8")
-    section = make_fidelity_figure.section(parted, *results.fullest(runs.LONG, runs.FIDELITY))
+    section = make_fidelity_figure.section(parted, *results.fullest(runs.OF_FIDELITY, runs.FIDELITY))
     assert text == pages.with_section(text, section)
     short, folds = results.of_plan(runs.SHORT, make_questions_figures.SHORT), results.read(make_questions_figures.FOLDS)
     text = make_questions_figures.PAGE.read_text(encoding="utf-8")
-    trained = results.fullest(runs.LONG, [*runs.OF_PERIODS, *runs.OF_SPECTRAL])
+    trained = results.fullest(runs.OF_QUESTIONS, [*runs.OF_PERIODS, *runs.OF_SPECTRAL])
     assert text == pages.with_section(text, make_questions_figures.section(folds, short, *trained))
     with pytest.raises(ValueError, match="put both back"):
         pages.with_section("no lines", "")
@@ -213,11 +237,11 @@ def made_up(random, far):
 def test_a_page_has_the_plan_with_most_results(tmp_path):
     """And says which machine that was."""
     random = np.random.default_rng(0)
-    plan, found = results.fullest(runs.LONG, runs.FIDELITY, tmp_path)
+    plan, found = results.fullest(runs.OF_FIDELITY, runs.FIDELITY, tmp_path)
     assert plan is runs.WHOLE and not found
     for run in runs.FIDELITY[:2]:
         results.write(tmp_path / "gpu" / f"{run.name}.json", made_up(random, False))
-    plan, found = results.fullest(runs.LONG, runs.FIDELITY, tmp_path)
+    plan, found = results.fullest(runs.OF_FIDELITY, runs.FIDELITY, tmp_path)
     assert plan is runs.GPU and len(found) == 2
     said = pages.made(plan, found, runs.FIDELITY)
     assert said.startswith("V2, batch 2 × 4096, 1500 steps; NVIDIA H200, Triton ") and "; 2 of 12 runs; " in said
