@@ -8,6 +8,7 @@ python docs/make_questions_figures.py [--data DIR]
 
 import math
 import sys
+from statistics import median
 
 import numpy as np
 from studies import bands, clips, course, pages, periods, probes, results, runs
@@ -17,6 +18,8 @@ PAGE = pages.DOCS / "questions.md"
 FOLDS = results.RESULTS / "periods.json"
 SHORT = [runs.Run("step-losses", runs.SEEDS[0], spectral=name) for name in runs.SPECTRAL]
 NORMS = {"first": "the first scale (as it is)", "none": "no scale", "all": "all scales"}
+BY_PERIODS = (lambda run: run.periods), (lambda name: named(runs.PERIODS[name]))  # what runs differ in, and its title
+BY_SPECTRAL = (lambda run: run.spectral), NORMS.get
 KINDS = {
     periods.ALONE: "apart, below rate/2p",
     periods.ALIASED: "apart, aliased",
@@ -94,36 +97,38 @@ def curves(found, wanted, value, name, loss="mel_error"):
     return [found[run.name]["curve"][loss] for run in of(found, wanted, value, name)]
 
 
-def spectral_section(short):
-    """MSD's first scale in the short runs: gains, gradients and losses at their beginning and end."""
+def spectral_section(plan, found, wanted):
+    """MSD's first scale at each probe of the runs, by which scales are normed: medians over the seeds."""
     rows = []
-    for run in SHORT:
-        if run.name not in short:
-            continue
-        for probe in (short[run.name]["probes"][0], short[run.name]["probes"][-1]):
-            layers = [own for name, own in probe["layers"].items() if name.startswith("msd.0.")]
-            matrix, gain = ([own[index] for own in layers] for index in (0, 1))
-            cells = (f"{min(matrix):.2f} – {max(matrix):.2f}", f"{min(gain):.2f} – {max(gain):.2f}")
-            bound = f"{math.prod(gain):.2f}"
-            rows.append(
-                (NORMS[run.spectral], probe["step"], *cells, bound, *map("{:.1e}".format, probe["gradients"]["msd.0"]))
-            )
+    for name in runs.SPECTRAL:
+        own = of(found, wanted, BY_SPECTRAL[0], name)
+        for step in plan.marks if own else ():
+            probed = [probe for run in own for probe in found[run.name]["probes"] if probe["step"] == step]
+            layers = [first_scale(probe) for probe in probed]
+            ranges = [[values[index] for own in layers for values in own] for index in (0, 1)]
+            product = median(math.prod(gain for _, gain in own) for own in layers)
+            gradients = [median(probe["gradients"]["msd.0"][side] for probe in probed) for side in (0, 1)]
+            cells = [f"{min(values):.2f} – {max(values):.2f}" for values in ranges]
+            rows.append((NORMS[name], step, *cells, f"{product:.1f}", *map("{:.1e}".format, gradients)))
     headers = ["spectral-normed", "step", "σ of the matrices", "gains", "their product", "gradient, real", "generated"]
     table = tabulate(rows, headers, "github", disable_numparse=True)
-    return f"{pages.made(runs.SHORT, short, SHORT)} MSD's first scale:\n\n{table}\n"
+    return f"{pages.made(plan, found, wanted)} MSD's first scale:\n\n{table}\n"
+
+
+def first_scale(probe):
+    """[matrix, gain] of each layer of MSD's first scale, stem to head."""
+    return [own for name, own in probe["layers"].items() if name.startswith("msd.0.")]
 
 
 def section(folds, short, plan, trained):
     """All that the page has of results; `folds` may be None, `plan` is that of `trained`."""
-    of_sets = trained_section(
-        plan, trained, runs.OF_PERIODS, lambda r: r.periods, lambda name: named(runs.PERIODS[name])
-    )
-    of_norms = trained_section(plan, trained, runs.OF_SPECTRAL, lambda r: r.spectral, NORMS.get)
+    of_norms = {run.name: trained[run.name] for run in runs.OF_SPECTRAL if run.name in trained}
     return (
         f"### Periods: figures\n\n{folds_section(folds) if folds else 'Not measured yet.'}\n"
-        f"{of_sets}\n"
-        f"### Spectral norm: figures\n\n{spectral_section(short)}\n"
-        f"{of_norms}"
+        f"{trained_section(plan, trained, runs.OF_PERIODS, *BY_PERIODS)}\n"
+        f"### Spectral norm: figures\n\n{spectral_section(runs.SHORT, short, SHORT)}\n"
+        f"{spectral_section(plan, of_norms, runs.OF_SPECTRAL)}\n"
+        f"{trained_section(plan, trained, runs.OF_SPECTRAL, *BY_SPECTRAL)}"
     )
 
 
@@ -152,7 +157,7 @@ def draw_sets(axes, found):
     axes.legend(fontsize="x-small", loc="lower right")
 
 
-def draw_trained(axes, found, wanted, plan, value, title, loss):
+def draw_trained(axes, plan, found, wanted, value, title, loss):
     """The curves of runs that differ in one thing, with the band of the first, the standard."""
     heading = f"{loss}, {plan.steps} steps"
     if not any(run.name in found for run in wanted):
@@ -169,24 +174,25 @@ def draw_trained(axes, found, wanted, plan, value, title, loss):
     axes.legend(fontsize="x-small", title=results.missing(found, wanted).split(";")[0])
 
 
-def draw_gains(axes, short):
-    for index, run in enumerate(SHORT):
-        for probe, style in zip((short[run.name]["probes"][i] for i in (0, -1)), ("--", "-")):
-            gains = [own[1] for name, own in probe["layers"].items() if name.startswith("msd.0.")]
-            axes.plot(gains, f"C{index}o{style}", markersize=3, label=f"{NORMS[run.spectral]}, step {probe['step']}")
+def draw_gains(axes, plan, found, wanted):
+    for index, name in enumerate(runs.SPECTRAL):
+        first = found[of(found, wanted, BY_SPECTRAL[0], name)[0].name]
+        for probe, style in zip((first["probes"][i] for i in (0, -1)), ("--", "-")):
+            gains = [gain for _, gain in first_scale(probe)]
+            axes.plot(gains, f"C{index}o{style}", markersize=3, label=f"{NORMS[name]}, step {probe['step']}")
     axes.set(
         title="Gain of the layers of MSD's first scale", xlabel="layer", ylabel="largest singular value", yscale="log"
     )
     axes.legend(fontsize="x-small")
 
 
-def draw_gradients(axes, short):
-    for index, run in enumerate(SHORT):
-        probes = short[run.name]["probes"]
-        for side, style in enumerate(("-", "--")):
-            values = [probe["gradients"]["msd.0"][side] for probe in probes]
-            label = f"{NORMS[run.spectral]}, {('real', 'generated')[side]}"
-            axes.plot([probe["step"] for probe in probes], values, f"C{index}{style}", label=label)
+def draw_gradients(axes, plan, found, wanted):
+    for index, name in enumerate(runs.SPECTRAL):
+        for number, run in enumerate(of(found, wanted, BY_SPECTRAL[0], name)):
+            for side, style in enumerate(("-", "--")):
+                values = [probe["gradients"]["msd.0"][side] for probe in found[run.name]["probes"]]
+                label = None if number else f"{NORMS[name]}, {('real', 'generated')[side]}"
+                axes.plot(plan.marks, values, f"C{index}{style}", linewidth=0.8, label=label)
     axes.set(title="Gradient of its mean logit at the clips", xlabel="step", ylabel="length", yscale="log")
     axes.legend(fontsize="x-small")
 
@@ -197,15 +203,15 @@ def draw(drawn, folds, short, plan, trained):
     if folds:
         draw_folds(axes[0], folds)
         draw_sets(axes[1], folds)
-        by_periods = lambda run: run.periods, lambda name: named(runs.PERIODS[name])
-        draw_trained(axes[2], trained, runs.OF_PERIODS, plan, *by_periods, "mel_error")
+        draw_trained(axes[2], plan, trained, runs.OF_PERIODS, *BY_PERIODS, "mel_error")
         pages.save(figure, "questions-periods.png")
+    longest = plan, trained, runs.OF_SPECTRAL
+    if not all(of(trained, runs.OF_SPECTRAL, BY_SPECTRAL[0], name) for name in runs.SPECTRAL):
+        longest = runs.SHORT, short, SHORT
     if len(short) == len(SHORT):
-        draw_gains(others[0], short)
-        draw_gradients(others[1], short)
-        some = any(run.name in trained for run in runs.OF_SPECTRAL)
-        longest = (trained, runs.OF_SPECTRAL, plan) if some else (short, SHORT, runs.SHORT)
-        draw_trained(others[2], *longest, lambda r: r.spectral, NORMS.get, "disc_loss")
+        draw_gains(others[0], *longest)
+        draw_gradients(others[1], *longest)
+        draw_trained(others[2], *longest, *BY_SPECTRAL, "disc_loss")
         pages.save(other, "questions-spectral.png")
 
 

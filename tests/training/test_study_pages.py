@@ -204,14 +204,19 @@ def test_pages_of_finished_trainings_have_their_figures(monkeypatch, tmp_path):
     assert "≥ 0%" in rows["ours, bf16 autocast"] and "≥ 0%" not in rows["ours, float32, step losses"]
     section = make_questions_figures.section(None, {}, runs.GPU, found)
     assert "8 of 12 runs" in section and "no band yet" in section and "2, 4, 6, 8, 10" in section
+    cells = ["all scales", "1500", "1.00 – 3.00", "2.00 – 4.00", "8.0", "5.0e-01", "2.5e-01"]
+    assert cells in [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines()]
     monkeypatch.setattr(pages, "DOCS", tmp_path)
-    figure, axes = pages.canvas(2)
-    make_fidelity_figure.draw_training(axes[0], runs.GPU, found)
-    make_questions_figures.draw_trained(
-        axes[1], found, runs.OF_SPECTRAL, runs.GPU, lambda r: r.spectral, str, "disc_loss"
+    figure, axes = pages.canvas(1)
+    make_fidelity_figure.draw_training(axes, runs.GPU, found)
+    folds, short = results.read(make_questions_figures.FOLDS), results.of_plan(runs.SHORT, make_questions_figures.SHORT)
+    drawn = [pages.canvas(3) for _ in range(2)]
+    make_questions_figures.draw(drawn, folds, short, runs.GPU, found)
+    assert len(list(tmp_path.glob("questions-*.png"))) == 2
+    assert drawn[1][1][0].get_legend().get_texts()[-1].get_text() == "all scales, step 1500", (
+        "of long ones, as there are"
     )
-    pages.save(figure, "figure.png")
-    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "plain PyTorch's 95 % band",
         *(way.title for name, way in runs.WAYS.items() if name != runs.ALIKE),
     ]
@@ -222,7 +227,12 @@ def made_up(random, far):
     plan = runs.GPU
     points = plan.steps // plan.mean
     curve = {loss: (random.standard_normal(points) + 1e3 * far).tolist() for loss in runs.LOSSES}
-    probe = {"step": plan.steps, "mel_error": 1.0, "stft": 2.0, "pesq": None}
+    own = {
+        "mel_error": 1.0,
+        "stft": 2.0,
+        "pesq": None,
+        "layers": {"mpd.0.0": [9, 9], "msd.0.0": [1, 2], "msd.0.1": [3, 4]},
+    }
     conditions = results.conditions() | {"device": "NVIDIA H200"}
     steps = list(range(plan.mean, plan.steps + 1, plan.mean))
     return {
@@ -230,7 +240,7 @@ def made_up(random, far):
         "data": "clips",
         "conditions": conditions,
         "curve": {"step": steps} | curve,
-        "probes": [probe],
+        "probes": [{"step": step, "gradients": {"msd.0": [0.5, 0.25]}} | own for step in plan.marks],
     }
 
 
