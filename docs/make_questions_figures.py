@@ -57,9 +57,11 @@ def folds_section(found):
     sets = [
         (named(runs.PERIODS[name]), f"{own['covered']:.1%}", f"{own['weighted']:.1%}", f"{own['twice']:.1%}")
         + (", ".join(f"{share:.0%}" for share in own["own"].values()),)
+        + (f"{min(own['pairs']):.0%} – {max(own['pairs']):.0%}",)
         for name, own in found["sets"].items()
     ]
     headers = ["periods", "distances seen", "weighted by resemblance", "by two or more", "each one's alone"]
+    headers.append("two together, of the rarer's")
     second = tabulate(sets, headers, "github", disable_numparse=True)
     pitch = f"{found['f0']['0.1']:.0f}, {found['f0']['0.5']:.0f} and {found['f0']['0.9']:.0f} Hz"
     return (
@@ -98,21 +100,34 @@ def curves(found, wanted, value, name, loss="mel_error"):
 
 
 def spectral_section(plan, found, wanted):
-    """MSD's first scale at each probe of the runs, by which scales are normed: medians over the seeds."""
-    rows = []
+    """MSD's first scale at each probe, and the gradients of all at the last, by what is normed: medians over seeds."""
+    first, last = [], []
     for name in runs.SPECTRAL:
-        own = of(found, wanted, BY_SPECTRAL[0], name)
-        for step in plan.marks if own else ():
-            probed = [probe for run in own for probe in found[run.name]["probes"] if probe["step"] == step]
+        own = [found[run.name]["probes"] for run in of(found, wanted, BY_SPECTRAL[0], name)]
+        for probed in zip(*own):
             layers = [first_scale(probe) for probe in probed]
-            ranges = [[values[index] for own in layers for values in own] for index in (0, 1)]
-            product = median(math.prod(gain for _, gain in own) for own in layers)
-            gradients = [median(probe["gradients"]["msd.0"][side] for probe in probed) for side in (0, 1)]
-            cells = [f"{min(values):.2f} – {max(values):.2f}" for values in ranges]
-            rows.append((NORMS[name], step, *cells, f"{product:.1f}", *map("{:.1e}".format, gradients)))
-    headers = ["spectral-normed", "step", "σ of the matrices", "gains", "their product", "gradient, real", "generated"]
-    table = tabulate(rows, headers, "github", disable_numparse=True)
-    return f"{pages.made(plan, found, wanted)} MSD's first scale:\n\n{table}\n"
+            each = [
+                ", ".join(
+                    f"{median(values):.2f}" for values in zip(*([own[index] for own in layer] for layer in layers))
+                )
+                for index in (0, 1)
+            ]
+            product = median(math.prod(gain for _, gain in layer) for layer in layers)
+            first.append((NORMS[name], probed[0]["step"], *each, f"{product:.1f}", *scale_gradients(probed, "msd.0")))
+        if own:
+            ends = [probes[-1] for probes in own]
+            last.append((NORMS[name], *(" / ".join(scale_gradients(ends, f"msd.{scale}")) for scale in range(3))))
+    headers = ["spectral-normed", "step", "σ, stem to head", "gains", "their product", "gradient, real", "generated"]
+    table = tabulate(first, headers, "github", disable_numparse=True)
+    headers = ["spectral-normed", "first scale", "second", "third"]
+    ends = tabulate(last, headers, "github", disable_numparse=True)
+    how = pages.made(plan, found, wanted)
+    return f"{how} MSD's first scale:\n\n{table}\n\nGradients at step {plan.steps}, real / generated:\n\n{ends}\n"
+
+
+def scale_gradients(probed, scale):
+    """Gradients of one of MSD's scales at real and at generated clips: medians over probes."""
+    return [f"{median(probe['gradients'][scale][side] for probe in probed):.1e}" for side in (0, 1)]
 
 
 def first_scale(probe):

@@ -5,6 +5,7 @@ Convolutions are (k × 1), so that two samples meet in a stack only where their 
 """
 
 import functools
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,15 +110,20 @@ def seen(periods: Iterable[int]) -> np.ndarray:
 
 
 def overlap(periods: Iterable[int], weights: np.ndarray) -> dict[str, Any]:
-    """What a set of periods sees of all distances: once or more, twice or more, weighted; and what each sees alone."""
+    """What a set of periods sees of all distances: once or more, twice or more, weighted.
+
+    And what each sees alone, and two see together: of its own distances, and of those of the one that sees fewer.
+    """
     by_period = seen(periods)
     times = by_period.sum(0)
     own = [float((times[row] == 1).mean()) for row in by_period]
+    pairs = [(a & b).sum() / min(a.sum(), b.sum()) for a, b in itertools.combinations(by_period, 2)]
     return {
         "covered": round(float((times > 0).mean()), 4),
         "twice": round(float((times > 1).mean()), 4),
         "weighted": round(float(weights[times > 0].sum() / weights.sum()), 4),
         "own": dict(zip(map(str, periods), (round(share, 4) for share in own))),
+        "pairs": [round(float(share), 4) for share in pairs],
     }
 
 

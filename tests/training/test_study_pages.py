@@ -93,7 +93,11 @@ def test_what_a_set_sees_is_counted():
     primes = periods.overlap((2, 3, 5, 7, 11), np.array(even))
     seen = [d for d in range(1, periods.DISTANCES + 1) if any(d % p == 0 for p in (2, 3, 5, 7, 11))]
     assert primes["covered"] == primes["weighted"] == round(len(seen) / periods.DISTANCES, 4)
+    assert primes["pairs"][:2] == pytest.approx([1 / 2, 1 / 2], abs=0.01), (
+        "of the multiples of 3, and of 5, half are even"
+    )
     others = periods.overlap((2, 4, 6, 8, 10), np.array(even))
+    assert others["pairs"][:4] == [1, 1, 1, 1]
     assert others["covered"] == 0.5 and [share for p, share in others["own"].items() if p != "2"] == [0, 0, 0, 0]
     assert periods.seen([1])[0].sum() == periods.fields()[-1] - 1, "beyond the field nothing is seen"
 
@@ -204,7 +208,7 @@ def test_pages_of_finished_trainings_have_their_figures(monkeypatch, tmp_path):
     assert "≥ 0%" in rows["ours, bf16 autocast"] and "≥ 0%" not in rows["ours, float32, step losses"]
     section = make_questions_figures.section(None, {}, runs.GPU, found)
     assert "8 of 12 runs" in section and "no band yet" in section and "2, 4, 6, 8, 10" in section
-    cells = ["all scales", "1500", "1.00 – 3.00", "2.00 – 4.00", "8.0", "5.0e-01", "2.5e-01"]
+    cells = ["all scales", "1500", "1.00, 3.00", "2.00, 4.00", "8.0", "5.0e-01", "2.5e-01"]
     assert cells in [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines()]
     monkeypatch.setattr(pages, "DOCS", tmp_path)
     figure, axes = pages.canvas(1)
@@ -240,7 +244,10 @@ def made_up(random, far):
         "data": "clips",
         "conditions": conditions,
         "curve": {"step": steps} | curve,
-        "probes": [{"step": step, "gradients": {"msd.0": [0.5, 0.25]}} | own for step in plan.marks],
+        "probes": [
+            {"step": step, "gradients": {f"msd.{scale}": [0.5, 0.25] for scale in range(3)}} | own
+            for step in plan.marks
+        ],
     }
 
 
