@@ -21,7 +21,7 @@ RULE = (
 
 
 def circumstances(run):
-    """What two runs' ratios would be of besides this package, were it not the same: {what: value}."""
+    """What a run's ratios depend on besides this package: {what: value}."""
     found = {key: run[key] for key in ("device", "processor", "threads", "what", "batch", "segment")}
     return found | {"torch": run["versions"].get("torch")}
 
