@@ -29,6 +29,20 @@ def test_readmes_columns_divide_to_its_ratios():
         assert abs(float(original) / float(ours) / found - 1) < 0.003 and low <= found <= high
 
 
+def test_what_the_runs_differ_by_is_as_docs_have_it():
+    text = (readme.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    (runs,) = readme.newest()
+    lines = re.findall(r"^\| (MPD|MSD|both), (\w+ step) \| (\d+)–(\d+) \| (\d+)–(\d+) \|$", text, re.M)
+    assert len(lines) == 4 and len(runs) == 5
+    for ensemble, step, *figures in lines:
+        rows = [row for run in runs.values() for row in run["speed"] if row["step"] == step]
+        of = {
+            way: [r["ms"] for r in rows if (r["ensemble"], r["way"]) == (ensemble.lower(), way)]
+            for way in (ORIGINAL, OURS)
+        }
+        assert [round(end(of[way])) for way in (ORIGINAL, OURS) for end in (min, max)] == list(map(int, figures))
+
+
 def run(date, factor, **changes):
     """A run whose original loop takes a second: ours takes `factor` of it, frozen discriminators 0.6."""
     rows = []
