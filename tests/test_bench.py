@@ -16,7 +16,7 @@ import tqdm
 
 from hifigan_fast import dispatch, info, parity
 from hifigan_fast.bench import command, machine, memory, report, timing
-from hifigan_fast.bench.steps import GENERATOR, ORIGINAL, OURS, QUICK_RIVALS, RIVALS, STEPS, WAYS
+from hifigan_fast.bench.steps import ORIGINAL, OURS, QUICK_RIVALS, RIVALS, STEPS, WAYS
 from hifigan_fast.bench.workloads import WORKLOADS, modules_of
 from hifigan_fast.cli import main
 
@@ -161,45 +161,6 @@ class _last_waveform:
     def __exit__(self, *_):
         torch.Tensor.requires_grad_ = self.kept
         self.seen.extend(tensor.grad for tensor in self.made)
-
-
-def test_a_way_that_fails_is_its_error_and_the_others_go_on():
-    def fails():
-        raise RuntimeError("no such thing\nat all")
-
-    calls, errors = timing.guarded({ORIGINAL: lambda: None, "channels_last": fails, OURS: lambda: None})
-    rows = {row["way"]: row for row in timing.rows_of(timing.interleaved(calls, 2), errors)}
-    assert rows["channels_last"]["error"] == "RuntimeError: no such thing"
-    assert rows[OURS]["best_rival"] == ORIGINAL and "ms" in rows[OURS]
-
-
-def test_ours_is_held_against_the_original_and_the_best_rival_of_its_dtype():
-    times = {ORIGINAL: [9, 4, 4], "frozen": [9, 2, 2], "bf16": [9, 3, 3], OURS: [9, 1, 1], f"{OURS} bf16": [9, 5, 5]}
-    rows = {row["way"]: row for row in timing.rows_of(times, {})}
-    assert rows[OURS]["over_original"]["median"] == 4 and rows[OURS]["first_s"] == 9
-    assert (rows[OURS]["best_rival"], rows[OURS]["over_best"]["median"]) == ("frozen", 2)
-    lost = rows[f"{OURS} bf16"]
-    assert (lost["best_rival"], lost["over_best"]["median"]) == ("bf16", 0.6)
-    assert rows["frozen"]["over_best"] is None and rows["frozen"]["over_original"]["median"] == 2
-    where = {"ensemble": "both", "step": GENERATOR, "of_floor": None}
-    assert "(slower)" in timing.line(where | lost) and "0.60 bf16 (slower)" in report.table([where | lost])
-
-
-@pytest.mark.parametrize(
-    "ours, original, noisy",
-    [
-        ([1.0, 1.04, 1.08], [2.0, 2.08, 2.16], False),
-        ([1.0, 1.0, 1.2], [2.0, 2.0, 2.4], True),  # both slow down: the ratio stays
-        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.5], True),
-        ([1.0, 1.08, 1.0], [2.1, 1.95, 2.1], True),  # each is steady enough, the ratio is not
-        ([1.0], [2.0], False),  # which one pair does not tell
-    ],
-)
-def test_an_uncertain_median_is_noise(ours, original, noisy):
-    _, row = timing.rows_of({ORIGINAL: [9, *original], OURS: [9, *ours]}, {})
-    assert row["noisy"] is noisy and (row["uncertainty"] is None) == (len(ours) == 1)
-    text = report.table([{"ensemble": "mpd", "step": "forward", "of_floor": 0.5, **row}])
-    assert (timing.ADVICE in text and " !" in text) if noisy else "!" not in text
 
 
 def test_noise_is_said_everywhere(made_up, tmp_path, capsys):

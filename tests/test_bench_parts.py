@@ -87,28 +87,6 @@ def test_training_steps_are_hifigans(capsys):
     assert plan.steps == [FORWARD, DISCRIMINATOR, GENERATOR]
 
 
-def test_more_repeats_make_a_median_more_certain():
-    """As the advice says; a single disturbance among many is none of the median's."""
-    few, many = (timing.uncertainty(count * [1.0, 1.1, 1.2]) for count in (1, 8))
-    assert few > timing.NOISY > many
-    assert timing.uncertainty([*(20 * [1.0, 1.01]), 5.0]) < 0.01 and timing.uncertainty([1.0]) is None
-
-
-def test_an_unsteady_rival_is_noise():
-    """Of the ratio to the best rival, whatever that to the original loop is."""
-    times = {ORIGINAL: [9, 4.0, 4.0, 4.0], "frozen": [9, 2.0, 2.4, 2.9], OURS: [9, 1.0, 1.0, 1.0]}
-    rows = {row["way"]: row for row in timing.rows_of(times, {})}
-    assert rows[OURS]["best_rival"] == "frozen" and rows[OURS]["noisy"] and not rows[ORIGINAL]["noisy"]
-
-
-def test_each_way_is_first_in_its_turn():
-    """Behind another a way finds other caches."""
-    ran = []
-    timing.interleaved({name: functools.partial(ran.append, name) for name in "abc"}, 3)
-    assert "".join(ran) == "abcbcacababc"
-    assert timing.interleaved({}, 1) == {}
-
-
 @pytest.mark.parametrize("step", [DISCRIMINATOR, GENERATOR])
 def test_a_step_by_one_loss_is_the_same_step(step):
     module, grads = hf.MultiPeriodDiscriminator((2,)), []

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -81,7 +81,7 @@ class Workload(NamedTuple):
     cpu_batch: int
     segment: int
     build: Callable[[bool, torch.device], dict[str, list[nn.Module]]]
-    judged: dict[str, tuple[Callable, Callable]]
+    judged: Mapping[str, tuple[Callable, Callable]]
 
 
 def _one_set(what, name, periods, *shape):
