@@ -22,8 +22,8 @@ RULE = (
 
 def circumstances(run):
     """What a run's ratios depend on besides this package: {what: value}."""
-    found = {key: run[key] for key in ("device", "processor", "threads", "what", "batch", "segment")}
-    return found | {"torch": run["versions"].get("torch")}
+    found = {key: run[key] for key in ("device", "processor", "threads", "batch", "segment")}
+    return found | {"discriminators": run["what"], "torch": run["versions"].get("torch")}
 
 
 def state(run):
