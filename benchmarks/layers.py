@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from hifigan_fast import dispatch
 from hifigan_fast.backends.contract import WeightSet, weights_of
-from hifigan_fast.bench.timing import interleaved
+from hifigan_fast.bench.timing import interleaved, ratio
 from hifigan_fast.discriminators import DiscriminatorP, DiscriminatorS, stack_of
 from hifigan_fast.geometry import LRELU_SLOPE, Ensemble
 from hifigan_fast.reference import PERIODS
@@ -134,12 +134,12 @@ def measure(names, batch, repeats, say=print):
             peak = max(peak, report.peak())  # again and again: the clock moves, and others use the machine
             times = interleaved({"fast": case.ours(direction), "plain": case.plain(direction)}, repeats)
             fast_s, plain_s = times["fast"][1:], times["plain"][1:]
-            ratios = sorted(p / f for f, p in zip(fast_s, plain_s))
+            speedup = ratio(plain_s, fast_s)
             row = {"layer": name, "direction": direction, "gflop": case.flops / 1e9}
             for key, taken in (("fast", fast_s), ("plain", plain_s)):
                 row[f"{key}_ms"] = 1e3 * statistics.median(taken)
                 row[f"{key}_gflops"] = case.flops / 1e9 / statistics.median(taken)
-            row |= {"speedup": statistics.median(ratios), "speedup_range": [ratios[0], ratios[-1]]}
+            row |= {"speedup": speedup["median"], "speedup_range": speedup["range"]}
             rows.append(row)
             say(f"  {name}, {direction}: {row['speedup']:.2f} ×")
     for row in rows:

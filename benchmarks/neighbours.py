@@ -26,22 +26,31 @@ COPIED = {"the cache that cores share": 8 << 20, "memory": 512 << 20}  # bytes r
 NEIGHBOURS = ("nobody", "multiply-adds in registers", *COPIED)
 
 
-def _busy(what, core):
+def _busy(what, core, begun):
     os.sched_setaffinity(0, {core})
     if what in COPIED:
         source, target = np.ones((2, COPIED[what]), np.uint8)
+        begun.set()
         while True:
             np.copyto(target, source)
+    extension = report.extension()
+    begun.set()
     while True:
-        report.extension().peak(1)
+        extension.peak(1)
 
 
 @contextlib.contextmanager
 def beside(what, core):
-    """Within the block a process on a core does this and nothing else."""
-    process = multiprocessing.get_context("spawn").Process(target=_busy, args=(what, core), daemon=True)
+    """Within the block a process on a core does this and nothing else; "nobody": there is none."""
+    if what == "nobody":
+        yield
+        return
+    spawn = multiprocessing.get_context("spawn")
+    begun = spawn.Event()
+    process = spawn.Process(target=_busy, args=(what, core, begun), daemon=True)
     process.start()
     try:
+        begun.wait()
         yield
     finally:
         process.kill()
@@ -59,19 +68,29 @@ def steps(ensemble, batch):
     }
 
 
+def measured(ensemble, batch, repeats, core):
+    """{neighbour: {way: seconds}} of a step, each beside every neighbour in turn: the machine changes by the minute."""
+    calls, taken = steps(ensemble, batch), {what: {} for what in NEIGHBOURS}
+    for _ in range(repeats):
+        for what, of in taken.items():
+            with beside(what, core):
+                for way, (_, second) in interleaved(calls, 1).items():
+                    of.setdefault(way, []).append(second)
+    return taken
+
+
 def command(args):
+    report.extension()  # of which a neighbour needs one
     own, other = sorted(os.sched_getaffinity(0))[:2]
     os.sched_setaffinity(0, {own})
     torch.set_num_threads(1)
     rows = []
     for name in ("mpd", "msd"):
-        calls, quiet = steps(ENSEMBLES[name], args.batch), {}
-        for what in NEIGHBOURS:
-            with contextlib.nullcontext() if what == "nobody" else beside(what, other):
-                times = interleaved(calls, args.repeats)
+        quiet = {}
+        for what, times in measured(ENSEMBLES[name], args.batch, args.repeats, other).items():
             row = {"ensemble": name, "neighbour": what}
             for way, seconds in times.items():
-                ms = 1e3 * statistics.median(seconds[1:])
+                ms = 1e3 * statistics.median(seconds)
                 row |= {f"{way}, ms": ms, f"{way}, × quiet": ms / quiet.setdefault(way, ms)}
             rows.append(row)
     print(tabulate(rows, headers="keys", floatfmt=("", "", ".0f", ".2f", ".0f", ".2f")))

@@ -1,23 +1,29 @@
 """README's tables and figure of measured speed, made of the newest runs in benchmarks/results: a GPU's and a CPU's.
 
 python -m benchmarks.readme         (make readme-figures)
-python -m benchmarks.readme FILE    the table of another run of `hifigan-fast bench`, printed
+python -m benchmarks.readme PATH    the table of another run of `hifigan-fast bench`, or of a folder of them, printed
 """
 
+import argparse
 import statistics
 import sys
 from pathlib import Path
 
 from tabulate import tabulate
 
-from hifigan_fast.bench import figures, report
+from hifigan_fast.bench import comparison, figures
+from hifigan_fast.bench import report as bench
 from hifigan_fast.bench.steps import ORIGINAL, OURS, WAYS
+from hifigan_fast.bench.timing import NOISY, is_noisy, uncertainty
+
+from . import report
 
 # Of ours what README shows, of a GPU and of a CPU; all else is in the files and in docs/benchmarks.md.
 SHOWN = {False: [name for name, way in WAYS.items() if way.ours and way.tf32], True: [OURS]}
 ROOT = Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "docs" / "bench.svg"
 BEGIN, END = "<!-- benchmarks.readme: begin -->\n", "<!-- end -->\n"
+NOISE = f"! a standard error of the row's ratios over runs is above {NOISY:.0%}"
 HEADERS = (
     "discriminators",
     "what",
@@ -36,106 +42,149 @@ def on_cpu(run):
 
 
 def newest():
-    """The kept runs of HiFi-GAN's discriminators, a GPU's and then a CPU's, as far as there are any.
-
-    Of each those that belong together, the newest first: its commit, machine, shape.
+    """The kept runs of HiFi-GAN's discriminators {path: run}, of a GPU and then of a CPU, as far as there are any: the
+    newest first, and all of its state.
     """
     found = {}
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
         try:
-            found[path] = report.load(path)
+            found[path] = bench.load(path)
         except ValueError:
             continue  # another command's
-    found = {path: run for path, run in found.items() if run["workload"] == "hifigan"}
-    runs, alike = sorted(found.items(), key=lambda item: item[1]["date"], reverse=True), (*report.ALIKE, "commit")
-    kinds = [[(path, run) for path, run in runs if on_cpu(run) == kind] for kind in (False, True)]
-    return [{path: run for path, run in of if all(run[key] == of[0][1][key] for key in alike)} for of in kinds if of]
+    runs = sorted(
+        (item for item in found.items() if item[1]["workload"] == "hifigan"), key=lambda item: item[1]["date"]
+    )
+    kinds = [[(path, run) for path, run in reversed(runs) if on_cpu(run) == kind] for kind in (False, True)]
+    states = [comparison.state(of[0][1]) if of else None for of in kinds]
+    return [{path: run for path, run in of if comparison.state(run) == is_} for of, is_ in zip(kinds, states) if of]
 
 
-def _rows(run):
-    return {(row["ensemble"], row["step"], row["way"]): row for row in run["speed"] if "ms" in row}
+def _over(other, rows, runs, key):
+    """How many times faster than `other` a way is, both lists of rows by run: its medians' ratio, and the range over
+    runs; of one run over its repeats.
+    """
+    medians = [statistics.median(row["ms"] for row in of) for of in (other, rows)]
+    ratios = [a["ms"] / b["ms"] for a, b in zip(other, rows)]
+    span = rows[0][key]["range"] if len(runs) == 1 else [min(ratios), max(ratios)]
+    noisy = rows[0]["noisy"] if len(runs) == 1 else is_noisy(uncertainty(ratios))
+    return {"median": medians[0] / medians[1], "range": span}, noisy
 
 
-def _ratio(rows, key):
-    """(median, lowest, highest) of a ratio: of runs' medians, or of one run's repeats; None where there is none."""
-    ratios = [row[key] for row in rows if row[key]]
-    if len(ratios) == 1:
-        return ratios[0]["median"], *ratios[0]["range"]
-    medians = [ratio["median"] for ratio in ratios]
-    return (statistics.median(medians), min(medians), max(medians)) if medians else None
+def _step(ensemble, step, runs):
+    """One step's rows, of all runs {(ensemble, step, way): row} that have all of its ways."""
+    ways = list(dict.fromkeys(name for rows in runs for *where, name in rows if where == [ensemble, step]))
+    runs = [rows for rows in runs if all((ensemble, step, name) in rows for name in ways)]
+    of = {name: [rows[ensemble, step, name] for rows in runs] for name in ways} if runs else {}
+    ms = {name: statistics.median(row["ms"] for row in rows) for name, rows in of.items()}
+    for name, rows in of.items():
+        dtype, held = rows[0]["dtype"], [row["peak_mib"] for row in rows if row.get("peak_mib")]
+        found = {"ensemble": ensemble, "step": step, "way": name, "dtype": dtype, "ms": ms[name], "noisy": False}
+        found |= {"over_original": None, "best_rival": None, "over_best": None}
+        found["peak_mib"] = statistics.median(held) if held else None
+        others = {"over_original": ORIGINAL} if ORIGINAL in of else {}
+        rivals = [rival for rival in of if not WAYS[rival].ours and of[rival][0]["dtype"] == dtype]
+        if WAYS[name].ours and rivals:
+            found["best_rival"] = others["over_best"] = min(rivals, key=ms.get)
+        for key, other in others.items():
+            found[key], noisy = _over(of[other], rows, runs, key)
+            found["noisy"] |= noisy
+        yield found
 
 
-def _line(where, runs):
-    """A line of the table: ours at (ensemble, step, way) beside the original loop, in all runs that have both."""
-    ensemble, step, way = where
-    runs = [rows for rows in runs if where in rows]
-    originals, ours = ([rows[ensemble, step, name] for rows in runs] for name in (ORIGINAL, way))
-    rivals = [rows[ensemble, step, row["best_rival"]] for rows, row in zip(runs, ours)]
-    medians = [statistics.median(row["ms"] for row in of) for of in (originals, ours)]
-    ms = [f"{value:.{0 if value >= 100 else 2}f}" for value in medians]
-    original, best = _ratio(ours, "over_original"), _ratio(ours, "over_best")
-    held = [o["peak_mib"] / r["peak_mib"] for r, o in zip(rivals, ours) if r.get("peak_mib") and o.get("peak_mib")]
-    name = ensemble if len(ensemble) > 3 else ensemble.upper()
-    how = ours[0]["dtype"] + ", a CUDA graph" * WAYS[way].graph
+def together(runs):
+    """Runs of one state as one result: of each way the median over runs, its ratios those of medians."""
+    rows = [{(row["ensemble"], row["step"], row["way"]): row for row in run["speed"] if "ms" in row} for run in runs]
+    steps = dict.fromkeys((ensemble, step) for own in rows for ensemble, step, _ in own)
+    made = runs[0] | {"runs": len(runs), "speed": [row for step in steps for row in _step(*step, rows)]}
+    noisy = any(row["noisy"] for row in made["speed"])
+    return made | {"noise": (NOISE if len(runs) > 1 else runs[0]["noise"]) if noisy else None}
+
+
+def _line(row, beside):
+    """A line of the table: a row of ours, beside all {way: row} of its step."""
+    original, best, rival = row["over_original"], row["over_best"], beside.get(row["best_rival"])
+    name = row["ensemble"] if len(row["ensemble"]) > 3 else row["ensemble"].upper()
+    ms = [f"{of['ms']:.{0 if of['ms'] >= 100 else 2}f}" if of else "failed" for of in (beside.get(ORIGINAL), row)]
+    held = rival and row["peak_mib"] and rival["peak_mib"] and row["peak_mib"] / rival["peak_mib"]
     return (
-        *(name, step, how, *ms),
-        f"{original[0]:.2f} ({original[1]:.2f}–{original[2]:.2f}){' !' * any(row['noisy'] for row in ours)}",
-        f"{best[0]:.2f} ({ours[0]['best_rival']})",
-        f"{statistics.median(held):.2f}" if held else "",
+        *(name, row["step"], row["dtype"] + ", a CUDA graph" * WAYS[row["way"]].graph, *ms),
+        f"{bench.times(original)} ({bench.within(original)}){' !' * row['noisy']}" if original else "",
+        f"{bench.times(best)} ({row['best_rival']})" if best else "",
+        f"{held:.2f}" if held else "",
     )
 
 
-def _losses(runs):
-    """Where ours, in any way, is slower than the best of PyTorch's in its arithmetic, in a line."""
-    found = []
-    for where in (where for where, row in runs[0].items() if row["over_best"]):
-        median, low, high = _ratio([rows[where] for rows in runs if where in rows], "over_best")
-        if median < 1:
-            found.append(f"{where[0]}, {where[1]}, {where[2]}: {median:.2f} × ({low:.2f}–{high:.2f})")
-    return (
-        f"Slower than the best rival: {'; '.join(found)}." if found else "None of ours was slower than the best rival."
-    )
+def _rivals(rows):
+    """Which of PyTorch's ways were run, and where ours, in any way, is slower than the best in its arithmetic."""
+    steps = {}
+    for row in rows:
+        if not WAYS[row["way"]].ours:
+            steps.setdefault(row["step"], {})[row["way"]] = None
+    if not steps:
+        return "No rival was measured."
+    told = "; ".join(f"{step}: {', '.join(ways)}" for step, ways in steps.items())
+    found = [
+        f"{row['ensemble']}, {row['step']}, {row['way']}: {bench.times(of)} × ({bench.within(of)})"
+        for row in rows
+        if (of := row["over_best"]) and of["median"] < 1
+    ]
+    lost = f"Ours is slower than the best of them here: {'; '.join(found)}." if found else "None of them was faster."
+    return f"Rivals that were run: {told}. {lost}"
 
 
-def section(runs):
-    """The table of runs {path: result}, as README has it."""
-    (path, first), rows = next(iter(runs.items())), [_rows(run) for run in runs.values()]
-    lines = [_line(where, rows) for where in rows[0] if where[2] in SHOWN[on_cpu(first)]]
+def section(path, runs):
+    """The table of runs of one state, as README has it, with a link to their path."""
+    made = together(runs)
+    steps = {}
+    for row in made["speed"]:
+        steps.setdefault((row["ensemble"], row["step"]), {})[row["way"]] = row
+    lines = [_line(of[way], of) for of in steps.values() for way in of if way in SHOWN[on_cpu(made)]]
     columns = len(HEADERS) if any(line[-1] for line in lines) else len(HEADERS) - 1
-    threads = f", {first['threads']} threads" if on_cpu(first) else ""
-    where = f"{first['device']}{threads}, torch {first['versions']['torch']}"
-    if len(runs) > 1:
-        of = f"medians of {len(runs)} runs (and their range), each of {first['repeats']} interleaved repeats"
-    else:
-        of = f"medians (and ranges) of {first['repeats']} interleaved repeats"
+    threads = f", {made['threads']} threads" if on_cpu(made) else ""
+    where = f"{made['device']}{threads}, torch {made['versions']['torch']}"
+    repeats = f"{made['repeats']} interleaved repeats"
+    of = f"medians over {len(runs)} runs of {repeats} each" if len(runs) > 1 else f"medians of {repeats}"
     kept = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     caption = (
-        f"{where}, batch {first['batch']} × {first['segment']}, {first['date'][:10]};\n{of} ([all figures]({kept}))"
+        f"{where}, batch {made['batch']} × {made['segment']}, {made['date'][:10]};\n{of} ([all figures]({kept})).\n"
+        f"× is one of these medians by the other (and the range over {'runs' if len(runs) > 1 else 'repeats'})"
     )
+    noise = f";\n{made['noise']}" if made["noise"] else ""
     table = tabulate([line[:columns] for line in lines], HEADERS[:columns], "github", disable_numparse=True)
-    return f"{caption}:\n\n{table}\n\n{_losses(rows)}\n"
+    return f"{caption}{noise}:\n\n{table}\n\n{_rivals(made['speed'])}\n"
+
+
+def tables():
+    """The newest runs' tables."""
+    kept = ((next(iter(of)), list(of.values())) for of in newest())
+    return "\n".join(section(path if len(runs) == 1 else path.parent, runs) for path, runs in kept)
 
 
 def made(text):
-    """README's text with the table of the newest runs in its place."""
+    """README's text with the tables of the newest runs in their place."""
     before, rest = text.split(BEGIN)
-    tables = "\n".join(map(section, newest()))
-    return f"{before}{BEGIN}{tables}{END}{rest.split(END, 1)[1]}"
+    return f"{before}{BEGIN}{tables()}{END}{rest.split(END, 1)[1]}"
 
 
 def drawn():
-    """The run of README's figure: the newest, on a GPU where there is one."""
-    return next(iter(newest()[0].values()))
+    """The result that README's figure shows: the newest runs', on a GPU where there are any."""
+    return together(list(newest()[0].values()))
 
 
-def main():
-    if sys.argv[1:]:
-        print(section({Path(path): report.load(path) for path in sys.argv[1:]}))
+def command(args):
+    if args.path:
+        print(section(args.path, comparison.runs_at(args.path)))
         return
     readme = ROOT / "README.md"
     readme.write_text(made(readme.read_text(encoding="utf-8")), encoding="utf-8")
     figures.save(drawn(), FIGURE)
 
 
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
+    parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help="print the table of this instead")
+    return report.run(command, parser.parse_args(argv))
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

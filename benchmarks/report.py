@@ -42,7 +42,7 @@ def add_batch(made):
 
 def conditions(args):
     """When, where and how a run was made, for its JSON."""
-    made = {**machine.conditions(args.repeats), "device": "cpu", "instruction_set": extension().instruction_set()}
+    made = {**machine.conditions(args.repeats), "device": "cpu"}
     if "batch" in args:
         made |= {"batch": args.batch, "segment": SEGMENT}
     return made
@@ -51,7 +51,7 @@ def conditions(args):
 def save(path, result):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def write(path, result):

@@ -5,51 +5,47 @@ python -m benchmarks.saving
 
 import statistics
 import sys
-import time
 
+import torch
 from tabulate import tabulate
 
 import hifigan_fast
 from hifigan_fast import parity
-from hifigan_fast.bench.memory import in_fresh_process, resident_mib
+from hifigan_fast.bench import memory
+from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, STEP_LOSSES, WAYS
+from hifigan_fast.bench.timing import interleaved
+from hifigan_fast.bench.workloads import WORKLOADS, modules_of
 from hifigan_fast.dispatch import SAVED
 
 from . import report
 
+STEPS = GENERATOR, DISCRIMINATOR
+WAY = WAYS[STEP_LOSSES]
 
-def halves(what, batch, repeats):
-    """(milliseconds, MiB above the modules) of a discriminator and of a frozen generator step."""
-    ensembles = [hifigan_fast.MultiPeriodDiscriminator(), hifigan_fast.MultiScaleDiscriminator()]
-    y, y_hat = parity.waveforms(batch, report.SEGMENT)
-    y_hat.requires_grad_()
 
-    def discriminator():
-        for ensemble in ensembles:
-            ensemble.zero_grad()
-        hifigan_fast.discriminator_step_loss(ensembles, y, y_hat.detach()).adversarial.backward()
+def held(what, batch, threads):
+    """{step: MiB above the modules}, in a process of its own."""
+    with hifigan_fast.save(what):
+        return memory.halves("hifigan", STEP_LOSSES, STEPS, batch, report.SEGMENT, threads)
 
-    def generator():
-        with hifigan_fast.frozen(*ensembles):
-            found = hifigan_fast.generator_step_loss(ensembles, y, y_hat)
-            (found.adversarial + found.features).backward()
 
-    before, rows = resident_mib("VmHWM"), []
-    for half in (generator, discriminator):  # the second needs more
-        seconds = []
-        with hifigan_fast.save(what):
-            for _ in range(repeats):
-                start = time.perf_counter()
-                half()
-                seconds.append(time.perf_counter() - start)
-        rows.append({"half": half.__name__, "ms": 1e3 * statistics.median(seconds)})
-        rows[-1]["mib"] = resident_mib("VmHWM") - before
-    return rows
+def times(batch, repeats):
+    """{(step, what is kept): milliseconds}, in turn."""
+    modules = modules_of(WORKLOADS["hifigan"], {STEP_LOSSES: WAY}, torch.device("cpu"))[STEP_LOSSES]["both"]
+    waves, found = parity.waveforms(batch, report.SEGMENT), {}
+    for step in STEPS:
+        run = WAY.call(step, modules, *waves)
+        calls = {what: hifigan_fast.save(what)(run) for what in SAVED}
+        for what, seconds in interleaved(calls, repeats).items():
+            found[step, what] = 1e3 * statistics.median(seconds[1:])
+    return found
 
 
 def command(args):
-    rows = []
+    ms, rows = times(args.batch, args.repeats), []
     for what in SAVED:
-        rows += [{"save": what, **row} for row in in_fresh_process(halves, what, args.batch, args.repeats)]
+        mib = memory.in_fresh_process(held, what, args.batch, torch.get_num_threads())
+        rows += [{"save": what, "half": step, "ms": ms[step, what], "mib": mib[step]} for step in STEPS]
     print(tabulate(rows, headers="keys", floatfmt=".0f"))
     if args.out:
         report.write(args.out, {**report.conditions(args), "saving": rows})

@@ -47,7 +47,7 @@ def test_step(timed, benchmark, workload, ensemble, implementation, step):
 def test_training_step(timed, benchmark, name, step):
     benchmark.group = step
     y = waves("hifigan")[0].squeeze(1)
-    timed(training.ready(training.config_of(step, len(y), y.shape[-1]), WAYS[name], y))
+    timed(training.Step(training.config_of(step, len(y), y.shape[-1]), WAYS[name], y))
 
 
 @pytest.mark.parametrize("implementation", ["ours", PLAIN])

@@ -21,6 +21,8 @@ from tabulate import tabulate
 
 import hifigan_fast
 from hifigan_fast import parity, reference
+from hifigan_fast.bench.report import within
+from hifigan_fast.bench.timing import ratio
 from hifigan_fast.bench.workloads import VITS_SCALE
 from hifigan_fast.cli import positive
 from tests.wild import parts, real, variants
@@ -189,14 +191,14 @@ def measured(case, repeats):
                 step(fast if accelerated else own, *waves)
                 taken.append(time.process_time() - start)
         for (way, *_), taken in zip(ways[1:], seconds[1:]):
-            ratios = [a / b for a, b in zip(seconds[0][1:], taken[1:])]
+            speedup = ratio(seconds[0][1:], taken[1:])
             rows.append(
                 {
                     "half": f"{half}, {way}",
                     "own_ms": 1e3 * statistics.median(seconds[0][1:]),
                     "fast_ms": 1e3 * statistics.median(taken[1:]),
-                    "speedup": statistics.median(ratios),
-                    "range": f"{min(ratios):.2f}–{max(ratios):.2f}",
+                    "speedup": speedup["median"],
+                    "range": within(speedup),
                 }
             )
     return probing, float(re.search(r"error (\S+) times", entry.why)[1]), rows

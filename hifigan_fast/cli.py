@@ -98,7 +98,8 @@ def _add_bench(commands):
     add("--out", metavar="DIR", default="bench-out", help="folder of the results; default %(default)s")
     for kind, what in (("json", "figures"), ("figure", "bars, a .png or .svg"), ("html", "report")):
         add(f"--{kind}", metavar="FILE", help=f"the {what}; default: in --out")
-    add("--compare", nargs=2, metavar=("OLD", "NEW"), help="two bench.json: what changed; nothing is measured")
+    compared = "what changed between two bench.json, or folders of several runs; nothing is measured"
+    add("--compare", nargs=2, metavar=("OLD", "NEW"), help=compared)
     add("--verbose", action="store_true", help="a line for each class of outputs of a backend")
 
 

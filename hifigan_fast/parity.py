@@ -246,10 +246,10 @@ def _copy(module):
     return copied.to(like).train(module.training)
 
 
-def build_pair(name, seed=0, trained=False):
-    """A drop-in and a reference ensemble ("mpd" or "msd") of equal state."""
+def build_pair(name, seed=0, trained=False, ensembles=None):
+    """A drop-in and a reference ensemble of equal state, of `ensembles` (None: `ENSEMBLES`)."""
     pair = []
-    for build in ENSEMBLES[name]:
+    for build in (ensembles or ENSEMBLES)[name]:
         torch.manual_seed(seed)
         pair.append(build())
     if trained:
@@ -284,16 +284,17 @@ def able(autocast=None, device="cpu"):
     return [name for name, backend in dispatch.BACKENDS.items() if not dispatch.refusal(backend, device, dtype)]
 
 
-def check(batch=1, length=8192, clips=None, autocast=None, backends=None, report=None, device="cpu"):
-    """`backends`, or every one that can run on `device`, on both ensembles, trained-like, in float32 or under autocast
-    to a dtype -> {ensemble: {backend: Verdict}}.
+def check(batch=1, length=8192, clips=None, autocast=None, backends=None, report=None, device="cpu", ensembles=None):
+    """`backends`, or every one that can run on `device`, on `ensembles`, trained-like, in float32 or under autocast to
+    a dtype -> {ensemble: {backend: Verdict}}.
 
+    ensembles: {name: (makes ours, makes plain PyTorch's), each to be made of its periods alone}; None: both.
     `report(ensemble, {backend: Verdict})` is called as soon as an ensemble is judged.
     """
     y, y_hat = (wave.to(device) for wave in waveforms(batch, length, clips=clips))
     verdicts = {}
-    for name in ENSEMBLES:
-        pair = [module.to(device) for module in build_pair(name, trained=True)]
+    for name in ensembles or ENSEMBLES:
+        pair = [module.to(device) for module in build_pair(name, trained=True, ensembles=ensembles)]
         verdicts[name] = compare(*pair, y, y_hat, backends or able(autocast, device), autocast=autocast)
         if report:
             report(name, verdicts[name])

@@ -1,6 +1,7 @@
 """hifigan-fast bench: what is timed, what the figures say of each other, the report, Ctrl-C, bad input."""
 
 import html.parser
+import itertools
 import json
 import re
 import signal
@@ -15,7 +16,7 @@ import tqdm
 
 from hifigan_fast import dispatch, info, parity
 from hifigan_fast.bench import command, machine, memory, report, timing
-from hifigan_fast.bench.steps import GENERATOR, ORIGINAL, OURS, QUICK_RIVALS, RIVALS, STEPS, WAYS
+from hifigan_fast.bench.steps import ORIGINAL, OURS, QUICK_RIVALS, RIVALS, STEPS, WAYS
 from hifigan_fast.bench.workloads import WORKLOADS, modules_of
 from hifigan_fast.cli import main
 
@@ -51,9 +52,9 @@ def gate(monkeypatch):
         def check(report, **how):
             asked.setdefault("autocast", []).append(how.pop("autocast"))
             asked.update(how)
-            for ensemble in parity.ENSEMBLES:
+            for ensemble in asked["ensembles"]:
                 report(ensemble, {"cpu": verdict})
-            return dict.fromkeys(parity.ENSEMBLES, {"cpu": verdict})
+            return dict.fromkeys(asked["ensembles"], {"cpu": verdict})
 
         monkeypatch.setattr(parity, "check", check)
         return asked
@@ -110,7 +111,7 @@ def test_a_run(gate, bar, tmp_path, capsys, flags, count):
     assert "× best rival" in capsys.readouterr().out
     result = results(tmp_path)
     assert len(result["speed"]) == count and all(row["ms"] > 0 and row["gflops"] > 0 for row in result["speed"])
-    assert result["versions"]["torch"] and result["parity"]["float32"]["msd"] and result["ceilings"]["gbytes"] > 0
+    assert result["versions"]["torch"] and result["parity"]["float32"]["mpd"] and result["ceilings"]["gbytes"] > 0
     assert result["processor"] == info.processor() and result["batch"] == 1 and result["segment"] == 200
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert sum(bar.moved) == bar.bar.total
@@ -162,50 +163,11 @@ class _last_waveform:
         self.seen.extend(tensor.grad for tensor in self.made)
 
 
-def test_a_way_that_fails_is_its_error_and_the_others_go_on():
-    def fails():
-        raise RuntimeError("no such thing\nat all")
-
-    calls, errors = timing.guarded({ORIGINAL: lambda: None, "channels_last": fails, OURS: lambda: None})
-    rows = {row["way"]: row for row in timing.rows_of(timing.interleaved(calls, 2), errors)}
-    assert rows["channels_last"]["error"] == "RuntimeError: no such thing"
-    assert rows[OURS]["best_rival"] == ORIGINAL and "ms" in rows[OURS]
-
-
-def test_ours_is_held_against_the_original_and_the_best_rival_of_its_dtype():
-    times = {ORIGINAL: [9, 4, 4], "frozen": [9, 2, 2], "bf16": [9, 3, 3], OURS: [9, 1, 1], f"{OURS} bf16": [9, 5, 5]}
-    rows = {row["way"]: row for row in timing.rows_of(times, {})}
-    assert rows[OURS]["over_original"]["median"] == 4 and rows[OURS]["first_s"] == 9
-    assert (rows[OURS]["best_rival"], rows[OURS]["over_best"]["median"]) == ("frozen", 2)
-    lost = rows[f"{OURS} bf16"]
-    assert (lost["best_rival"], lost["over_best"]["median"]) == ("bf16", 0.6)
-    assert rows["frozen"]["over_best"] is None and rows["frozen"]["over_original"]["median"] == 2
-    where = {"ensemble": "both", "step": GENERATOR, "of_floor": None}
-    assert "(slower)" in timing.line(where | lost) and "0.60 bf16 (slower)" in report.table([where | lost])
-
-
-@pytest.mark.parametrize(
-    "ours, original, noisy",
-    [
-        ([1.0, 1.05, 1.1], [2.0, 2.1, 2.2], False),
-        ([1.0, 1.0, 1.2], [2.0, 2.0, 2.4], True),  # both slow down: the ratio stays
-        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.5], True),
-        ([1.0, 1.1, 1.0], [2.1, 1.9, 2.1], True),  # each is steady enough, the ratio is not
-        ([1.0], [2.0], False),  # which one pair does not tell
-    ],
-)
-def test_a_wide_spread_is_noise(ours, original, noisy):
-    _, row = timing.rows_of({ORIGINAL: [9, *original], OURS: [9, *ours]}, {})
-    assert row["noisy"] is noisy and (row["spread"] is None) == (len(ours) == 1)
-    text = report.table([{"ensemble": "mpd", "step": "forward", "of_floor": 0.5, **row}])
-    assert (timing.ADVICE in text and " !" in text) if noisy else "!" not in text
-
-
 def test_noise_is_said_everywhere(made_up, tmp_path, capsys):
     made_up(seconds=(1.0, 1.0, 1.4))
     assert bench(tmp_path) == 0
     out = capsys.readouterr().out
-    assert "40% !" in out and timing.ADVICE in out
+    assert re.search(r"21\.\d% !", out) and timing.ADVICE in out
     assert results(tmp_path)["noise"] == timing.ADVICE and all(row["noisy"] for row in results(tmp_path)["speed"])
     assert timing.ADVICE in (tmp_path / "report.html").read_text()
 
@@ -273,6 +235,25 @@ def test_ctrl_c_keeps_what_was_measured(made_up, heard, monkeypatch, tmp_path, c
     assert len(results(tmp_path)["speed"]) == 4 and (tmp_path / "report.html").exists()
 
 
+@pytest.mark.parametrize("error", [OSError("no room left"), RuntimeError("CUDA error")])
+def test_an_error_keeps_what_was_measured(made_up, monkeypatch, tmp_path, capsys, error):
+    """Which is in a line where the command expects it, and whole where it does not."""
+    made_up()
+    measure = timing.measure
+
+    def broken(*args):
+        yield from itertools.islice(measure(*args), 4)
+        raise error
+
+    monkeypatch.setattr(timing, "measure", broken)
+    if isinstance(error, OSError):
+        assert bench(tmp_path) == 2 and "error: no room left" in capsys.readouterr().err
+    else:
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            bench(tmp_path)
+    assert len(results(tmp_path)["speed"]) == 4 and (tmp_path / "report.html").exists()
+
+
 def test_ctrl_c_before_anything_was_measured_leaves_an_earlier_run(made_up, monkeypatch, tmp_path, capsys):
     made_up()
     assert bench(tmp_path) == 0
@@ -324,6 +305,7 @@ def test_no_speed_is_printed_when_parity_is_red(tmp_path, gate, monkeypatch, cap
         (["--compare", "{part}", "{part}"], "compare: .*part.json lacks 'device'; measure again"),
         (["--compare", "{old}", "{old}"], r"expected a bench.json of format 3, got None in .*old.json; measure again"),
         (["--compare", "{text}", "{text}"], "error: compare: .*text.json is not JSON"),
+        (["--compare", "{rows}", "{rows}"], "error: compare: .*rows.json lacks 'step of a row'; measure again"),
         (
             ["--steps", "generator", "v1", "--segment", "1000"],
             "segment_size: expected a multiple of hop_size 256, got 1000",
@@ -338,7 +320,9 @@ def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):
     (tmp_path / "old.json").write_text('{"speed": []}')
     (tmp_path / "text.json").write_text("speed")
     (tmp_path / "part.json").write_text('{"format": 3}')
-    args = [arg.format(**{name: tmp_path / f"{name}.json" for name in ("old", "text", "part")}) for arg in args]
+    row = {"ensemble": "mpd", "way": OURS, "ms": 1.0, "over_original": None}
+    (tmp_path / "rows.json").write_text(json.dumps(dict.fromkeys(report.KEYS) | {"format": 3, "speed": [row]}))
+    args = [arg.format(**{name: tmp_path / f"{name}.json" for name in ("old", "text", "part", "rows")}) for arg in args]
     try:
         status = bench(tmp_path / "out", *args)
     except SystemExit as stop:

@@ -9,10 +9,10 @@ import torch
 import tqdm
 
 from hifigan_fast import parity
-from hifigan_fast.bench import command, gate, graphs, machine, page, report, timing
+from hifigan_fast.bench import cases, command, gate, graphs, machine, page, report, timing
 from hifigan_fast.bench.cases import Case, Work
 from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS, RIVALS, STEPS, WAYS, Way, asked_ways
-from hifigan_fast.bench.workloads import build
+from hifigan_fast.bench.workloads import WORKLOADS, build
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def test_the_default_is_by_the_machine(monkeypatch):
     there = command._plan("hifigan", None, None, None, None, None, False, None)
     assert (there.batch, there.repeats, there.steps) == (16, 20, list(STEPS.values()))
     assert "on A GPU, batch 16 × 8192, interleaved repeats: 20" in str(there) and "graph" in there.ways
-    assert report.begun(there, {}, {})["device"] == "A GPU"
+    assert report.begun(there, "clips")["device"] == "A GPU"
 
 
 def test_cudas_ways_are_measured_where_it_is():
@@ -142,16 +142,17 @@ def test_ceilings_of_a_gpu_are_of_each_arithmetic(monkeypatch):
 def test_each_arithmetic_is_judged_but_tf32_only_told(monkeypatch, red, passes):
     """TF32 by the same flag as the ways that are measured in it."""
 
-    def found(write, verbose, after, autocast, backends, device):
+    def found(write, verbose, after, ensembles, autocast, backends, device):
         arithmetic = "bfloat16" if autocast else "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
         ratio = 2 * parity.LIMIT if arithmetic == red else 1.0
         verdicts = {"mpd": {name: parity.Verdict({"maps": (ratio, "real 0")}) for name in backends}}
         return verdicts, arithmetic != red
 
     monkeypatch.setattr(gate, "gate", found)
-    monkeypatch.setattr(gate, "measured_backend", lambda device, autocast: "triton")
+    monkeypatch.setattr(gate, "measured_backend", lambda device, arithmetic: "triton")
     ways = asked_ways(None, False, "cuda")
-    verdicts, passed = gate.judge(ways, False, tqdm.tqdm(total=0, disable=True), torch.device("cuda"), False)
+    bar, device = tqdm.tqdm(total=0, disable=True), torch.device("cuda")
+    verdicts, passed = gate.judge(WORKLOADS["hifigan"], ways, False, bar, device, False)
     assert passed is passes and list(verdicts) == ["tf32", "bfloat16", "float32"]
     assert all(list(of["mpd"]) == ["triton"] for of in verdicts.values())
 
@@ -161,7 +162,8 @@ def test_cudas_ways_by_a_cpu_in_its_place():
     """Each way's steps run, without what only a device has, and are told."""
     plan = command._plan("bigvgan", 1, 1024, None, 1, None, False, "cpu")
     plan = plan._replace(ways=asked_ways(None, False, "cuda"))
-    result = report.begun(plan, {}, {"gflops": {"float32": 100.0, "bfloat16": 200.0}, "gbytes": 50.0})
+    result = report.begun(plan, "synthetic voice")
+    result["ceilings"] = {"gflops": {"float32": 100.0, "bfloat16": 200.0}, "gbytes": 50.0}
     command._measure(plan, parity.waveforms(1, 1024), tqdm.tqdm(disable=True), result, None)
     assert not [row for row in result["speed"] if "error" in row]
     told = {(row["step"], row["way"]) for row in result["speed"] if row["of_floor"]}
@@ -169,10 +171,50 @@ def test_cudas_ways_by_a_cpu_in_its_place():
     assert "bf16_graph" in page.page(json.loads(json.dumps(result)), "hifigan-fast bench")
 
 
-def test_no_memory_is_told_of_a_graph(monkeypatch):
-    """Its replay allocates nothing: it holds what its capture took."""
+@pytest.fixture
+def accounted(monkeypatch):
+    """A device's account of memory by a stand-in: what of a module's gradients is there where it begins."""
+    (module,), seen = build(["mpd"], plain=True), []
+
+    def allocated(call):
+        seen.append(sum(p.grad is not None for p in module.parameters()))
+        call()
+        return 12.0
+
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(timing, "allocated_mib", lambda call: 12.0)
-    case = Case("mpd", DISCRIMINATOR, Work(1.0, 1.0), {name: lambda: None for name in (ORIGINAL, "graph", OURS)})
+    monkeypatch.setattr(timing, "allocated_mib", allocated)
+    monkeypatch.setattr(timing, "measured_backend", lambda device, arithmetic: "triton")
+    return module, seen
+
+
+def test_no_memory_is_told_of_a_graph(accounted):
+    """Its replay allocates nothing: it holds what its capture took."""
+    nothing = {name: lambda: None for name in (ORIGINAL, "graph", OURS)}
+    case = Case("mpd", DISCRIMINATOR, Work(1.0, 1.0), nothing, nothing)
     rows = timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 1.0}, torch.device("cuda"))
     assert [row["peak_mib"] for row in rows] == [12.0, None, 12.0]
+    assert [row["backend"] for row in rows] == [None, None, "triton"]
+
+
+def test_gradients_count_in_a_steps_memory(accounted, monkeypatch):
+    """Those of the timed calls would be in what was there before."""
+    module, seen = accounted
+    one = WORKLOADS["bigvgan"]._replace(build=lambda plain, device: {"mpd": [module]})
+    waves = [torch.zeros(1, 1, 300, dtype=torch.float32, device="cpu") for _ in range(2)]
+    monkeypatch.setattr("hifigan_fast.bench.cases.forward_work", lambda *_: Work(1.0, 1.0))
+    (case,) = cases.cases(one, waves, [DISCRIMINATOR], {ORIGINAL: WAYS[ORIGINAL]})
+    timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 1.0}, torch.device("cuda"))
+    assert seen == [0] and all(p.grad is not None for p in module.parameters())
+
+
+def test_optimizers_states_count_in_a_training_steps_memory(tiny):
+    from hifigan_fast.bench import training
+
+    step = training.Step(tiny, WAYS[OURS], parity.waveforms(2, tiny.segment_size)[0].squeeze(1))
+    step()
+    assert all(optimizer.state for optimizer in step.trainer.optimizers)
+    step.forget()
+    assert not any(optimizer.state for optimizer in step.trainer.optimizers)
+    assert all(p.grad is None for net in (step.trainer.mpd, step.trainer.generator) for p in net.parameters())
+    step()
+    assert all(optimizer.state for optimizer in step.trainer.optimizers)

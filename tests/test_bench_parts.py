@@ -2,11 +2,11 @@
 
 import functools
 import itertools
-import json
 import math
 import mmap
 import os
 import re
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +15,7 @@ import tqdm
 
 import hifigan_fast as hf
 from hifigan_fast import dispatch, parity, reference
-from hifigan_fast.bench import cases, command, memory, report, scaling, timing
+from hifigan_fast.bench import cases, command, gate, machine, memory, report, scaling, timing, workloads
 from hifigan_fast.bench.steps import (
     BY_ONE_LOSS,
     DISCRIMINATOR,
@@ -31,6 +31,7 @@ from hifigan_fast.bench.steps import (
 from hifigan_fast.bench.workloads import build
 from hifigan_fast.cli import main
 from hifigan_fast.discriminators import stack_of
+from hifigan_fast.foreign.forward import FusedForward
 
 CPU = torch.device("cpu")
 
@@ -65,12 +66,12 @@ def test_all_ways_do_the_same_training_step(tiny, monkeypatch):
 def test_networks_that_do_not_fit_are_their_ways_error(tiny, monkeypatch):
     from hifigan_fast.bench import training
 
-    def ready(config, way, y):
+    def made(config, way, y):
         if way.ours:
             raise MemoryError("no room")
         return lambda: None
 
-    monkeypatch.setattr(training, "ready", ready)
+    monkeypatch.setattr(training, "Step", made)
     ways = {name: WAYS[name] for name in (ORIGINAL, OURS)}
     (case,) = itertools.islice(training.cases(parity.waveforms(1, 1024), ["training step V1"], ways), 1)
     ceilings = {"gflops": {"float32": 100.0}, "gbytes": 50.0}
@@ -79,7 +80,6 @@ def test_networks_that_do_not_fit_are_their_ways_error(tiny, monkeypatch):
 
 
 def test_training_steps_are_hifigans(capsys):
-    from hifigan_fast.cli import main
 
     assert main(["bench", "--workload", "vits", "--steps", "v1"]) == 2
     assert "steps: v1 is a training of HiFi-GAN's, expected --workload hifigan" in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_floors_are_of_the_layers_own_work():
 
 def test_a_row_says_its_fraction_of_its_arithmetics_floor():
     calls = {name: lambda: None for name in (ORIGINAL, "bf16", OURS)}
-    case = cases.Case("both", DISCRIMINATOR, cases.Work(1e9, 1), calls)
+    case = cases.Case("both", DISCRIMINATOR, cases.Work(1e9, 1), calls, {})
     ceilings = {"gflops": {"float32": 100.0, "bfloat16": 200.0}, "gbytes": 50.0}
     rows = {row["way"]: row for row in timing._measured(case, 1, tqdm.tqdm(disable=True), ceilings, CPU)}
     assert [rows[way]["floor_ms"] for way in calls] == [10.0, 5.0, 10.0]
@@ -282,40 +282,76 @@ def test_each_axis_is_measured(monkeypatch):
     assert len(curves[0]["ways"][OURS]["at"]) == 2 and curves[1]["ways"] == {}
 
 
-def saved(path, ms, **changes):
-    """A bench.json of one row."""
-    times = {ORIGINAL: [9, *(2e-3 * m for m in ms)], OURS: [9, *(1e-3 * m for m in ms)]}
-    rows = [{"ensemble": "both", "step": GENERATOR, **row} for row in timing.rows_of(times, {})]
-    where = {
-        "device": "one",
-        "processor": "one",
-        "threads": 2,
-        "what": "it",
-        "batch": 4,
-        "segment": 8192,
-        "repeats": len(ms),
+class Accelerated(workloads.AcceleratedSet):
+    """Whose scores are `factor` times what they were."""
+
+    factor = 1.0
+
+    def __init__(self, periods):
+        super().__init__(periods)
+        fused = self.forward
+        assert isinstance(fused, FusedForward)
+
+        def forward(y, y_hat):
+            real, *others = fused(y, y_hat)
+            return [self.factor * score for score in real], *others
+
+        self.forward = forward
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_a_workloads_own_modules_are_judged(monkeypatch, factor):
+    """Accelerated, as they are measured: a wrong one is red."""
+    monkeypatch.setattr(workloads, "VITS_SCALE", ((1, 8, 15, 1, 7, 1), (8, 16, 41, 4, 20, 4)))
+    monkeypatch.setattr(Accelerated, "factor", factor)
+    ours, plain = (functools.partial(kind, (2,)) for kind in (Accelerated, workloads.OneSet))
+    workload, bar = (
+        workloads.WORKLOADS["vits"]._replace(judged={"vits": (ours, plain)}),
+        tqdm.tqdm(disable=True, total=0),
+    )
+    verdicts, passed = gate.judge(workload, {OURS: WAYS[OURS]}, False, bar, CPU, False, length=300)
+    assert list(verdicts["float32"]) == ["vits"] and passed is (factor == 1)
+
+
+def test_every_workload_names_what_is_judged():
+    assert {name: tuple(of.judged) for name, of in workloads.WORKLOADS.items()} == {
+        **{"hifigan": ("mpd", "msd"), "vits": ("vits",), "rvc": ("rvc",), "bigvgan": ("mpd",)}
     }
-    path.write_text(json.dumps({"format": report.FORMAT, **where, "speed": rows} | changes))
-    return str(path)
 
 
-def test_two_runs_are_compared(tmp_path, capsys):
-    old = saved(tmp_path / "old.json", [100, 105, 110])
-    for ms, said in (
-        ([108, 109, 120], r"\+3\.8%\s*$"),
-        ([130, 131, 140], r"\+24\.8%\s+slower"),
-        ([90, 95, 99], "faster"),
-    ):
-        assert main(["bench", "--compare", old, saved(tmp_path / "new.json", ms)]) == 0
-        found = capsys.readouterr().out.splitlines()[-1]
-        assert re.search(said, found), found
-    assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [500, 510, 520], device="two")]) == 0
-    found = capsys.readouterr().out
-    assert "+0.0%" in found and "slower" not in found and "other machine" in found
-    assert main(["bench", "--compare", old, saved(tmp_path / "new.json", [130])]) == 0
-    assert re.search(r"\+23\.8%\s+\?$", capsys.readouterr().out.strip())
-    without = json.loads((tmp_path / "old.json").read_text())
-    without["speed"] = [row for row in without["speed"] if row["way"] == ORIGINAL]
-    (tmp_path / "new.json").write_text(json.dumps(without))
-    assert main(["bench", "--compare", old, str(tmp_path / "new.json")]) == 0
-    assert re.search(r"hifigan_fast +105.00 +in one only", capsys.readouterr().out)
+def git(folder, *words):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_the_commit_is_the_packages(monkeypatch, tmp_path):
+    """Not that of a repository that it is installed into; "-dirty" where it is not what was committed."""
+    module = tmp_path / "machine.py"
+    module.write_text("1")
+    monkeypatch.setattr(machine, "__file__", str(module))
+    assert machine._commit() is None
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "a user's")
+    assert machine._commit() is None  # untracked, as in an environment's site-packages
+    git(tmp_path, "add", "machine.py")
+    git(tmp_path, "commit", "-m", "the package's")
+    assert re.fullmatch("[0-9a-f]{7,}", machine._commit())
+    module.write_text("2")
+    assert re.fullmatch("[0-9a-f]{7,}-dirty", machine._commit())
+
+
+def test_conditions_say_what_else_the_machine_does(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.234, 0.5, 0.25), raising=False)
+    assert machine.conditions(3)["load"] == [1.23, 0.5, 0.25]
+
+    def none():
+        raise OSError
+
+    monkeypatch.setattr(os, "getloadavg", none, raising=False)
+    assert machine.conditions(3)["load"] is None
+
+
+def test_json_has_no_infinity():
+    verdicts = {"maps": (float("inf"), "real 0"), "logits": (1.0, "real 0")}
+    assert gate._finite(verdicts) == {"maps": (None, "real 0"), "logits": (1.0, "real 0")}

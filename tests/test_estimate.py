@@ -43,6 +43,17 @@ def test_the_models_bounds_are_of_the_work():
         assert slow.all == pytest.approx(2 * fast.all) and slow.convolutions == pytest.approx(2 * fast.convolutions)
 
 
+@pytest.mark.parametrize("name", datasheets.DEVICES)
+def test_a_device_from_ampere_on_has_tf32_and_bfloat16(name):
+    sheet, old = datasheets.DEVICES[name], name == "T4"
+    assert sheet.arithmetic("fp32") == ("float32" if old else "tf32")
+    if old:
+        with pytest.raises(ValueError, match="precision: expected fp32 on a device of sm_75.*got bf16"):
+            sheet.arithmetic("bf16")
+    else:
+        assert sheet.arithmetic("bf16") == "bfloat16"
+
+
 def test_estimate_by_a_model(tiny, capsys):
     from hifigan_fast.cli import main
 

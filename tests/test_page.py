@@ -73,6 +73,12 @@ def looked_at(text, folder):
     return json.loads(html.unescape(told[1]))
 
 
+PARITY = {
+    "float32": {"mpd": {"cpu": {"maps": (1.25, "real, discriminators.0, map 1"), "logits": (1.0, "real 0")}}},
+    "tf32": {"msd": {"triton": {"maps": (1.0, "real, discriminators.2, map 3"), "logits": (None, "real 0")}}},
+}
+
+
 def made_up():
     """A result of every way, one of them failed, one noisy, with curves."""
     rows = []
@@ -81,7 +87,10 @@ def made_up():
             ways = {name: way for name, way in WAYS.items() if way.does(step) and not way.needs_cuda}
             times = {name: [9.0, *(s * (1 if way.ours else 2.5) for s in (1.0, 1.3))] for name, way in ways.items()}
             found = timing.rows_of(times, {"compile": "RuntimeError: no compiler was found on this machine"})
-            rows += [{"ensemble": ensemble, "step": step, "of_floor": 0.5, "peak_mib": 900.0, **row} for row in found]
+            for row in found:
+                row |= {"ensemble": ensemble, "step": step, "of_floor": 0.5, "peak_mib": 900.0}
+                row["backend"] = "modules" if WAYS[row["way"]].ours else None
+            rows += found
     at, curves = [1, 2, 4, 8, 16], []
     for over in ("batch", "segment", "periods", "threads"):
         ways = {}
@@ -94,10 +103,11 @@ def made_up():
         "format": report.FORMAT,
         **{"date": "2026-01-01", "commit": "0" * 7, "device": "A Processor Of A Long Name 9999 96-Core Processor"},
         **{"processor": "A Processor Of A Long Name 9999 96-Core Processor", "threads": 96, "repeats": 2},
-        "versions": {"torch": "2.13.0+cpu", "triton": None},
+        **{"instruction_set": "avx512bf16", "load": [1.5, 1.25, 1.0], "waveforms": "synthetic voice"},
+        "versions": {"hifigan_fast": "0.0.9", "torch": "2.13.0+cpu", "triton": None},
         "ceilings": {"gflops": {"float32": 400.0}, "gbytes": 30.0},
         **{"workload": "hifigan", "what": "HiFi-GAN's MPD and MSD", "batch": 4, "segment": 8192},
-        **{"parity": {}, "speed": rows, "scaling": curves, "noise": timing.ADVICE},
+        **{"parity": PARITY, "speed": rows, "scaling": curves, "noise": timing.ADVICE},
     }
 
 
@@ -111,6 +121,23 @@ def test_a_browser_shows_the_report(tmp_path):
         red, green, blue = map(int, re.findall(r"\d+", one["ink"])[:3])
         assert min(red, green, blue) > 200 if one["dark"] else max(red, green, blue) < 60, where
         assert min(one["sizes"]) > (8 if "desktop" in where else 5), where
+
+
+def test_the_report_says_what_a_sceptic_asks():
+    """Of parity what was judged and how; of a row what ran it, its range and its first call; of the machine what else
+    it did."""
+    text = page.page(made_up(), "hifigan-fast bench")
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in text.splitlines()]
+    shown = [[html.unescape(re.sub("<.*?>", "", cell)).strip() for cell in line] for line in cells if line]
+    assert ["float32", "mpd", "cpu", "1.25", "maps: real, discriminators.0, map 1", "ok"] in shown
+    assert ["tf32", "msd", "triton", "not finite", "logits: real 0", "told, not judged"] in shown
+    (ours,) = [line for line in shown if line[:3] == ["both", GENERATOR, f"{OURS} (plain PyTorch)"]]
+    assert ours[3:6] == ["1150", "1000–1300", "9"] and ours[-1].endswith(" !")
+    assert ["load average, 1, 5 and 15 minutes before", "1.5, 1.25, 1.0"] in shown
+    assert ["instruction set", "avx512bf16"] in shown and ["waveforms", "synthetic voice"] in shown
+    (summary,) = re.findall(r"</h1>\s*<p>(.*?)</p>", text)
+    assert "2.50 × (2.50–2.50) the original loop&#x27;s speed" in summary and " !" in summary
+    assert "hifigan_fast 0.0.9 on" in text  # the run's version, not this one's
 
 
 @pytest.mark.parametrize("name", ["bench.svg", "how.svg"])

@@ -1,6 +1,7 @@
 """README's table and figure are those of the kept runs, and say where ours loses."""
 
 import json
+import re
 from collections import Counter
 from xml.etree import ElementTree
 
@@ -19,6 +20,29 @@ def test_readmes_figures_are_those_of_the_newest_run():
     assert bars and not told - drawn, "make readme-figures"
 
 
+def test_readmes_columns_divide_to_its_ratios():
+    """To the rounding of milliseconds."""
+    lines = [line.split("|")[1:-1] for line in readme.tables().splitlines() if line.startswith("| ")][1:]
+    assert len(lines) == 6
+    for _, _, _, original, ours, ratio, *_ in lines:
+        found, low, high = map(float, re.match(r" ([0-9.]+) \(([0-9.]+)–([0-9.]+)\)", ratio).groups())
+        assert abs(float(original) / float(ours) / found - 1) < 0.003 and low <= found <= high
+
+
+def test_what_the_runs_differ_by_is_as_docs_have_it():
+    text = (readme.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    (runs,) = readme.newest()
+    lines = re.findall(r"^\| (MPD|MSD|both), (\w+ step) \| (\d+)–(\d+) \| (\d+)–(\d+) \|$", text, re.M)
+    assert len(lines) == 4 and len(runs) == 5
+    for ensemble, step, *figures in lines:
+        rows = [row for run in runs.values() for row in run["speed"] if row["step"] == step]
+        of = {
+            way: [r["ms"] for r in rows if (r["ensemble"], r["way"]) == (ensemble.lower(), way)]
+            for way in (ORIGINAL, OURS)
+        }
+        assert [round(end(of[way])) for way in (ORIGINAL, OURS) for end in (min, max)] == list(map(int, figures))
+
+
 def run(date, factor, **changes):
     """A run whose original loop takes a second: ours takes `factor` of it, frozen discriminators 0.6."""
     rows = []
@@ -35,7 +59,8 @@ def run(date, factor, **changes):
             "batch": 4,
             "segment": 8192,
             "repeats": 2,
-            "versions": {"torch": "2"},
+            "versions": {"hifigan_fast": "0", "torch": "2"},
+            "noise": None,
             "speed": rows,
         },
         **changes,
@@ -48,7 +73,7 @@ def kept(folder, monkeypatch, *runs):
     results.mkdir(parents=True)
     for index, one in enumerate(runs):
         (results / f"{index}.json").write_text(json.dumps(one))
-    return "\n".join(map(readme.section, readme.newest()))
+    return readme.tables()
 
 
 def test_runs_of_one_commit_and_machine_are_taken_together(tmp_path, monkeypatch):
@@ -60,19 +85,52 @@ def test_runs_of_one_commit_and_machine_are_taken_together(tmp_path, monkeypatch
     )
     mine = run("2026-02-03", 0.5), run("2026-02-01", 0.25), run("2026-02-02", 0.4)
     text = kept(tmp_path, monkeypatch, *others, *mine)
-    assert "medians of 3 runs (and their range)" in text and "2026-02-03" in text
+    assert "medians over 3 runs of 2 interleaved repeats each ([all figures](benchmarks/results))" in text
+    assert "2026-02-03" in text
     assert "| both             | generator step     | float32 | 1000           | 400 " in text
     assert "2.50 (2.00–4.00)" in text and "1.50 (frozen)" in text and "| 0.50 " in text and "| 0.40 " in text
-    assert "None of ours was slower" in text
+    assert "discriminator step: original; generator step: original, frozen. None of them was faster." in text
 
 
 def test_losses_are_said(tmp_path, monkeypatch):
     text = kept(tmp_path, monkeypatch, run("2026-02-03", 0.8))
-    assert "Slower than the best rival: both, generator step, hifigan_fast: 0.75 × (0.75–0.75)." in text
-    assert "medians (and ranges) of 2 interleaved repeats" in text
+    assert "Ours is slower than the best of them here: both, generator step, hifigan_fast: 0.75 × (0.75–0.75)." in text
+    assert "medians of 2 interleaved repeats ([all figures](benchmarks/results/0.json))" in text
 
 
 def test_a_gpus_runs_come_first_and_apart(tmp_path, monkeypatch):
     text = kept(tmp_path, monkeypatch, run("2026-02-03", 0.5), run("2026-02-02", 0.25, device="a GPU"))
     assert text.index("a GPU, torch 2,") < text.index("one, 2 threads, torch 2,")
     assert readme.drawn()["device"] == "a GPU"
+
+
+def test_ratios_are_of_the_medians_over_runs_and_so_are_the_bars(tmp_path, monkeypatch):
+    """A run's own ratio pairs its repeats; which rival is the best the runs say together."""
+    slow, mine = run("2026-02-03", 0.5), [run("2026-02-01", 0.25), run("2026-02-02", 0.4)]
+    for row in slow["speed"]:
+        row["ms"] *= 3 if row["way"] == ORIGINAL else 1
+    text = kept(tmp_path, monkeypatch, slow, *mine)
+    assert "| 1000           | 400 " in text and "2.50 (2.50–6.00) !" in text
+    drawn = readme.drawn()
+    assert drawn["runs"] == 3 and "runs: 3" in report.title(drawn) and drawn["noise"] == readme.NOISE
+    assert {row["over_original"]["median"] for row in drawn["speed"] if row["way"] == OURS} == {2.5}
+
+
+def test_what_failed_has_no_ratio(tmp_path, monkeypatch):
+    """The original loop, or all of PyTorch's ways in ours' arithmetic."""
+    without = run("2026-02-03", 0.5)
+    without["speed"] = [
+        {key: row[key] for key in ("ensemble", "step", "way", "dtype")} | {"error": "no memory"}
+        if row["way"] == ORIGINAL
+        else row | {"over_original": None, "best_rival": row["best_rival"] and None, "over_best": None}
+        for row in without["speed"]
+        if row["step"] == DISCRIMINATOR
+    ]
+    text = kept(tmp_path, monkeypatch, without)
+    assert re.search(r"float32 \| failed +\| 500 +\| +\| +\|", text) and "No rival was measured." in text
+
+
+def test_another_runs_table_is_printed(tmp_path, capsys):
+    (tmp_path / "one.json").write_text(json.dumps(run("2026-02-03", 0.5)))
+    assert readme.main([str(tmp_path / "one.json")]) == 0 and "| 500 " in capsys.readouterr().out
+    assert readme.main([str(tmp_path / "two.json")]) == 2 and "there is no" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""The speed comparison: the discriminators against every way that plain PyTorch has, after the parity gate."""
+"""The speed comparison: the discriminators beside plain PyTorch's own ways, after the parity gate."""

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .steps import PASSES
+from .steps import PASSES, forget_gradients
 from .workloads import modules_of
 
 
@@ -54,12 +54,14 @@ class Case(NamedTuple):
 
     work: what the step does at least.
     calls: {way: a callable that does it once}.
+    forget: {way: a callable that lets go of what its calls leave: gradients, and an optimizer's states}.
     """
 
     ensemble: str
     step: str
     work: Work
     calls: dict[str, Callable]
+    forget: dict[str, Callable]
 
 
 def _forward(modules, y, y_hat):
@@ -80,4 +82,5 @@ def cases(workload, waves, steps, ways):
         work = forward_work(modules[plain][ensemble], *waves)
         for step in steps:
             calls = {n: way.call(step, modules[n][ensemble], *waves) for n, way in ways.items() if way.does(step)}
-            yield Case(ensemble, step, work.times(PASSES[step]), calls)
+            forget = {name: functools.partial(forget_gradients, modules[name][ensemble]) for name in calls}
+            yield Case(ensemble, step, work.times(PASSES[step]), calls, forget)

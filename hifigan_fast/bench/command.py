@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from .. import extras, parity
-from . import cases, figures, machine, memory, page, report, scaling, timing
+from . import cases, comparison, figures, machine, memory, page, report, scaling, timing
 from .gate import judge
 from .steps import STEPS, TRAINING, Way, asked_ways, progress
 from .workloads import WORKLOADS, Workload
@@ -184,23 +184,29 @@ def run(
     plan = _plan(workload, batch, length, steps, repeats, rivals, full, device)
     clips = None if data is None else _read_clips(data, plan.batch)
     paths = _paths(out, files)
-    status, judged = 0, plan.length if full else min(plan.length, QUICK_GATE)
+    status, failure, judged = 0, None, plan.length if full else min(plan.length, QUICK_GATE)
     with tqdm(desc="parity", total=plan.passes, bar_format=BAR, smoothing=0.1, leave=False, disable=None) as bar:
-        source = f"the clips of {data}" if data else "synthetic voice"
-        bar.write(f"parity against float64, batch 1 × {judged} of {source} (limit {parity.LIMIT}):")
-        verdicts, passed = judge(plan.ways, full, bar, plan.device, verbose, length=judged, clips=clips)
+        result = report.begun(plan, f"the clips of {data}" if data else "synthetic voice")
+        bar.write(f"parity against float64, batch 1 × {judged} of {result['waveforms']} (limit {parity.LIMIT}):")
+        judging = judge(plan.workload, plan.ways, full, bar, plan.device, verbose, length=judged, clips=clips)
+        result["parity"], passed = judging
         if not passed:
             bar.write("parity FAILED: no speed is reported")
             return 1
         bar.write(f"\n{plan}:")
-        result = report.begun(plan, verdicts, machine.ceilings(plan.device))
+        result["ceilings"] = machine.ceilings(plan.device)
         waves = [x.to(plan.device) for x in parity.waveforms(plan.batch, plan.length, clips=clips)]
         try:
             with _terminable():
                 _measure(plan, waves, bar, result, budget)
         except KeyboardInterrupt as end:
             status = 128 + (signal.SIGTERM if isinstance(end, Terminated) else signal.SIGINT)
-    return _finish(result, paths, status, more=not full)
+        except Exception as error:  # what was measured by then is kept
+            status, failure = 2, error
+    status = _finish(result, paths, status, more=not full)
+    if failure is not None:
+        raise failure
+    return status
 
 
 def _finish(result, paths, status, more):
@@ -215,7 +221,7 @@ def _finish(result, paths, status, more):
         print(report.growth(curve))
     json_file, bars, html = paths
     written = [json_file]
-    json_file.write_text(json.dumps(result, indent=2) + "\n")
+    json_file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     if any(row.get("over_original") for row in result["speed"]):
         figures.save(result, bars)
         html.write_text(page.page(result, shlex.join(["hifigan-fast", *sys.argv[1:]])), encoding="utf-8")
@@ -227,6 +233,6 @@ def _finish(result, paths, status, more):
 
 
 def compare(old, new):
-    """Print what changed between two bench.json -> exit status."""
-    print(report.compared(report.load(old), report.load(new)))
+    """Print what changed between two bench.json, or folders of several runs -> exit status."""
+    print(comparison.compared(comparison.runs_at(old), comparison.runs_at(new)))
     return 0

@@ -26,7 +26,7 @@ class Device:
 
     def arithmetic(self, precision):
         """What it multiplies in for "fp32", as PyTorch's convolutions do, or "bf16"; ValueError where it cannot."""
-        old = self.target < "sm_80"
+        old = int(self.target.removeprefix("sm_")) < 80
         if precision == "bf16" and old:
             raise ValueError(f"precision: expected fp32 on a device of {self.target}, which has no bfloat16, got bf16")
         return "bfloat16" if precision == "bf16" else "float32" if old else "tf32"

@@ -7,7 +7,7 @@ from tabulate import tabulate
 from .. import extras, parity
 from . import machine
 from .steps import ORIGINAL, ORIGINAL_STEPS, OURS, Way
-from .timing import interleaved, spread
+from .timing import interleaved, uncertainty
 
 NOTE = "Validation, checkpoints and the reading of wavs come on top."
 MODEL = (
@@ -29,7 +29,7 @@ def seconds_per_step(config, device, precision, repeats):
     y = parity.waveforms(config.batch_size, config.segment_size)[0].squeeze(1).to(device)
     loop = Way(dtype=DTYPES[precision], graph=device.type == "cuda")
     ways = {OURS: loop._replace(ours=True), "frozen": loop, ORIGINAL: loop._replace(graph=False, steps=ORIGINAL_STEPS)}
-    calls = {name: training.ready(config, way, y) for name, way in ways.items()}
+    calls = {name: training.Step(config, way, y) for name, way in ways.items()}
     return {name: taken[1:] for name, taken in interleaved(calls, repeats).items()}
 
 
@@ -49,8 +49,9 @@ def run(config="v1", steps=2_500_000, batch=None, precision="fp32", device=None,
     place = pick_device(device)
     print(f"{repeats} training steps of each in turn on {machine.named(place)}, {shape}:")
     taken = seconds_per_step(config, place, precision, repeats)
-    spreads = {way: f"{spread(seconds) or 0:.0%}" for way, seconds in taken.items()}
-    _print({way: statistics.median(seconds) for way, seconds in taken.items()}, steps, {"spread": spreads})
+    uncertain = {way: uncertainty(seconds) for way, seconds in taken.items()}
+    errors = {way: "?" if of is None else f"{of:.1%}" for way, of in uncertain.items()}
+    _print({way: statistics.median(seconds) for way, seconds in taken.items()}, steps, {"±": errors})
     print(NOTE)
     return 0
 

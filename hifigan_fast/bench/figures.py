@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import report
 from .steps import ORIGINAL, WAYS
+from .timing import called
 
 SHADES = {True: "Oranges", False: "Blues"}  # ours and PyTorch's
 # Of an SVG that no page surrounds.
@@ -46,7 +47,7 @@ def _bars(result, heading):
             xerr=list(zip(*((r["median"] - r["range"][0], r["range"][1] - r["median"]) for r in ratios))),
             ecolor="gray",
             capsize=2,
-            label=way,
+            label=called(own[0][1]),
             color=next(shades[WAYS[way].ours]),
             hatch=["///" if row["noisy"] else "" for _, row in own],
             edgecolor="white",

@@ -1,6 +1,7 @@
 """The parity gate as a command prints it."""
 
 import functools
+import math
 
 import torch
 from tabulate import tabulate
@@ -37,18 +38,28 @@ def gate(write=print, verbose=False, after=lambda: None, **how):
     return verdicts, all(verdict.passed for of in verdicts.values() for verdict in of.values())
 
 
-def measured_backend(device, autocast=None):
-    """The name of what runs the discriminators that are measured."""
-    where = device, autocast or torch.float32
-    if dispatch.requested() == dispatch.MODULES or dispatch.no_kernels(*where):
-        return dispatch.MODULES
-    return dispatch.choose(*where).backend.name
+def _flags(arithmetic):
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=arithmetic == "tf32")
 
 
-def judge(ways, full, bar, device, verbose, **how):
-    """The parity gate above a progress bar, in every arithmetic that ours are measured in: of the backends that are
-    measured, or if `full` all -> ({arithmetic: {ensemble: {backend: {class of outputs: (worst ratio, where)}}}},
-    whether all pass).
+def measured_backend(device, arithmetic="float32"):
+    """The name of what runs ours on a device in an arithmetic: "float32", "tf32" or "bfloat16"."""
+    where = device, torch.bfloat16 if arithmetic == "bfloat16" else torch.float32
+    with _flags(arithmetic):
+        if dispatch.requested() == dispatch.MODULES or dispatch.no_kernels(*where):
+            return dispatch.MODULES
+        return dispatch.choose(*where).backend.name
+
+
+def _finite(worst):
+    """Of JSON, which has no infinity."""
+    return {kind: (ratio if math.isfinite(ratio) else None, name) for kind, (ratio, name) in worst.items()}
+
+
+def judge(workload, ways, full, bar, device, verbose, **how):
+    """The parity gate above a progress bar, of a workload's modules in every arithmetic that ours are measured in: by
+    the backends that are measured, or if `full` all -> ({arithmetic: {ensemble: {backend: {class of outputs: (worst
+    ratio, or None for one that is not finite, where)}}}}, whether all pass).
 
     TF32 is told, not judged: cuDNN may take some layers in float32 all the same.
     """
@@ -56,20 +67,21 @@ def judge(ways, full, bar, device, verbose, **how):
     for arithmetic in dict.fromkeys(way.arithmetic(device.type) for way in ways.values() if way.ours):
         autocast = torch.bfloat16 if arithmetic == "bfloat16" else None
         others = parity.able(autocast, device) if full else []
-        backends = list(dict.fromkeys([measured_backend(device, autocast), *others]))
+        backends = list(dict.fromkeys([measured_backend(device, arithmetic), *others]))
         passes = GATE_PASSES * len(backends)
-        bar.total += passes * len(parity.ENSEMBLES)
+        bar.total += passes * len(workload.judged)
         bar.write(f"in {arithmetic}:")
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=arithmetic == "tf32"):
+        with _flags(arithmetic):
             verdicts, right = gate(
                 bar.write,
                 verbose,
                 functools.partial(bar.update, passes),
+                ensembles=workload.judged,
                 autocast=autocast,
                 backends=backends,
                 device=device,
                 **how,
             )
         passed &= right or arithmetic == "tf32"
-        found[arithmetic] = {e: {b: v.worst for b, v in of.items()} for e, of in verdicts.items()}
+        found[arithmetic] = {e: {b: _finite(v.worst) for b, v in of.items()} for e, of in verdicts.items()}
     return found, passed

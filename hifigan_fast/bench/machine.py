@@ -1,6 +1,7 @@
 """Where a run is made, and what that machine does at most."""
 
 import datetime
+import os
 import subprocess
 from pathlib import Path
 
@@ -12,17 +13,32 @@ from .timing import interleaved
 
 
 def _commit():
+    """The commit that this file is of, "-dirty" behind it where tracked files have changed; None where git does not
+    track it, as of an installed package, whatever repository that lies in.
+    """
+    here = Path(__file__)
+    commands = ["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty", "--exclude=*"]
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        said = [
+            subprocess.run(["git", *of], cwd=here.parent, capture_output=True, text=True, check=True).stdout
+            for of in commands
+        ]
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return said[-1].strip()
+
+
+def _load():
+    """How many processes ran or waited on average in the last 1, 5 and 15 minutes; None where nothing tells."""
+    try:
+        return [round(load, 2) for load in os.getloadavg()]
+    except (AttributeError, OSError):
+        return None
+
+
+def _instruction_set(device):
+    extension = cpu.extension()[0] if device.type == "cpu" else None
+    return extension and extension.instruction_set()
 
 
 def named(device):
@@ -31,14 +47,17 @@ def named(device):
 
 
 def conditions(repeats, device="cpu"):
-    """When, where and how often a run was made, for its JSON."""
+    """When, where and how often a run was made, for its JSON; load: of the whole machine, as the run began."""
+    device = torch.device(device)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "device": named(torch.device(device)),
+        "device": named(device),
         "processor": processor(),
         "versions": versions(),
         "threads": torch.get_num_threads(),
+        "instruction_set": _instruction_set(device),
+        "load": _load(),
         "repeats": repeats,
     }
 

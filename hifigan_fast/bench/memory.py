@@ -87,7 +87,7 @@ def training(_, way, steps, batch, length, threads):
 
     torch.set_num_threads(threads)
     (step,), y = steps, parity.waveforms(batch, length)[0].squeeze(1)
-    run = training.ready(training.config_of(step, batch, length), WAYS[way], y)
+    run = training.Step(training.config_of(step, batch, length), WAYS[way], y)
     _let_go()
     return {step: _peak(run, resident_mib())}
 

@@ -4,7 +4,9 @@ import html
 
 from tabulate import tabulate
 
+from .. import parity
 from . import figures, report
+from .timing import NOISY
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -35,12 +37,18 @@ pre {{ overflow-x: auto; padding: .6rem; background: #8882; }}
 {noise}
 <div class="bars" role="img" aria-label="{alt}">{bars}</div>
 <h2>Every way</h2>
-<p>Medians of interleaved repeats. <i>× original</i>: the original loop's time by this one's; <i>× best rival</i>: the
-fastest of PyTorch's own ways in the same arithmetic by ours, “slower” where ours loses. <i>Of floor</i>: the least time
-that the step's operations by the direct count, or the bytes of its maps and parameters, take at the rates that this
-machine reached in this run, by its time; algorithms with fewer operations may exceed it. <i>Peak MiB</i>: memory above
-that of the networks. <i>Spread</i>: largest less smallest over the median, ! above 15%.</p>
+<p>Medians of interleaved repeats; of ours, what ran it. <i>First, s</i>: the first call, which is in no median.
+<i>× original</i>: the original loop's time by this one's, the median of the pairs of a round, with their range;
+<i>× best rival</i>: the fastest by median, of those of PyTorch's own ways in the same arithmetic that were run, by
+ours, “slower” where ours loses. <i>Of floor</i>: the least time that the step's operations by the direct count, or the
+bytes of its maps and parameters, take at the rates that this machine reached in this run, by its time; algorithms with
+fewer operations may exceed it. <i>Peak MiB</i>: memory above that of the networks. <i>±</i>: the largest standard error
+of these medians, ! above {noisy:.0%}.</p>
 <div class="wide">{table}</div>
+<h2>Parity</h2>
+<p>Ours before it was timed: errors against float64 by those of plain PyTorch, of the worst tensor; at most
+{limit:.0f}.</p>
+<div class="wide">{parity}</div>
 {scaling}
 <h2>Machine</h2>
 <div class="wide">{machine}</div>
@@ -49,6 +57,8 @@ that of the networks. <i>Spread</i>: largest less smallest over the median, ! ab
 </body>
 </html>
 """
+
+PARITY_HEADERS = ("arithmetic", "discriminators", "by", "worst ratio", "of", "")
 
 SCALING = """<h2>How time grows</h2>
 <p>Both halves of a step, one thing changed at a time, the rest as above. The exponent is of a line through both
@@ -66,7 +76,9 @@ def _scaling(curves):
 
 def _machine(result):
     """The facts of a run as (what, value)."""
-    facts = {key: result[key] for key in ("date", "commit", "device", "processor", "threads", "repeats")}
+    keys = ("date", "commit", "device", "processor", "threads", "instruction_set", "repeats", "waveforms")
+    facts = {key.replace("_", " "): result[key] for key in keys if result[key] is not None}
+    facts["load average, 1, 5 and 15 minutes before"] = ", ".join(map(str, result["load"] or ["unknown"]))
     for name, value in result["ceilings"]["gflops"].items():
         facts[f"measured 10⁹ operations/s, {name}"] = f"{value:.0f}"
     facts["measured 10⁹ bytes/s, copied"] = f"{result['ceilings']['gbytes']:.0f}"
@@ -83,6 +95,11 @@ def page(result, command):
         alt=said,
         bars=figures.bars_svg(result),
         table=report.table(result["speed"], "html"),
+        noisy=NOISY,
+        limit=parity.LIMIT,
+        parity=tabulate(
+            report.judged(result["parity"]), headers=PARITY_HEADERS, tablefmt="html", disable_numparse=True
+        ),
         scaling=_scaling(result["scaling"]),
         machine=tabulate(_machine(result), tablefmt="html", disable_numparse=True),
         command=html.escape(command),

@@ -1,31 +1,32 @@
-"""What a run's figures say: a table, a line, and beside another run's."""
+"""What a run's figures say: a table, a line."""
 
 import json
 from pathlib import Path
 
 from tabulate import tabulate
 
-from ..version import __version__
+from .. import parity
 from . import machine
-from .timing import ADVICE
+from .steps import ORIGINAL
+from .timing import ADVICE, called
 
 FORMAT = 3  # of bench.json
-ALIKE = ("device", "processor", "threads", "what", "batch", "segment")  # of runs whose milliseconds can be compared
+KEYS = ("device", "processor", "threads", "what", "batch", "segment", "versions", "repeats", "speed")
 WHERE = ("discriminators", "step", "way")
-HEADERS = (*WHERE, "ms", "× original", "range", "× best rival", "of floor", "peak MiB", "spread")
 
 
-def begun(plan, verdicts, ceilings):
-    """The result of a run that has not measured anything yet."""
+def begun(plan, waveforms):
+    """The result of a run that has not measured anything yet; waveforms: of what, in words."""
     return {
         "format": FORMAT,
         **machine.conditions(plan.repeats, plan.device),
-        "ceilings": ceilings,
+        "ceilings": None,
         "workload": plan.name,
         "what": plan.workload.what,
         "batch": plan.batch,
         "segment": plan.length,
-        "parity": verdicts,
+        "waveforms": waveforms,
+        "parity": {},
         "speed": [],
         "scaling": [],
         "noise": None,
@@ -42,31 +43,59 @@ def ms(value):
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def within(ratio):
+    """The range of a ratio as text."""
+    return "{:.2f}–{:.2f}".format(*ratio["range"]) if ratio else ""
+
+
 def _cells(row):
-    """A row of the table; all cells are text."""
-    where = row["ensemble"], row["step"], row["way"]
+    """A row of the table as {header: text}, and its error in place of figures."""
+    found = dict(zip(WHERE, (row["ensemble"], row["step"], called(row))))
     if "error" in row:
-        return *where, row["error"], *6 * ("",)
+        return found | {"ms": row["error"]}
     original, best = row["over_original"], row["over_best"]
     loses = " (slower)" if best and best["median"] < 1 else ""
-    return (
-        *where,
-        ms(row["ms"]),
-        times(original),
-        "{:.2f}–{:.2f}".format(*original["range"]) if original else "",
-        f"{times(best)} {row['best_rival']}{loses}" if best else "",
-        f"{row['of_floor']:.0%}" if row.get("of_floor") else "",
-        f"{row['peak_mib']:.0f}" if row.get("peak_mib") is not None else "",
-        "?" if row["spread"] is None else f"{row['spread']:.0%}{' !' * row['noisy']}",
-    )
+    low, high = map(ms, row["ms_range"])
+    return found | {
+        "ms": ms(row["ms"]),
+        "range, ms": f"{low}–{high}",
+        "first, s": f"{row['first_s']:.3g}",
+        "× original": times(original),
+        "range": within(original),
+        "× best rival": f"{times(best)} {row['best_rival']}{loses}" if best else "",
+        "of floor": f"{row['of_floor']:.0%}" if row.get("of_floor") else "",
+        "peak MiB": f"{row['peak_mib']:.0f}" if row.get("peak_mib") is not None else "",
+        "±": "?" if row["uncertainty"] is None else f"{row['uncertainty']:.1%}{' !' * row['noisy']}",
+    }
+
+
+HEADERS = (*WHERE, "ms", "range, ms", "first, s", "× original", "range", "× best rival", "of floor", "peak MiB", "±")
+WIDE = ("range, ms", "first, s")  # columns that a terminal has no room for
 
 
 def table(rows, tablefmt="simple"):
     """The rows as a table; with advice where one is noisy, as text."""
-    align = (*len(WHERE) * ("left",), *(len(HEADERS) - len(WHERE)) * ("right",))
-    cells = [_cells(row) for row in rows]
-    text = tabulate(cells, headers=HEADERS, tablefmt=tablefmt, disable_numparse=True, colalign=align)
+    headers = [header for header in HEADERS if tablefmt != "simple" or header not in WIDE]
+    align = (*len(WHERE) * ("left",), *(len(headers) - len(WHERE)) * ("right",))
+    cells = [[found.get(header, "") for header in headers] for found in map(_cells, rows)]
+    text = tabulate(cells, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=align)
     return f"{text}\n{ADVICE}" if tablefmt == "simple" and any(row.get("noisy") for row in rows) else text
+
+
+def judged(verdicts):
+    """A run's parity as rows: arithmetic, discriminators, what ran them, the worst ratio of errors and where, whether
+    that passes.
+    """
+    rows = []
+    for arithmetic, ensembles in verdicts.items():
+        for ensemble, backends in ensembles.items():
+            for backend, worst in backends.items():
+                kind, (ratio, name) = max(worst.items(), key=lambda of: float("inf") if of[1][0] is None else of[1][0])
+                passes = ratio is not None and ratio <= parity.LIMIT
+                said = "ok" if passes else "told, not judged" if arithmetic == "tf32" else "FAIL"
+                ratio = "not finite" if ratio is None else f"{ratio:.2f}"
+                rows.append((arithmetic, ensemble, backend, ratio, f"{kind}: {name}", said))
+    return rows
 
 
 def title(result):
@@ -74,7 +103,9 @@ def title(result):
     shape = f"{result['what']}, batch {result['batch']} × {result['segment']}"
     if result["device"] == result["processor"]:
         shape += f", threads: {result['threads']}"
-    return f"hifigan_fast {__version__} on {result['device']}\n{shape}, repeats: {result['repeats']}"
+    runs = f", runs: {result['runs']}" if result.get("runs", 1) > 1 else ""
+    version = result["versions"]["hifigan_fast"]
+    return f"hifigan_fast {version} on {result['device']}\n{shape}, repeats: {result['repeats']}{runs}"
 
 
 def headline(result):
@@ -85,11 +116,13 @@ def headline(result):
         counts = row["ensemble"] == last and row.get("over_best") and row["dtype"] != "bfloat16"
         if counts and row["ms"] <= best.get(row["step"], row)["ms"]:
             best[row["step"]] = row
-    said = [
-        f"{step} {times(row['over_original'])} × the original loop's speed, {times(row['over_best'])} × the best "
-        f"rival's ({row['best_rival']})"
-        for step, row in best.items()
-    ]
+    said = []
+    for step, row in best.items():
+        over = {"the original loop's speed": row["over_original"]}
+        if row["best_rival"] != ORIGINAL:
+            over[f"the best rival's ({row['best_rival']})"] = row["over_best"]
+        words = ", ".join(f"{times(of)} × ({within(of)}) {whose}" for whose, of in over.items() if of)
+        said.append(f"{step}, {called(row)}: {words}{' !' * row['noisy']}")
     return f"{last}: {'; '.join(said)}" if said else "nothing was measured"
 
 
@@ -109,6 +142,15 @@ def growth(curve):
     return f"{curve['ensemble']}, {curve['over']} {_reach(list(map(str, at)))}: {'; '.join(said)}{left}"
 
 
+def _lacks(result):
+    """The name of what a bench.json lacks; None where nothing."""
+    lacking = [key for key in KEYS if key not in result]
+    for row in [] if lacking else result["speed"]:
+        keys = ("ensemble", "step", "way", *(() if "error" in row else ("ms", "over_original")))
+        lacking += [f"{key} of a row" for key in keys if key not in row]
+    return lacking[0] if lacking else None
+
+
 def load(path):
     """A bench.json; ValueError where it is not one of this format."""
     try:
@@ -120,40 +162,7 @@ def load(path):
     found = result.get("format") if isinstance(result, dict) else None
     if found != FORMAT:
         raise ValueError(f"compare: expected a bench.json of format {FORMAT}, got {found} in {path}; measure again")
-    lacking = [key for key in (*ALIKE, "repeats", "speed") if key not in result]
+    lacking = _lacks(result)
     if lacking:
-        raise ValueError(f"compare: {path} lacks {lacking[0]!r}; measure again")
+        raise ValueError(f"compare: {path} lacks {lacking!r}; measure again")
     return result
-
-
-def compared(old, new):
-    """Two runs' rows side by side as a table: what changed beyond both ranges is marked.
-
-    On one processor by milliseconds; on two by the ratio to the original loop, which was timed beside each.
-    """
-    same = all(old[key] == new[key] for key in ALIKE)
-    key, unit = ("ms", "ms") if same else ("over_original", "× original")
-
-    repeated = min(old["repeats"], new["repeats"]) > 1  # a single one has no range
-
-    def figures(row):
-        value = row.get(key)
-        if value is None:
-            return None
-        return (value, *row["ms_range"]) if same else (value["median"], *value["range"])
-
-    before = {(row["ensemble"], row["step"], row["way"]): figures(row) for row in old["speed"]}
-    lines = []
-    for row in new["speed"]:
-        where = row["ensemble"], row["step"], row["way"]
-        a, b = before.pop(where, None), figures(row)
-        if a is None or b is None:
-            lines.append((*where, *("" if f is None else f"{f[0]:.2f}" for f in (a, b)), "", "in one only"))
-            continue
-        apart = b[1] > a[2] or b[2] < a[1]
-        said = ("slower", "faster")[(b[0] < a[0]) == same] * apart if repeated else "?"
-        lines.append((*where, f"{a[0]:.2f}", f"{b[0]:.2f}", f"{b[0] / a[0] - 1:+.1%}", said))
-    lines += [(*where, f"{f[0]:.2f}" if f else "", "", "", "in one only") for where, f in before.items()]
-    headers = (*WHERE, f"old, {unit}", f"new, {unit}", "change", "beyond both ranges")
-    note = "" if same else "\nother machine, threads or shape: the ratios to each run's own original loop are compared"
-    return tabulate(lines, headers=headers, disable_numparse=True) + note

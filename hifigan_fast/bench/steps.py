@@ -45,7 +45,7 @@ def forward(modules, y, y_hat, losses):
 
 def discriminator_step(modules, y, y_hat, losses):
     """The discriminators' half of a training step, without the optimizer."""
-    _forget_gradients(modules)
+    forget_gradients(modules)
     loss = 0
     for module in modules:
         real, generated, _, _ = module(y, y_hat)
@@ -71,7 +71,7 @@ def frozen_generator_step(modules, y, y_hat, losses):
 
 def discriminator_step_by_one_loss(modules, y, y_hat, losses):
     """As `discriminator_step`, by the loss that a step has in one call."""
-    _forget_gradients(modules)
+    forget_gradients(modules)
     losses.discriminator_step_loss(modules, y, y_hat).adversarial.backward()
 
 
@@ -87,7 +87,7 @@ def frozen_generator_step_by_one_loss(modules, y, y_hat, losses):
         generator_step_by_one_loss(modules, y, y_hat, losses)
 
 
-def _forget_gradients(modules):
+def forget_gradients(modules):
     """As an optimizer does, which has the parameters at hand: `Module.zero_grad` takes longer to find them."""
     for parameter in parameters_of(modules):
         parameter.grad = None

@@ -1,33 +1,38 @@
 """Times of several ways in turn, and what they say of each other."""
 
+import collections
 import functools
+import math
 import statistics
 import time
 
 import torch
 
+from .. import dispatch
+from .gate import measured_backend
 from .memory import allocated_mib
 from .steps import ORIGINAL, WAYS, progress
 
-NOISY = 0.15  # a spread above it is marked
-ADVICE = f"! spread above {NOISY:.0%}: something else used the processor; end it, and measure again with more --repeats"
+NOISY = 0.05  # an uncertainty above it is marked
+ADVICE = f"! a standard error is above {NOISY:.0%}: measure again with more --repeats, and nothing else running"
 
 
 def interleaved(calls, repeats, after=lambda: None, device=None):
-    """Run callables in turn, so that all meet the same machine -> {name: seconds}.
+    """Run callables in turn, each round begun by the next, so that all meet the same machine -> {name: seconds}.
 
     The first call of each is in front of its seconds, one more than `repeats`. `after` is called after each call.
     device: a CUDA device that is waited for.
     """
     wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
-    times = {name: [] for name in calls}
+    times, order = {name: [] for name in calls}, collections.deque(calls)
     for _ in range(repeats + 1):
-        for name, call in calls.items():
+        for name in order:
             start = time.perf_counter()
-            call()
+            calls[name]()
             wait()
             times[name].append(time.perf_counter() - start)
             after()
+        order.rotate(-1)  # what runs behind another finds its caches
     return times
 
 
@@ -48,24 +53,38 @@ def guarded(calls):
     return {name: watched(name, call) for name, call in calls.items()}, errors
 
 
-def spread(values):
-    """Largest less smallest, over the median; None of a single value, which does not tell."""
-    return (max(values) - min(values)) / statistics.median(values) if len(values) > 1 else None
+def uncertainty(values):
+    """The standard error of the median over the median, by the quartiles of a normal distribution: less with more
+    values. None of a single one, which does not tell.
+    """
+    if len(values) < 2:
+        return None
+    low, median, high = statistics.quantiles(values, n=4)
+    return 0.93 * (high - low) / math.sqrt(len(values)) / median
 
 
-def _ratio(slower, faster):
-    """The median and the range of pairwise ratios."""
-    ratios = [s / f for s, f in zip(slower, faster)]
-    return {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)], "spread": spread(ratios)}
+def ratio(slower, faster):
+    """{median, range, uncertainty} of the pairwise ratios of two lists of times."""
+    ratios = [s / f for s, f in zip(slower, faster, strict=True)]
+    return {
+        "median": statistics.median(ratios),
+        "range": [min(ratios), max(ratios)],
+        "uncertainty": uncertainty(ratios),
+    }
+
+
+def is_noisy(uncertain):
+    """Whether an uncertainty is worth a mark."""
+    return uncertain is not None and uncertain > NOISY
 
 
 def rows_of(times, errors, kind="cpu"):
     """One step's rows on a device of this kind, one a way: {way, dtype, ms, ms_range, first_s, over_original,
-    best_rival, over_best, spread, noisy}, or {way, dtype, error}.
+    best_rival, over_best, uncertainty, noisy}, or {way, dtype, error}.
 
-    dtype: the arithmetic. over_original: how many times faster than the original loop: {median, range, spread} of
-    pairwise ratios. over_best: the same over `best_rival`, the fastest of PyTorch's ways in this arithmetic; only of
-    ours. spread: the widest of these ratios' and of the times'.
+    dtype: the arithmetic. over_original: how many times faster than the original loop, a `ratio`. over_best: the same
+    over `best_rival`, the fastest of PyTorch's ways in this arithmetic; only of ours. uncertainty: the largest of these
+    ratios' and of the times that they are made of.
     """
     taken = {name: seconds[1:] for name, seconds in times.items() if name not in errors}
     rows = []
@@ -78,17 +97,23 @@ def rows_of(times, errors, kind="cpu"):
         mine = taken[name]
         row |= {"ms": 1e3 * statistics.median(mine), "ms_range": [1e3 * min(mine), 1e3 * max(mine)]}
         row |= {"first_s": seconds[0], "over_original": None, "best_rival": None, "over_best": None}
-        spreads = [spread(mine)]
-        if ORIGINAL in taken:
-            row["over_original"] = _ratio(taken[ORIGINAL], mine)
-            spreads += [row["over_original"]["spread"], spread(taken[ORIGINAL])]
+        others = {"over_original": ORIGINAL} if ORIGINAL in taken else {}
         rivals = [r for r in taken if not WAYS[r].ours and WAYS[r].arithmetic(kind) == row["dtype"]]
         if way.ours and rivals:
-            best = min(rivals, key=lambda rival: statistics.median(taken[rival]))
-            row |= {"best_rival": best, "over_best": _ratio(taken[best], mine)}
-        widest = None if spreads[0] is None else max(spreads)
-        rows.append(row | {"spread": widest, "noisy": widest is not None and widest > NOISY})
+            row["best_rival"] = others["over_best"] = min(rivals, key=lambda rival: statistics.median(taken[rival]))
+        row |= {key: ratio(taken[other], mine) for key, other in others.items()}
+        uncertain = [uncertainty(mine)]
+        for key, other in others.items():
+            uncertain += [row[key]["uncertainty"], uncertainty(taken[other])]
+        widest = None if uncertain[0] is None else max(uncertain)
+        rows.append(row | {"uncertainty": widest, "noisy": is_noisy(widest)})
     return rows
+
+
+def called(row):
+    """A row's way in words: ours with what ran it, plain PyTorch where no kernels did."""
+    ran = row.get("backend")
+    return row["way"] + (f" ({'plain PyTorch' if ran == dispatch.MODULES else ran})" if ran else "")
 
 
 def line(row):
@@ -99,13 +124,13 @@ def line(row):
             low, high = row[key]["range"]
             said.append(f"{row[key]['median']:.2f} × ({low:.2f}–{high:.2f}) {over}")
     loses = " (slower)" if row["over_best"] and row["over_best"]["median"] < 1 else ""
-    return f"  {row['ensemble']}, {row['step']}, {row['way']}: {', '.join(said)}{loses}{' !' * row['noisy']}"
+    return f"  {row['ensemble']}, {row['step']}, {called(row)}: {', '.join(said)}{loses}{' !' * row['noisy']}"
 
 
 def measure(cases, repeats, bar, ceilings, device):
-    """Time cases, and yield the rows of `rows_of` with {ensemble, step, gflops: of the direct count of operations a
-    second, floor_ms: what the `machine.ceilings` allow, of_floor: of the time, both None where none is known, peak_mib:
-    None on a CPU and of a CUDA graph}. Ours are printed above the progress bar.
+    """Time cases, and yield the rows of `rows_of` with {ensemble, step, backend: what ran ours, gflops: of the direct
+    count of operations a second, floor_ms: what the `machine.ceilings` allow, of_floor: of the time, both None where
+    none is known, peak_mib: None on a CPU and of a CUDA graph}. Ours are printed above the progress bar.
     """
     for case in cases:
         bar.set_description(f"{case.ensemble}, {case.step}")
@@ -120,11 +145,17 @@ def _measured(case, repeats, bar, ceilings, device):
     times = interleaved(calls, repeats, functools.partial(bar.update, progress(case.step)), device)
     rows = [{"ensemble": case.ensemble, "step": case.step, **row} for row in rows_of(times, errors, device.type)]
     for row in rows:
+        row["backend"] = measured_backend(device, row["dtype"]) if WAYS[row["way"]].ours else None
         if "ms" in row:
             row["gflops"] = 1e-6 * case.work.flops / row["ms"]
             peak, itemsize = ceilings["gflops"].get(row["dtype"]), 2 if row["dtype"] == "bfloat16" else 4
             row["floor_ms"] = case.work.floor_ms(peak, ceilings["gbytes"], itemsize) if peak else None
             row["of_floor"] = row["floor_ms"] / row["ms"] if peak else None
             accounted = device.type == "cuda" and not WAYS[row["way"]].graph  # a replay allocates nothing
-            row["peak_mib"] = allocated_mib(calls[row["way"]]) if accounted else None
+            row["peak_mib"] = _held(calls[row["way"]], case.forget[row["way"]]) if accounted else None
     return rows
+
+
+def _held(call, forget):
+    forget()  # what the timed calls left: a step makes it anew, and it counts
+    return allocated_mib(call)

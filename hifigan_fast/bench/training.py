@@ -32,25 +32,29 @@ def config_of(step, batch, length):
     return load_config(TRAINING[step], batch_size=batch, segment_size=length)
 
 
-def ready(config, way, y):
-    """A callable that does a training step on the waveforms y [B, T] and waits for it; config: a `Config`."""
-    kind = OriginalTrainer if way.steps is ORIGINAL_STEPS else Trainer
-    how = "fast" if way.ours else "reference", PRECISIONS[way.dtype]
-    trainer = kind(config, y.device, *how, cuda_graph=way.graph)
+class Step:
+    """A training step on the waveforms y [B, T], done and waited for when it is called; config: a `Config`."""
 
-    def step():
-        trainer.train_step(y).read()  # which waits for the device
+    def __init__(self, config, way, y):
+        kind = OriginalTrainer if way.steps is ORIGINAL_STEPS else Trainer
+        how = "fast" if way.ours else "reference", PRECISIONS[way.dtype]
+        self.trainer = kind(config, y.device, *how, cuda_graph=way.graph)
 
-    run = way._replace(graph=False, dtype="float32").under_flags(step, y.device, [])
-    for _ in range(WARM_UP if trainer.cuda_graph else 0):
-        run()
-    return run
+        def step():
+            self.trainer.train_step(y).read()  # which waits for the device
 
+        self.run = way._replace(graph=False, dtype="float32").under_flags(step, y.device, [])
+        for _ in range(WARM_UP if self.trainer.cuda_graph else 0):
+            self.run()
 
-def call(config, way, y):
-    """As `ready`, its networks made at the first call: what there is no memory for fails there."""
-    made = functools.cache(functools.partial(ready, config, way, y))
-    return lambda: made()()
+    def __call__(self):
+        self.run()
+
+    def forget(self):
+        """Let go of gradients and of the optimizers' states: the next call makes them anew."""
+        for optimizer in self.trainer.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            optimizer.state.clear()
 
 
 def _work(config, y, y_hat):
@@ -69,6 +73,10 @@ def cases(waves, steps, ways):
     y, y_hat = waves
     for step in (step for step in steps if step in TRAINING):
         config = config_of(step, len(y), y.shape[-1])
-        calls = {name: call(config, way, y.squeeze(1)) for name, way in ways.items() if way.does(step)}
-        yield Case("both", step, _work(config, y, y_hat), calls)
-        calls.clear()  # their networks are gone before the next are made
+        # Made at the first call: what there is no memory for fails there.
+        made = {n: functools.cache(functools.partial(Step, config, w, y.squeeze(1))) for n, w in ways.items()}
+        calls = {name: lambda of=made[name]: of()() for name, way in ways.items() if way.does(step)}
+        forget = {name: lambda of=made[name]: of().forget() for name in calls}
+        yield Case("both", step, _work(config, y, y_hat), calls, forget)
+        for of in made, calls, forget:
+            of.clear()  # their networks are gone before the next are made

@@ -1,7 +1,8 @@
 """Whose discriminators are timed, on which shapes; plain PyTorch's and ours always with equal parameters."""
 
+import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn.utils import weight_norm
 
 from .. import discriminators as fast
-from .. import reference
+from .. import parity, reference
 from ..foreign import accelerate
 
 ENSEMBLES = {"mpd": ["mpd"], "msd": ["msd"], "both": ["mpd", "msd"]}
@@ -49,6 +50,14 @@ class OneSet(nn.Module):
         return [r[0] for r in real], [g[0] for g in generated], [r[1] for r in real], [g[1] for g in generated]
 
 
+class AcceleratedSet(OneSet):
+    """The same, accelerated where it is made; a copy is made so too."""
+
+    def __init__(self, periods):
+        super().__init__(periods)
+        accelerate(self)
+
+
 def _hifigan(plain, device):
     built = dict(zip(ENSEMBLES["both"], build(ENSEMBLES["both"], plain, device)))
     return {name: [built[part] for part in parts] for name, parts in ENSEMBLES.items()}
@@ -58,22 +67,12 @@ def _bigvgan(plain, device):
     return {"mpd": build(["mpd"], plain, device)}
 
 
-def _one_set(periods, name):
-    def built(plain, device):
-        torch.manual_seed(0)
-        module = OneSet(periods).to(device)
-        if not plain:
-            accelerate(module)
-        return {name: [module]}
-
-    return built
-
-
 class Workload(NamedTuple):
     """One project's discriminators, and the batch and segment (samples) that it trains with.
 
     cpu_batch: the batch that fits a CPU.
     build: (plain, device) -> {ensemble: modules}, of each of `ensembles`.
+    judged: {name: (makes ours, makes plain PyTorch's)} of the modules that these are made of, for the parity gate.
     """
 
     what: str
@@ -82,13 +81,26 @@ class Workload(NamedTuple):
     cpu_batch: int
     segment: int
     build: Callable[[bool, torch.device], dict[str, list[nn.Module]]]
+    judged: Mapping[str, tuple[Callable, Callable]]
 
 
+def _one_set(what, name, periods, *shape):
+    pair = functools.partial(AcceleratedSet, periods), functools.partial(OneSet, periods)
+
+    def built(plain, device):
+        torch.manual_seed(0)
+        with device:
+            return {name: [pair[plain]()]}
+
+    return Workload(what, (name,), *shape, built, {name: pair})
+
+
+MPD = {"mpd": parity.ENSEMBLES["mpd"]}
 WORKLOADS = {
-    "hifigan": Workload("HiFi-GAN's MPD and MSD", tuple(ENSEMBLES), 16, 4, 8192, _hifigan),
-    "vits": Workload("VITS's set", ("vits",), 8, 2, 8192, _one_set((2, 3, 5, 7, 11), "vits")),
-    "rvc": Workload("RVC v2's set, 48 kHz", ("rvc",), 4, 1, 17280, _one_set((2, 3, 5, 7, 11, 17, 23, 37), "rvc")),
-    "bigvgan": Workload("BigVGAN's MPD", ("mpd",), 4, 1, 65536, _bigvgan),
+    "hifigan": Workload("HiFi-GAN's MPD and MSD", tuple(ENSEMBLES), 16, 4, 8192, _hifigan, parity.ENSEMBLES),
+    "vits": _one_set("VITS's set", "vits", (2, 3, 5, 7, 11), 8, 2, 8192),
+    "rvc": _one_set("RVC v2's set, 48 kHz", "rvc", (2, 3, 5, 7, 11, 17, 23, 37), 4, 1, 17280),
+    "bigvgan": Workload("BigVGAN's MPD", ("mpd",), 4, 1, 65536, _bigvgan, MPD),
 }
 
 
