@@ -8,7 +8,7 @@ import hifigan_fast as hf
 from hifigan_fast import dispatch, parity, reference
 from hifigan_fast.bench import training
 from hifigan_fast.bench.steps import ORIGINAL, OURS, PASSES, TRAINING, WAYS
-from hifigan_fast.bench.workloads import WORKLOADS, modules_of
+from hifigan_fast.bench.workloads import WORKLOADS, left, modules_of
 from hifigan_fast.training.processes import pick_device
 
 DEVICE = pick_device()
@@ -39,6 +39,7 @@ def test_step(timed, benchmark, workload, ensemble, implementation, step):
     name = ORIGINAL if implementation == PLAIN else OURS
     with dispatch.use_backend("reference" if implementation == PLAIN else implementation):
         modules = modules_of(WORKLOADS[workload], {name: WAYS[name]}, DEVICE)[name][ensemble]
+        assert not left(modules)
         timed(waited_for(WAYS[name].call(step, modules, *waves(workload))))
 
 

@@ -235,6 +235,14 @@ def test_ctrl_c_keeps_what_was_measured(made_up, heard, monkeypatch, tmp_path, c
     assert len(results(tmp_path)["speed"]) == 4 and (tmp_path / "report.html").exists()
 
 
+def test_times_are_kept_before_what_may_take_all_memory(made_up, monkeypatch, tmp_path):
+    """And with it this process."""
+    made_up()
+    kept = []
+    monkeypatch.setattr(memory, "measure", lambda rows, *_: kept.append(results(tmp_path)["speed"] == rows))
+    assert bench(tmp_path, "--full", "--steps", "generator") == 0 and kept == [True]
+
+
 @pytest.mark.parametrize("error", [OSError("no room left"), RuntimeError("CUDA error")])
 def test_an_error_keeps_what_was_measured(made_up, monkeypatch, tmp_path, capsys, error):
     """Which is in a line where the command expects it, and whole where it does not."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 import tqdm
 
-from hifigan_fast import parity
+from hifigan_fast import dispatch, parity, trust
 from hifigan_fast.bench import cases, command, gate, graphs, machine, page, report, timing
 from hifigan_fast.bench.cases import Case, Work
 from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS, RIVALS, STEPS, WAYS, Way, asked_ways
@@ -139,7 +139,7 @@ def test_ceilings_of_a_gpu_are_of_each_arithmetic(monkeypatch):
 
 
 @pytest.mark.parametrize("red, passes", [(None, True), ("tf32", True), ("float32", False), ("bfloat16", False)])
-def test_each_arithmetic_is_judged_but_tf32_only_told(monkeypatch, red, passes):
+def test_each_arithmetic_is_judged_and_what_fails_in_tf32_is_not_timed(monkeypatch, red, passes):
     """TF32 by the same flag as the ways that are measured in it."""
 
     def found(write, verbose, after, ensembles, autocast, backends, device):
@@ -155,6 +155,38 @@ def test_each_arithmetic_is_judged_but_tf32_only_told(monkeypatch, red, passes):
     verdicts, passed = gate.judge(WORKLOADS["hifigan"], ways, False, bar, device, False)
     assert passed is passes and list(verdicts) == ["tf32", "bfloat16", "float32"]
     assert all(list(of["mpd"]) == ["triton"] for of in verdicts.values())
+    refused = gate.refused(verdicts, ways, device)
+    assert set(refused) == {name for name, way in ways.items() if way.ours and way.arithmetic("cuda") == red}
+    said = f"fails the parity gate in {red} by triton: worst ratio {2 * parity.LIMIT:.2f}, limit {parity.LIMIT}"
+    assert set(refused.values()) <= {said}
+
+
+def test_kernels_that_failed_at_first_contact_are_not_timed(monkeypatch):
+    """Plain PyTorch runs in their place, which passes the gate; where it was asked for it is timed."""
+    ways, device = asked_ways(None, False, "cuda"), torch.device("cuda")
+    found = {name: {"mpd": {"modules": {"maps": (1.0, "real 0")}}} for name in ("tf32", "bfloat16", "float32")}
+    monkeypatch.setattr(dispatch, "refusal", lambda backend, device, dtype: None)  # as on a GPU
+
+    def distrust(backend, device, dtype):
+        return "failed" if torch.backends.cudnn.allow_tf32 and dtype == torch.float32 else None
+
+    monkeypatch.setattr(trust, "distrust", distrust)
+    refused = gate.refused(found, ways, device)
+    assert set(refused) == {OURS, f"{OURS} graph"}
+    assert "kernels failed their check in tf32, plain PyTorch runs: `hifigan-fast info`" in refused[OURS]
+    with dispatch.use_backend("modules"):
+        assert gate.refused(found, ways, device) == {}
+
+
+def test_what_is_refused_is_an_error_and_is_not_run(monkeypatch):
+    calls = {ORIGINAL: lambda: None, OURS: lambda: pytest.fail("was run")}
+    monkeypatch.setattr(cases, "cases", lambda *_: iter([Case("mpd", DISCRIMINATOR, Work(1.0, 1.0), calls, {})]))
+    plan = command._plan("bigvgan", 1, 300, None, None, None, False, "cpu")._replace(
+        refused={OURS: "no", "graph": "no"}
+    )
+    ceilings = {"gflops": {}, "gbytes": 1.0}
+    rows = timing.measure(command._cases(plan, []), 1, tqdm.tqdm(disable=True), ceilings, CPU)
+    assert {row["way"]: row.get("error") for row in rows} == {ORIGINAL: None, OURS: "no"}
 
 
 @pytest.mark.usefixtures("narrow")
@@ -164,7 +196,7 @@ def test_cudas_ways_by_a_cpu_in_its_place():
     plan = plan._replace(ways=asked_ways(None, False, "cuda"))
     result = report.begun(plan, "synthetic voice")
     result["ceilings"] = {"gflops": {"float32": 100.0, "bfloat16": 200.0}, "gbytes": 50.0}
-    command._measure(plan, parity.waveforms(1, 1024), tqdm.tqdm(disable=True), result, None)
+    command._measure(plan, parity.waveforms(1, 1024), tqdm.tqdm(disable=True), result, None, lambda: None)
     assert not [row for row in result["speed"] if "error" in row]
     told = {(row["step"], row["way"]) for row in result["speed"] if row["of_floor"]}
     assert told == {(step, name) for step in plan.steps for name, way in plan.ways.items() if way.does(step)}
@@ -191,7 +223,7 @@ def test_no_memory_is_told_of_a_graph(accounted):
     """Its replay allocates nothing: it holds what its capture took."""
     nothing = {name: lambda: None for name in (ORIGINAL, "graph", OURS)}
     case = Case("mpd", DISCRIMINATOR, Work(1.0, 1.0), nothing, nothing)
-    rows = timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 1.0}, torch.device("cuda"))
+    rows = list(timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 1.0}, torch.device("cuda")))
     assert [row["peak_mib"] for row in rows] == [12.0, None, 12.0]
     assert [row["backend"] for row in rows] == [None, None, "triton"]
 
@@ -203,7 +235,7 @@ def test_gradients_count_in_a_steps_memory(accounted, monkeypatch):
     waves = [torch.zeros(1, 1, 300, dtype=torch.float32, device="cpu") for _ in range(2)]
     monkeypatch.setattr("hifigan_fast.bench.cases.forward_work", lambda *_: Work(1.0, 1.0))
     (case,) = cases.cases(one, waves, [DISCRIMINATOR], {ORIGINAL: WAYS[ORIGINAL]})
-    timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 1.0}, torch.device("cuda"))
+    list(timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 1.0}, torch.device("cuda")))
     assert seen == [0] and all(p.grad is not None for p in module.parameters())
 
 

@@ -4,9 +4,12 @@ import functools
 import itertools
 import math
 import mmap
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +35,7 @@ from hifigan_fast.bench.workloads import build
 from hifigan_fast.cli import main
 from hifigan_fast.discriminators import stack_of
 from hifigan_fast.foreign.forward import FusedForward
+from hifigan_fast.foreign.report import Entry, Report
 
 CPU = torch.device("cpu")
 
@@ -125,7 +129,7 @@ def test_a_row_says_its_fraction_of_its_arithmetics_floor():
     assert all(row["of_floor"] == row["floor_ms"] / row["ms"] for row in rows.values())
     told = report.table([rows[OURS] | {"of_floor": 0.47, "peak_mib": 1336.2}])
     assert "47%" in told and "1336" in told
-    without = timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 50.0}, CPU)
+    without = list(timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 50.0}, CPU))
     assert all(row["of_floor"] is None for row in without)
     moved = case._replace(work=cases.Work(1, 1e8))  # bytes are the floor: half as many in bfloat16
     rows = timing._measured(moved, 1, tqdm.tqdm(disable=True), ceilings, CPU)
@@ -188,6 +192,34 @@ def test_a_process_that_dies_is_told():
     assert memory.in_fresh_process(math.hypot, 3, 4) == 5
     with pytest.raises(RuntimeError, match="terminated abruptly"):
         memory.in_fresh_process(os._exit, 9)
+    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+        memory.in_fresh_process(math.sqrt, -1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer of signals here")
+def test_an_interrupt_ends_the_process_that_is_waited_for():
+    """Not after it: it may take minutes."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    before, begun = signal.signal(signal.SIGALRM, interrupted), time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            memory.in_fresh_process(time.sleep, 20)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begun < 15 and not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("limit, room", [("max", True), ("1048576", False)])
+def test_a_containers_memory_is_all_there_is(tmp_path, monkeypatch, limit, room):
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(memory, "resident_mib", lambda what: 2.0)
+    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
+    assert memory.room_for(1) is room
 
 
 def grown(monkeypatch, power, values, budget, fails=(), room=True):
@@ -311,7 +343,30 @@ def test_a_workloads_own_modules_are_judged(monkeypatch, factor):
         tqdm.tqdm(disable=True, total=0),
     )
     verdicts, passed = gate.judge(workload, {OURS: WAYS[OURS]}, False, bar, CPU, False, length=300)
-    assert list(verdicts["float32"]) == ["vits"] and passed is (factor == 1)
+    assert list(verdicts["float32"]) == ["vits"] and passed is (factor == 1) and not workloads.left([ours()])
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    "entries, said",
+    [
+        ((Entry("a", "A", "accelerated", "so"), Entry("b", "B", "left as it is", "a GELU")), "left b: a GELU"),
+        ((), "no discriminator of waveforms found"),
+    ],
+)
+def test_what_accelerate_refuses_is_no_row_of_ours(monkeypatch, entries, said):
+    """Also where it refuses a part; nor are there curves of it."""
+    monkeypatch.setattr(workloads, "VITS_SCALE", ((1, 8, 15, 1, 7, 1), (8, 16, 41, 4, 20, 4)))
+    monkeypatch.setattr(workloads, "accelerate", lambda module: Report(entries))
+    monkeypatch.setattr(scaling, "measure", lambda *_: pytest.fail("was scaled"))
+    plan = command._plan("vits", 1, 300, ["discriminator"], 1, None, False, "cpu")
+    result, written = {"speed": [], "scaling": [], "ceilings": {"gflops": {}, "gbytes": 1.0}}, []
+    with tqdm.tqdm(disable=True) as bar:
+        monkeypatch.setattr(bar, "write", written.append)
+        command._measure(plan, parity.waveforms(1, 300), bar, result, 1e9, lambda: None)
+    errors = {row["way"]: row.get("error") for row in result["speed"]}
+    assert errors == {ORIGINAL: None, OURS: f"accelerate: {said}"}
+    assert written == [f"no curves of how time grows: accelerate: {said}"]
 
 
 def test_every_workload_names_what_is_judged():

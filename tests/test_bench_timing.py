@@ -1,10 +1,14 @@
 """hifigan-fast bench: ways are timed in turn, and what their times say of each other."""
 
+import collections
 import functools
 
 import pytest
+import torch
+import tqdm
 
 from hifigan_fast.bench import report, timing
+from hifigan_fast.bench.cases import Case, Work
 from hifigan_fast.bench.steps import GENERATOR, ORIGINAL, OURS
 
 
@@ -67,3 +71,23 @@ def test_each_way_is_first_in_its_turn():
     timing.interleaved({name: functools.partial(ran.append, name) for name in "abc"}, 3)
     assert "".join(ran) == "abcbcacababc"
     assert timing.interleaved({}, 1) == {}
+
+
+@pytest.mark.parametrize("round_, kept", [(0, None), (1, None), (2, 1), (3, 2)])
+def test_an_interrupt_keeps_the_repeats_that_all_ways_were_done_with(round_, kept):
+    """Round 0 is in front of the repeats; ours, the last to be called, is interrupted in this one."""
+    called = collections.Counter()
+
+    def call(name):
+        called[name] += 1
+        if name == OURS and called[name] == round_ + 1:
+            raise KeyboardInterrupt
+
+    calls = {name: functools.partial(call, name) for name in (ORIGINAL, "frozen", OURS)}
+    case, rows = Case("both", GENERATOR, Work(1.0, 1.0), calls, {}), []
+    ceilings = {"gflops": {}, "gbytes": 1.0}
+    with pytest.raises(KeyboardInterrupt):
+        for row in timing.measure([case], 5, tqdm.tqdm(disable=True), ceilings, torch.device("cpu")):
+            rows.append(row)
+    assert [row["way"] for row in rows] == (list(calls) if kept else [])
+    assert all((row["uncertainty"] is None) == (kept == 1) and row["gflops"] > 0 for row in rows)

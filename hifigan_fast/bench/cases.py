@@ -1,7 +1,8 @@
 """What is timed: one step of one set of discriminators, or of a whole training, by every way; and the work in it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .steps import PASSES, forget_gradients
-from .workloads import modules_of
+from .workloads import left, modules_of
 
 
 class Work(NamedTuple):
@@ -55,6 +56,7 @@ class Case(NamedTuple):
     work: what the step does at least.
     calls: {way: a callable that does it once}.
     forget: {way: a callable that lets go of what its calls leave: gradients, and an optimizer's states}.
+    refused: {way: why it is not timed}, of `calls`.
     """
 
     ensemble: str
@@ -62,6 +64,7 @@ class Case(NamedTuple):
     work: Work
     calls: dict[str, Callable]
     forget: dict[str, Callable]
+    refused: Mapping[str, str] = MappingProxyType({})
 
 
 def _forward(modules, y, y_hat):
@@ -83,4 +86,5 @@ def cases(workload, waves, steps, ways):
         for step in steps:
             calls = {n: way.call(step, modules[n][ensemble], *waves) for n, way in ways.items() if way.does(step)}
             forget = {name: functools.partial(forget_gradients, modules[name][ensemble]) for name in calls}
-            yield Case(ensemble, step, work.times(PASSES[step]), calls, forget)
+            refused = {name: f"accelerate: {why}" for name in calls if (why := left(modules[name][ensemble]))}
+            yield Case(ensemble, step, work.times(PASSES[step]), calls, forget, refused)

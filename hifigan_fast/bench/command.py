@@ -1,21 +1,24 @@
 """`hifigan-fast bench`."""
 
 import contextlib
+import functools
 import itertools
 import json
 import shlex
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 
 from .. import extras, parity
 from . import cases, comparison, figures, machine, memory, page, report, scaling, timing
-from .gate import judge
-from .steps import STEPS, TRAINING, Way, asked_ways, progress
+from .gate import judge, refused
+from .steps import OURS, STEPS, TRAINING, Way, asked_ways, progress
 from .workloads import WORKLOADS, Workload
 
 QUICK_GATE = 4096  # samples: a float64 reference of the usual segment takes half a minute
@@ -38,7 +41,9 @@ def _read_clips(folder, count):
 
 
 class Plan(NamedTuple):
-    """What is measured: a workload by its name and itself, its shape, the steps by name, the ways, how often, where."""
+    """What is measured: a workload by its name and itself, its shape, the steps by name, the ways, how often, where;
+    refused: {way: why it is not timed}.
+    """
 
     name: str
     workload: Workload
@@ -49,6 +54,7 @@ class Plan(NamedTuple):
     repeats: int
     device: torch.device
     full: bool
+    refused: Mapping[str, str] = MappingProxyType({})
 
     @property
     def passes(self):
@@ -136,22 +142,29 @@ def _terminable():
 
 def _cases(plan, waves):
     """The cases of a plan: of its workload's discriminators, then of whole training steps."""
-    yield from cases.cases(plan.workload, waves, [step for step in plan.steps if step not in TRAINING], plan.ways)
+    found = cases.cases(plan.workload, waves, [step for step in plan.steps if step not in TRAINING], plan.ways)
     if any(step in TRAINING for step in plan.steps):
         from . import training
 
-        yield from training.cases(waves, plan.steps, plan.ways)
+        found = itertools.chain(found, training.cases(waves, plan.steps, plan.ways))
+    for case in found:
+        known = {name: why for name, why in plan.refused.items() if name in case.calls}
+        yield case._replace(refused={**case.refused, **known})
 
 
-def _measure(plan, waves, bar, result, budget):
+def _measure(plan, waves, bar, result, budget, keep):
     """Fill in a result's rows, their memory, and how they scale within `budget` seconds a point; whatever is there when
-    Ctrl-C comes stays.
+    Ctrl-C comes stays. keep: called before what may take all memory, and with it this process.
     """
     for row in timing.measure(_cases(plan, waves), plan.repeats, bar, result["ceilings"], plan.device):
         result["speed"].append(row)
+    keep()
     if plan.full and plan.device.type == "cpu":
         memory.measure(result["speed"], plan.name, plan.batch, plan.length, bar)
-    if budget:
+    failed = [row["error"] for row in result["speed"] if row["way"] == OURS and "error" in row]
+    if budget and failed:
+        bar.write(f"no curves of how time grows: {failed[0]}")
+    elif budget:
         scaling.measure(plan, budget, bar, result["scaling"])
 
 
@@ -194,11 +207,12 @@ def run(
             bar.write("parity FAILED: no speed is reported")
             return 1
         bar.write(f"\n{plan}:")
+        plan = plan._replace(refused=refused(result["parity"], plan.ways, plan.device))
         result["ceilings"] = machine.ceilings(plan.device)
         waves = [x.to(plan.device) for x in parity.waveforms(plan.batch, plan.length, clips=clips)]
         try:
             with _terminable():
-                _measure(plan, waves, bar, result, budget)
+                _measure(plan, waves, bar, result, budget, functools.partial(_keep, result, paths[0]))
         except KeyboardInterrupt as end:
             status = 128 + (signal.SIGTERM if isinstance(end, Terminated) else signal.SIGINT)
         except Exception as error:  # what was measured by then is kept
@@ -209,19 +223,24 @@ def run(
     return status
 
 
+def _keep(result, path):
+    """Write a result as it is."""
+    result["noise"] = timing.ADVICE if any(row.get("noisy") for row in result["speed"]) else None
+    path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
 def _finish(result, paths, status, more):
     """Print and write a result -> exit status."""
     if not result["speed"]:
         print("\nstopped before anything was measured; nothing was written")
         return status
-    result["noise"] = timing.ADVICE if any(row.get("noisy") for row in result["speed"]) else None
     result["scaling"] = [curve for curve in result["scaling"] if curve["ways"]]
     print(f"\n{'stopped; measured by then:' if status else ''}\n{report.table(result['speed'])}")
     for curve in result["scaling"]:
         print(report.growth(curve))
     json_file, bars, html = paths
     written = [json_file]
-    json_file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    _keep(result, json_file)
     if any(row.get("over_original") for row in result["speed"]):
         figures.save(result, bars)
         html.write_text(page.page(result, shlex.join(["hifigan-fast", *sys.argv[1:]])), encoding="utf-8")

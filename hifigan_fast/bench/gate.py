@@ -7,6 +7,7 @@ import torch
 from tabulate import tabulate
 
 from .. import dispatch, parity
+from ..backends.reference import ReferenceBackend
 
 GATE_PASSES = 10  # about what the gate takes for an ensemble, in passes of a progress bar
 
@@ -61,7 +62,7 @@ def judge(workload, ways, full, bar, device, verbose, **how):
     the backends that are measured, or if `full` all -> ({arithmetic: {ensemble: {backend: {class of outputs: (worst
     ratio, or None for one that is not finite, where)}}}}, whether all pass).
 
-    TF32 is told, not judged: cuDNN may take some layers in float32 all the same.
+    TF32 fails nothing but its own rows (`refused`): cuDNN may take some layers in float32 all the same.
     """
     found, passed = {}, True
     for arithmetic in dict.fromkeys(way.arithmetic(device.type) for way in ways.values() if way.ours):
@@ -85,3 +86,26 @@ def judge(workload, ways, full, bar, device, verbose, **how):
         passed &= right or arithmetic == "tf32"
         found[arithmetic] = {e: {b: _finite(v.worst) for b, v in of.items()} for e, of in verdicts.items()}
     return found, passed
+
+
+def _refused(verdicts, device, arithmetic):
+    backend = measured_backend(device, arithmetic)
+    if backend == dispatch.MODULES:
+        autocast = torch.bfloat16 if arithmetic == "bfloat16" else None
+        untrusted = dispatch.requested() is None and set(parity.able(autocast, device)) - {ReferenceBackend.name}
+        said = "`hifigan-fast info` shows the verdict"
+        return f"kernels failed their check in {arithmetic}, plain PyTorch runs: {said}" if untrusted else None
+    ratios = [ratio for of in verdicts.values() for ratio, _ in of.get(backend, {}).values()]
+    if all(ratio is not None and ratio <= parity.LIMIT for ratio in ratios):
+        return None
+    worst = "not finite" if None in ratios else f"{max(ratios):.2f}"
+    return f"fails the parity gate in {arithmetic} by {backend}: worst ratio {worst}, limit {parity.LIMIT}"
+
+
+def refused(found, ways, device):
+    """{way: why it is not timed, in words} of ours whose kernels failed, in the verdicts of `judge` or in their check
+    at first contact.
+    """
+    of = {arithmetic: _refused(verdicts, device, arithmetic) for arithmetic, verdicts in found.items()}
+    ours = {name: of[way.arithmetic(device.type)] for name, way in ways.items() if way.ours}
+    return {name: why for name, why in ours.items() if why}

@@ -4,12 +4,12 @@ On a CPU it is the process's resident memory by Linux's account, each way in a p
 what they had; on a CUDA device PyTorch's account.
 """
 
-import concurrent.futures
 import contextlib
 import ctypes
 import multiprocessing
 import os
 import re
+import signal
 from pathlib import Path
 
 import torch
@@ -22,6 +22,8 @@ from .workloads import WORKLOADS, modules_of
 CALLS = 2  # of a step: what the first keeps for the next counts
 ROOM = 0.8  # of the machine's memory
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+# A container's, by either version of control groups: in bytes, or no number where there is none.
+LIMITS = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def resident_mib(what="VmRSS"):
@@ -34,19 +36,53 @@ def begin_peak():
     CLEAR.write_text("5")
 
 
+def _whole_mib():
+    """MiB that this process may hold at most: the machine's, or its container's."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            sizes.append(int(limit.read_text()))
+    return min(sizes) / 2**20
+
+
 def room_for(times):
     """Whether this machine holds `times` what the process held at most since `begin_peak`; True where nothing tells."""
     try:
-        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
-        return times * resident_mib("VmHWM") < ROOM * whole
+        return times * resident_mib("VmHWM") < ROOM * _whole_mib()
     except (AttributeError, OSError, ValueError):
         return True
 
 
+def _send(sender, function, args):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is its parent's, which ends it
+    try:
+        sender.send((function(*args), None))
+    except Exception as error:
+        sender.send((None, error))
+
+
 def in_fresh_process(function, *args):
-    """What `function(*args)` returns in a process of its own; RuntimeError where that ends before it does."""
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
+    """What `function(*args)` returns, or raises, in a process of its own; RuntimeError where that ends before it does.
+    It is ended where this one is interrupted.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, function, args), daemon=True)  # does not outlive this one
+    with receiver:
+        with sender:  # then the process's own end alone is open, and closed with it
+            process.start()
+        try:
+            found, error = receiver.recv()
+        except EOFError:
+            raise RuntimeError("the process was terminated abruptly") from None
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.join()
+    if error is not None:
+        raise error
+    return found
 
 
 def _peak(call, before):

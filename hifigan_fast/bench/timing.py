@@ -17,14 +17,15 @@ NOISY = 0.05  # an uncertainty above it is marked
 ADVICE = f"! a standard error is above {NOISY:.0%}: measure again with more --repeats, and nothing else running"
 
 
-def interleaved(calls, repeats, after=lambda: None, device=None):
+def interleaved(calls, repeats, after=lambda: None, device=None, times=None):
     """Run callables in turn, each round begun by the next, so that all meet the same machine -> {name: seconds}.
 
     The first call of each is in front of its seconds, one more than `repeats`. `after` is called after each call.
-    device: a CUDA device that is waited for.
+    device: a CUDA device that is waited for. times: a dict to return, which has what was timed before an interrupt.
     """
     wait = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
-    times, order = {name: [] for name in calls}, collections.deque(calls)
+    times, order = {} if times is None else times, collections.deque(calls)
+    times.update((name, []) for name in calls)
     for _ in range(repeats + 1):
         for name in order:
             start = time.perf_counter()
@@ -130,7 +131,8 @@ def line(row):
 def measure(cases, repeats, bar, ceilings, device):
     """Time cases, and yield the rows of `rows_of` with {ensemble, step, backend: what ran ours, gflops: of the direct
     count of operations a second, floor_ms: what the `machine.ceilings` allow, of_floor: of the time, both None where
-    none is known, peak_mib: None on a CPU and of a CUDA graph}. Ours are printed above the progress bar.
+    none is known, peak_mib: None on a CPU and of a CUDA graph}. A case that an interrupt ends has the repeats that all
+    its ways were done with. Ours are printed above the progress bar.
     """
     for case in cases:
         bar.set_description(f"{case.ensemble}, {case.step}")
@@ -142,18 +144,29 @@ def measure(cases, repeats, bar, ceilings, device):
 
 def _measured(case, repeats, bar, ceilings, device):
     calls, errors = guarded(case.calls)
-    times = interleaved(calls, repeats, functools.partial(bar.update, progress(case.step)), device)
-    rows = [{"ensemble": case.ensemble, "step": case.step, **row} for row in rows_of(times, errors, device.type)]
-    for row in rows:
+    errors.update(case.refused)
+    times, held, interrupt = {}, {}, None
+    try:
+        interleaved(calls, repeats, functools.partial(bar.update, progress(case.step)), device, times)
+        for name in calls:
+            # Of a graph there is none to account: its replay allocates nothing.
+            if device.type == "cuda" and name not in errors and not WAYS[name].graph:
+                held[name] = _held(calls[name], case.forget[name])
+    except KeyboardInterrupt as ended:
+        interrupt, whole = ended, min(map(len, times.values()), default=0)
+        times = {name: seconds[:whole] for name, seconds in times.items() if whole > 1}
+    for row in rows_of(times, errors, device.type):
+        row = {"ensemble": case.ensemble, "step": case.step, **row}
         row["backend"] = measured_backend(device, row["dtype"]) if WAYS[row["way"]].ours else None
         if "ms" in row:
             row["gflops"] = 1e-6 * case.work.flops / row["ms"]
             peak, itemsize = ceilings["gflops"].get(row["dtype"]), 2 if row["dtype"] == "bfloat16" else 4
             row["floor_ms"] = case.work.floor_ms(peak, ceilings["gbytes"], itemsize) if peak else None
             row["of_floor"] = row["floor_ms"] / row["ms"] if peak else None
-            accounted = device.type == "cuda" and not WAYS[row["way"]].graph  # a replay allocates nothing
-            row["peak_mib"] = _held(calls[row["way"]], case.forget[row["way"]]) if accounted else None
-    return rows
+            row["peak_mib"] = held.get(row["way"])
+        yield row
+    if interrupt:
+        raise interrupt
 
 
 def _held(call, forget):

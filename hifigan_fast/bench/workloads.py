@@ -12,6 +12,7 @@ from torch.nn.utils import weight_norm
 from .. import discriminators as fast
 from .. import parity, reference
 from ..foreign import accelerate
+from ..foreign.report import LEFT
 
 ENSEMBLES = {"mpd": ["mpd"], "msd": ["msd"], "both": ["mpd", "msd"]}
 # (in, out, taps, stride, padding, groups): DiscriminatorS of jaywalnut310/vits, models.py
@@ -51,11 +52,18 @@ class OneSet(nn.Module):
 
 
 class AcceleratedSet(OneSet):
-    """The same, accelerated where it is made; a copy is made so too."""
+    """The same, accelerated where it is made; a copy is made so too. left: what was not, and why, in words."""
 
     def __init__(self, periods):
         super().__init__(periods)
-        accelerate(self)
+        found = accelerate(self)
+        left = [f"left {e.name or type(self).__name__}: {e.why}" for e in found.entries if e.outcome == LEFT]
+        self.left = "; ".join(left or ([] if found else [str(found)]))
+
+
+def left(modules):
+    """What `accelerate` left as it was of modules, or of their parts, and why, in words; "" where all are fast."""
+    return "; ".join(filter(None, (getattr(module, "left", "") for module in modules)))
 
 
 def _hifigan(plain, device):
