@@ -94,6 +94,59 @@ def test_what_failed_is_told_from_what_was_not_run(tmp_path, capsys):
     assert re.search(r"\+0\.0% +\?$", said(capsys, old, tmp_path / "alone.json")[0])
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"speed": [{"ensemble": "both", "step": GENERATOR}]}, "lacks 'way of a row'; measure again"),
+        ({"speed": [5]}, "lacks 'ensemble of a row'; measure again"),
+        ({"speed": "abc"}, "has 'abc' as speed, expected list; measure again"),
+        ({"speed": None}, "has None as speed, expected list; measure again"),
+        ({"repeats": None}, "has None as repeats, expected int; measure again"),
+        ({"versions": []}, r"has \[\] as versions, expected dict; measure again"),
+        (
+            {"format": report.FORMAT + 1},
+            f"of format {report.FORMAT}, got {report.FORMAT + 1} in .*; update hifigan_fast",
+        ),
+        ({"format": [1]}, r"of format 3, got \[1\] in .*; measure again"),
+    ],
+)
+def test_a_damaged_file_is_told_with_its_cure(tmp_path, capsys, change, said):
+    path = saved(tmp_path / "one.json", [100], **change)
+    assert main(["bench", "--compare", path, path]) == 2
+    assert re.fullmatch(f"error: compare: .*{said}\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("ms_range", ..., "lacks 'ms_range of a row'"),
+        ("ms", "fast", "has 'fast' as ms of a row, expected int or float"),
+        ("over_original", 2.0, "lacks 'median of over_original'"),
+        ("over_original", {"median": None, "range": []}, "has None as median of over_original, expected int or float"),
+    ],
+)
+def test_a_damaged_row_is_told_with_its_cure(tmp_path, capsys, key, value, said):
+    whole = json.loads(Path(saved(tmp_path / "one.json", [100])).read_text())
+    row = whole["speed"][1]
+    row.pop(key) if value is ... else row.update({key: value})
+    (tmp_path / "one.json").write_text(json.dumps(whole))
+    assert main(["bench", "--compare", str(tmp_path / "one.json"), str(tmp_path / "one.json")]) == 2
+    assert capsys.readouterr().err == f"error: compare: {tmp_path / 'one.json'} {said}; measure again\n"
+
+
+def test_no_file_of_runs_is_told_with_its_cure(tmp_path, capsys):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "a.txt").write_text("Speed: much")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    for name, said in (
+        ("none", r"or a folder of them, got '.*none', which has none; hifigan-fast bench --out .*none measures one"),
+        ("a.txt", r".*a.txt is not JSON: .*; hifigan-fast bench --json FILE writes one"),
+        ("a.png", r".*a.png is not JSON: .*; hifigan-fast bench --json FILE writes one"),
+    ):
+        assert main(["bench", "--compare", str(tmp_path / name), str(tmp_path / name)]) == 2
+        assert re.fullmatch(f"error: compare: .*{said}\n", capsys.readouterr().err)
+
+
 def test_a_folder_is_of_one_state(tmp_path, capsys):
     saved(tmp_path / "a" / "0.json", [100])
     saved(tmp_path / "a" / "1.json", [100], commit="b")

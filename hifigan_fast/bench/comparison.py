@@ -35,7 +35,10 @@ def runs_at(path):
     """The runs of one state: a bench.json, or all that are in a folder; ValueError where they are of several."""
     files = sorted(Path(path).rglob("*.json")) if Path(path).is_dir() else [path]
     if not files:
-        raise ValueError(f"compare: expected a bench.json or a folder of them, got {str(path)!r}, which has none")
+        raise ValueError(
+            f"compare: expected a bench.json or a folder of them, got {str(path)!r}, which has none; "
+            f"hifigan-fast bench --out {path} measures one"
+        )
     runs = [report.load(file) for file in files]
     states = [state(run) for run in runs]
     for file, found in zip(files, states):

@@ -11,7 +11,13 @@ from .steps import ORIGINAL
 from .timing import ADVICE, called
 
 FORMAT = 3  # of bench.json
-KEYS = ("device", "processor", "threads", "what", "batch", "segment", "versions", "repeats", "speed")
+NUMBER = int, float
+# What a bench.json has at least: its keys, a row's that failed and one's that was timed, a ratio's.
+KEYS = dict.fromkeys(("device", "processor", "what"), str) | dict.fromkeys(("threads", "batch", "segment"), int)
+KEYS |= {"versions": dict, "repeats": int, "speed": list}
+ROW = dict.fromkeys(("ensemble", "step", "way"), str)
+TIMED = ROW | {"ms": NUMBER, "ms_range": list, "over_original": (dict, type(None))}
+RATIO = {"median": NUMBER, "range": list}
 WHERE = ("discriminators", "step", "way")
 
 
@@ -142,13 +148,30 @@ def growth(curve):
     return f"{curve['ensemble']}, {curve['over']} {_reach(list(map(str, at)))}: {'; '.join(said)}{left}"
 
 
-def _lacks(result):
-    """The name of what a bench.json lacks; None where nothing."""
-    lacking = [key for key in KEYS if key not in result]
-    for row in [] if lacking else result["speed"]:
-        keys = ("ensemble", "step", "way", *(() if "error" in row else ("ms", "over_original")))
-        lacking += [f"{key} of a row" for key in keys if key not in row]
-    return lacking[0] if lacking else None
+def _parts(result):
+    """The dicts of a bench.json: (where, of, {key: what it is}). What should be a dict and is not has no keys."""
+    yield "", result, KEYS
+    rows = result.get("speed")
+    for row in rows if isinstance(rows, list) else ():
+        row = row if isinstance(row, dict) else {}
+        yield " of a row", row, ROW if "error" in row else TIMED
+        for key in ("over_original", "over_best"):
+            if row.get(key) is not None:
+                yield f" of {key}", row[key] if isinstance(row[key], dict) else {}, RATIO
+
+
+def _damage(result):
+    """What is wrong with a bench.json, in words; None where nothing is."""
+    for where, of, kinds in _parts(result):
+        for key in kinds:
+            if key not in of:
+                return f"lacks {key + where!r}"
+    for where, of, kinds in _parts(result):
+        for key, kind in kinds.items():
+            if not isinstance(of[key], kind):
+                names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+                return f"has {of[key]!r:.40} as {key}{where}, expected {names}"
+    return None
 
 
 def load(path):
@@ -158,11 +181,12 @@ def load(path):
     except FileNotFoundError:
         raise ValueError(f"compare: there is no {path}; hifigan-fast bench --json {path} measures one") from None
     except ValueError as error:
-        raise ValueError(f"compare: {path} is not JSON: {error}") from None
+        raise ValueError(f"compare: {path} is not JSON: {error}; hifigan-fast bench --json FILE writes one") from None
     found = result.get("format") if isinstance(result, dict) else None
     if found != FORMAT:
-        raise ValueError(f"compare: expected a bench.json of format {FORMAT}, got {found} in {path}; measure again")
-    lacking = _lacks(result)
-    if lacking:
-        raise ValueError(f"compare: {path} lacks {lacking!r}; measure again")
+        cure = "update hifigan_fast" if isinstance(found, int) and found > FORMAT else "measure again"
+        raise ValueError(f"compare: expected a bench.json of format {FORMAT}, got {found} in {path}; {cure}")
+    damage = _damage(result)
+    if damage:
+        raise ValueError(f"compare: {path} {damage}; measure again")
     return result
