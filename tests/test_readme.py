@@ -5,9 +5,11 @@ import re
 from collections import Counter
 from xml.etree import ElementTree
 
+import pytest
+
 from benchmarks import readme
 from hifigan_fast.bench import report, timing
-from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS
+from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS, WAYS
 
 
 def test_readmes_figures_are_those_of_the_newest_run():
@@ -27,6 +29,49 @@ def test_readmes_columns_divide_to_its_ratios():
     for _, _, _, original, ours, ratio, *_ in lines:
         found, low, high = map(float, re.match(r" ([0-9.]+) \(([0-9.]+)–([0-9.]+)\)", ratio).groups())
         assert abs(float(original) / float(ours) / found - 1) < 0.003 and low <= found <= high
+
+
+def test_readmes_links_lead_somewhere():
+    """To a file and, where they name one, to its heading; each limit has one."""
+    text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
+    limits = text.split("## Limits\n\n")[1].split("\n\n")[0].split("\n- ")
+    assert len(limits) == 10 and all("](docs/" in limit for limit in limits)
+    for path, anchor in re.findall(r"\]\((?!http)([^)#]+)#?([^)]*)\)", text):
+        assert (readme.ROOT / path).exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", (readme.ROOT / path).read_text(encoding="utf-8"), re.M)
+            assert anchor in [re.sub(r"[^\w -]", "", of.lower()).replace(" ", "-") for of in headings], anchor
+
+
+@pytest.mark.parametrize("path", sorted((readme.ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda p: p.stem)
+def test_a_kept_file_says_when_where_and_of_what_it_is(path):
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert re.match(r"2\d{3}-\d\d-\d\d", kept["date"]) and re.fullmatch("[0-9a-f]{7,}", kept["commit"])
+    assert kept["device"] and kept["processor"] and {"hifigan_fast", "torch"} <= kept["versions"].keys()
+
+
+H200 = json.loads((readme.ROOT / "benchmarks" / "results" / "rivals-h200-2026-11-26.json").read_text(encoding="utf-8"))
+AS_README, AS_GPU = (
+    (ORIGINAL, "bf16_graph", f"{OURS} bf16", f"{OURS} bf16_graph"),
+    (ORIGINAL, "graph", "bf16", "bf16_graph", f"{OURS} bf16", f"{OURS} bf16_graph"),
+)
+
+
+@pytest.mark.parametrize("page, ways", [("README.md", AS_README), ("docs/gpu.md", AS_GPU)])
+def test_the_gpus_figures_are_those_of_its_file(page, ways):
+    """Each cell, and how many times the best of PyTorch's ways ours is."""
+    text = (readme.ROOT / page).read_text(encoding="utf-8")
+    lines = dict(re.findall(rf"^\| ({DISCRIMINATOR}|{GENERATOR}) \|(.*)\|$", text.split("<!--")[0], re.M))
+    said = []
+    for step in (DISCRIMINATOR, GENERATOR):
+        ms = {row["way"]: row["ms"] for row in H200["rivals"] if row["step"] == step}
+        best = min(of for way, of in ms.items() if not WAYS[way].ours) / ms[ways[-1]]
+        said.append(f"{best:.1f}")
+        for cell, way in zip(lines[step].split("|"), ways, strict=True):
+            found = re.match(r" \**([0-9.]+)", cell)
+            assert (found and abs(float(found[1]) - ms[way]) <= 0.051) if way in ms else "not measured" in cell, way
+        assert page != "README.md" or f", {best:.1f} × the best" in lines[step]
+    assert page == "README.md" or f"Ours is {said[0]} and {said[1]} × as fast as the best" in text
 
 
 def test_what_the_runs_differ_by_is_as_docs_have_it():
