@@ -206,7 +206,8 @@ def test_the_report_is_one_page_that_loads_nothing(made_up, tmp_path):
     assert {"svg", "table", "style", "title"} <= page.tags and page.loads == []
     assert 'aria-label="both: ' in text and "prefers-color-scheme" not in text and "color-scheme: light dark" in text
     assert info.processor() in text and "hifigan-fast" in text and "<script" not in text and "#000000" not in text
-    xml.fromstring(files[1].read_bytes())
+    words = {text.text for text in xml.fromstring(files[1].read_bytes()).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"both, discriminator step", "frozen", OURS} <= words  # each bar by its name
 
 
 @pytest.fixture

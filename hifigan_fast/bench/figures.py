@@ -1,7 +1,6 @@
 """A run's figures by matplotlib: bars of the speed-ups, curves of how time grows."""
 
 import io
-import statistics
 import textwrap
 from pathlib import Path
 
@@ -13,7 +12,7 @@ SHADES = {True: "Oranges", False: "Blues"}  # ours and PyTorch's
 # Of an SVG that no page surrounds.
 ALONE = """<style>svg { color: #111; font-family: sans-serif; } text { fill: currentColor; }
 @media (prefers-color-scheme: dark) { svg { color: #eee; } }</style>"""
-SHADES_OF_ONE = [0.8, 0.65, 0.5, 0.4, 0.32, 0.26, 0.22, 0.18, 0.15]
+HEADING = 1.5  # bars that a step's heading is as high as
 
 
 def _pyplot():
@@ -33,41 +32,35 @@ def _bars(result, heading):
     plt = _pyplot()
     rows = [row for row in result["speed"] if row.get("over_original") and row["way"] != ORIGINAL]
     groups = list(dict.fromkeys((row["ensemble"], row["step"]) for row in rows))
-    ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
-    shades = {ours: iter(plt.get_cmap(name)(SHADES_OF_ONE)) for ours, name in SHADES.items()}
-    places = [index + groups.index((row["ensemble"], row["step"])) for index, row in enumerate(rows)]
-    fig, axes = plt.subplots(figsize=(6, 1.5 + 0.17 * (len(rows) + len(groups))), layout="constrained")
-    for way in ways:
-        own = [(place, row) for place, row in zip(places, rows) if row["way"] == way]
-        ratios = [row["over_original"] for _, row in own]
-        bars = axes.barh(
-            [place for place, _ in own],
-            [ratio["median"] for ratio in ratios],
-            0.92,
-            xerr=list(zip(*((r["median"] - r["range"][0], r["range"][1] - r["median"]) for r in ratios))),
-            ecolor="gray",
-            capsize=2,
-            label=called(own[0][1]),
-            color=next(shades[WAYS[way].ours]),
-            hatch=["///" if row["noisy"] else "" for _, row in own],
-            edgecolor="white",
-        )
-        labels = [f"{row['over_original']['median']:.1f}{' !' * row['noisy']}" for _, row in own]
-        axes.bar_label(bars, labels, fontsize=8, padding=2)
-    middles = [
-        statistics.mean(place for place, row in zip(places, rows) if (row["ensemble"], row["step"]) == group)
-        for group in groups
-    ]
+    places = [index + HEADING * groups.index((row["ensemble"], row["step"])) for index, row in enumerate(rows)]
+    ratios = [row["over_original"] for row in rows]
+    fig, axes = plt.subplots(figsize=(6, 1.2 + 0.17 * (len(rows) + HEADING * len(groups))), layout="constrained")
+    bars = axes.barh(
+        places,
+        [ratio["median"] for ratio in ratios],
+        0.92,
+        xerr=list(zip(*((r["median"] - r["range"][0], r["range"][1] - r["median"]) for r in ratios))),
+        ecolor="gray",
+        capsize=2,
+        color=[plt.get_cmap(SHADES[WAYS[row["way"]].ours])(0.6) for row in rows],
+        hatch=["///" if row["noisy"] else "" for row in rows],
+        edgecolor="white",
+    )
+    labels = [f"{row['over_original']['median']:.1f}{' !' * row['noisy']}" for row in rows]
+    axes.bar_label(bars, labels, fontsize=8, padding=2)
     axes.axvline(1, color="gray", linewidth=0.8)
-    axes.set_yticks(middles, [f"{ensemble},\n{step}" for ensemble, step in groups], fontsize=9)
+    starts = [places[[(row["ensemble"], row["step"]) for row in rows].index(group)] for group in groups]
+    names = [*map(called, rows), *map(", ".join, groups)]
+    axes.set_yticks([*places, *(start - 1 for start in starts)], names, fontsize=8)
+    for name in axes.get_yticklabels()[len(rows) :]:
+        name.set_fontweight("bold")
+    axes.set_ylim(len(rows) + HEADING * (len(groups) - 1) - 0.4, -HEADING - 0.4)  # the first on top
     axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
     axes.margins(x=0.08)
     axes.set_xlabel("times faster than the original loop", loc="left")
     if heading:
         noise = f"\n{textwrap.fill(result['noise'], 80)}" if result["noise"] else ""
-        axes.set_title(report.title(result) + noise, fontsize=9, loc="left")
-    fig.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        fig.suptitle(report.title(result) + noise, x=0.01, ha="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return fig
 
