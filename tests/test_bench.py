@@ -16,8 +16,8 @@ import tqdm
 
 from hifigan_fast import dispatch, info, parity
 from hifigan_fast.bench import command, machine, memory, report, timing
-from hifigan_fast.bench.steps import ORIGINAL, OURS, QUICK_RIVALS, RIVALS, STEPS, WAYS
-from hifigan_fast.bench.workloads import WORKLOADS, modules_of
+from hifigan_fast.bench.steps import OURS, QUICK_RIVALS, RIVALS, STEPS, WAYS
+from hifigan_fast.bench.workloads import WORKLOADS
 from hifigan_fast.cli import main
 
 GREEN = parity.Verdict({"maps": (parity.LIMIT - 0.01, "real, discriminators.0, map 1"), "logits": (1.0, "real 0")})
@@ -115,52 +115,6 @@ def test_a_run(gate, bar, tmp_path, capsys, flags, count):
     assert result["processor"] == info.processor() and result["batch"] == 1 and result["segment"] == 200
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert sum(bar.moved) == bar.bar.total
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("workload", ["hifigan", "vits", "bigvgan"])
-def test_all_ways_do_the_same_step(workload):
-    """The gradient of the waveform is the same by every way, but for a leaky ReLU's side that turns by rounding."""
-    torch.manual_seed(0)
-    y, y_hat = parity.waveforms(1, 600)
-    ways = {name: way for name, way in WAYS.items() if name != "compile" and not way.needs_cuda}
-    modules, grads = modules_of(WORKLOADS[workload], ways, torch.device("cpu")), {}
-    for name, way in ways.items():
-        seen = []
-        leaf = y_hat.clone()
-        for step in way.steps:
-            for ensemble in modules[name].values():
-                for module in ensemble:
-                    module.eval()  # spectral norm stays where it is
-                with _last_waveform(seen):
-                    way.call(step, ensemble, y, leaf)()
-        grads[name] = torch.cat([t.flatten() for t in seen if t is not None])
-    for name, way in ways.items():
-        assert len(grads[name]) == len(grads[ORIGINAL]) > 0, name
-        error = (grads[name] - grads[ORIGINAL]).norm() / grads[ORIGINAL].norm()
-        assert error < (1e-2 if way.dtype == "float32" else 0.3), name
-
-
-class _last_waveform:
-    """Within the block, gradients of detached waveforms that ask for one are collected."""
-
-    def __init__(self, seen):
-        self.seen = seen
-
-    def __enter__(self):
-        self.kept, made = torch.Tensor.requires_grad_, []
-        self.made = made
-
-        def requires_grad_(tensor, needs=True):
-            if needs and tensor.dim() == 3 and tensor.shape[1] == 1 and not isinstance(tensor, torch.nn.Parameter):
-                made.append(tensor)
-            return self.kept(tensor, needs)
-
-        torch.Tensor.requires_grad_ = requires_grad_
-
-    def __exit__(self, *_):
-        torch.Tensor.requires_grad_ = self.kept
-        self.seen.extend(tensor.grad for tensor in self.made)
 
 
 def test_noise_is_said_everywhere(made_up, tmp_path, capsys):
