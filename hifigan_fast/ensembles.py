@@ -37,14 +37,25 @@ class Member:
 
     def why_module_by_module(self):
         """Why no fused pass can do what calling the convolutions would, in words; None if one can."""
-        for name, conv in zip(self.names, self.convs):
-            reason = norms.unreadable(conv)
-            if reason:
-                return f"{name} {reason}"
-            own = norms.parameters(conv)
-            if own.raw.dtype != own.bias.dtype:
-                return f"{name} mixes dtypes"
+        return unreadable(self.names, self.convs) or self.why_no_stack()
+
+    def why_no_stack(self):
+        """Why these convolutions, one after the other, are no `Stack`, in words; None if they are one."""
+        whole = f"{self.names[0]} to {self.names[-1]}"
+        if len(self.convs) < 2 or self.convs[0].in_channels != 1 or self.convs[-1].out_channels != 1:
+            return f"{whole} do not lead from one channel to one"
+        if any((len(conv.kernel_size) == 2) != self.folded for conv in self.convs):
+            return f"{whole} mix convolutions of one and two dimensions"
+        for name, above, below in zip(self.names[1:], self.convs, self.convs[1:]):
+            if above.out_channels != below.in_channels:
+                return f"{name} takes {below.in_channels} channels of {above.out_channels}"
         return None
+
+
+def unreadable(names, convs):
+    """Why a fused pass cannot do what calling one of `convs` would, in words; None if it can."""
+    reasons = ((name, norms.unreadable(conv)) for name, conv in zip(names, convs))
+    return next((f"{name} {reason}" for name, reason in reasons if reason), None)
 
 
 class Group:

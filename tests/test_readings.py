@@ -93,6 +93,24 @@ def another_stride(module):
         d.convs[1].stride = (1, 1)
 
 
+def a_head_of_two_channels(module):
+    for d in module.discriminators:
+        d.conv_post = nn.Conv2d(d.conv_post.in_channels, 2, (3, 1), 1, (1, 0))
+
+
+def more_channels_than_it_says(module):
+    for d in module.discriminators:
+        d.conv_post.weight_v = nn.Parameter(d.conv_post.weight_v.detach().repeat(2, 1, 1, 1))
+        d.conv_post.weight_g = nn.Parameter(d.conv_post.weight_g.detach().repeat(2, 1, 1, 1))
+        d.conv_post.bias = nn.Parameter(d.conv_post.bias.detach().repeat(2))
+
+
+def more_taps_than_it_says(module):
+    for d in module.discriminators:
+        raw = d.convs[1].weight_v.detach()
+        d.convs[1].weight_v = nn.Parameter(torch.cat([raw, raw[:, :, :2]], 2))
+
+
 def another_period(module):
     module.discriminators[1].period = 5
 
@@ -130,6 +148,9 @@ CHANGES = [
     a_norm_removed,
     another_norm,
     another_stride,
+    a_head_of_two_channels,
+    more_channels_than_it_says,
+    more_taps_than_it_says,
     another_period,
     a_forward_of_its_own,
     a_convolution_replaced,
@@ -152,6 +173,14 @@ def test_a_changed_module_is_read_again(mpd, change, backend="reference"):
     change(mpd)
     twin = copy.deepcopy(mpd) if change is not a_forward_of_its_own else mpd
     assert_same(step(mpd, y, y_hat, backend), step(twin, y, y_hat, "modules"))
+
+
+def test_channels_that_do_not_meet_raise_what_pytorch_says(mpd):
+    for d in mpd.discriminators:
+        d.convs[1] = nn.Conv2d(2, d.convs[1].out_channels, (5, 1), (3, 1), (2, 0))
+    assert "convs.1 takes 2 channels of 4" in hf.explain(mpd)
+    with pytest.raises(RuntimeError, match="to have 2 channels, but got 4 channels"):
+        mpd(*parity.waveforms(1, 60))
 
 
 def test_training_and_evaluation_alternate(narrow, backend="reference"):
