@@ -1,5 +1,6 @@
 """What a call keeps of its module for the next one is never stale, and goes with it."""
 
+import contextlib
 import copy
 import gc
 import weakref
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import hifigan_fast as hf
-from hifigan_fast import dispatch, parity
+from hifigan_fast import dispatch, norms, parity
 
 from .small import assert_same
 
@@ -211,14 +212,79 @@ def test_a_cast_is_seen(mpd):
     assert mpd(y, y_hat)[0][0].dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind, waveforms", [(hf.MultiPeriodDiscriminator, 2), (hf.DiscriminatorP, 1)])
-def test_a_module_that_was_read_can_go(kind, waveforms, narrow):
-    module = kind((2,)) if waveforms == 2 else kind(2)
-    module(*parity.waveforms(1, 60)[:waveforms])
-    left = weakref.ref(module)
-    del module
+@pytest.fixture
+def no_collector():
+    """What is dropped goes at once, or not at all: nobody looks for cycles."""
     gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("kind, waveforms", [(hf.MultiPeriodDiscriminator, 2), (hf.DiscriminatorP, 1)])
+def test_a_module_that_was_read_can_go(kind, waveforms, narrow, no_collector):
+    module = kind((2,)) if waveforms == 2 else kind(2)
+    for _ in range(2):
+        module(*parity.waveforms(1, 60)[:waveforms])
+    left = weakref.ref(module), weakref.ref(next(module.parameters()))
+    del module
+    assert [own() for own in left] == [None, None]
+
+
+@pytest.mark.parametrize("leaf", [True, False])
+def test_tensors_that_stand_in_for_parameters_can_go(mpd, no_collector, leaf):
+    def scores(stand_ins):
+        return torch.func.functional_call(mpd, stand_ins, parity.waveforms(1, 60))[0]
+
+    own = {name: p.detach() if leaf else 1 * p for name, p in mpd.named_parameters()}
+    found, left = scores(own), [weakref.ref(tensor) for tensor in own.values()]
+    assert_same(found, mpd(*parity.waveforms(1, 60))[0])
+    scores(own)
+    del own, found
+    assert not any(tensor() is not None for tensor in left)
+
+
+def plainly(module):
+    return hf.use_backend("modules")
+
+
+def hooked(module):
+    for d in module.discriminators:
+        d.convs[0].register_forward_hook(lambda *_: None)
+    return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("how", [plainly, hooked])
+def test_weights_that_plain_pytorch_made_can_go(mpd, how, no_collector):
+    """Legacy weight norm makes them anew in each call."""
+    with how(mpd):
+        mpd(*parity.waveforms(1, 60))
+        left = weakref.ref(mpd.discriminators[0].convs[0].weight)
+        mpd(*parity.waveforms(1, 60))
     assert left() is None
+
+
+def test_nothing_is_read_where_no_pass_runs(mpd, monkeypatch):
+    monkeypatch.setattr(norms, "unreadable", lambda conv: pytest.fail("read"))
+    with hf.use_backend("modules"):
+        mpd(*parity.waveforms(1, 60))
+    mpd.half()(*parity.waveforms(1, 60, torch.float16))
+
+
+@pytest.mark.parametrize("kind", [hf.DiscriminatorP, hf.MultiPeriodDiscriminator])
+def test_a_patched_class_is_seen(mpd, monkeypatch, kind):
+    """Of a discriminator by its ensemble, of an ensemble by the step losses; and when the patch is gone."""
+
+    def results(*waves):
+        return [*mpd(*waves)[0], hf.generator_step_loss(mpd, *waves).terms]
+
+    waves, own = parity.waveforms(1, 60), kind.forward
+    louder, right = results(*(40 * wave for wave in waves)), results(*waves)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "forward", lambda self, *waves: own(self, *(40 * wave for wave in waves)))
+        assert_same(results(*waves), louder)
+        assert ("is patched" in hf.explain(mpd)) == (kind is hf.DiscriminatorP)
+    assert_same(results(*waves), right)
 
 
 def test_a_module_that_its_own_contents_lead_to_can_go(narrow):
