@@ -1,10 +1,13 @@
 """What a forward pass keeps of its maps, and what that costs in exactness and memory."""
 
+import weakref
+
 import pytest
 import torch
 
 import hifigan_fast as hf
 from hifigan_fast import parity
+from hifigan_fast.passes.backward import Saved
 
 pytestmark = pytest.mark.usefixtures("narrow", "poisoned")
 
@@ -41,6 +44,20 @@ def test_bf16_halves_what_is_kept(half):
     assert bytes_kept < 0.6 * all_bytes
     for a, b in zip(found, expected):
         assert (a - b).norm() <= 0.15 * b.norm() + 1e-9  # feature matching: near maps may round to equal ones
+
+
+@pytest.mark.parametrize("half", ["maps", "step"])
+def test_one_depth_at_a_time_is_as_it_was_before_it_was_rounded(half, monkeypatch):
+    copies, most, read = [], [], Saved.__getitem__
+
+    def counted(saved, depth):
+        copies.append(weakref.ref(read(saved, depth)))
+        most.append(len({id(own()) for own in copies if own() is not None}))
+        return copies[-1]()
+
+    monkeypatch.setattr(Saved, "__getitem__", counted)
+    gradients("bf16", "mpd", half)
+    assert len(most) >= 5 and set(most) == {1}
 
 
 def under_frozen_discriminators(loss):
