@@ -1,9 +1,11 @@
 """What a forward pass keeps of its maps, and what that costs in exactness and memory."""
 
+import threading
 import weakref
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import hifigan_fast as hf
 from hifigan_fast import parity
@@ -93,6 +95,25 @@ def test_kernels_are_judged_whatever_is_saved():
     with hf.save("bf16"):
         verdicts = parity.compare(*parity.build_pair("mpd", trained=True), *parity.waveforms(1, 1100))
     assert verdicts[None].passed, str(verdicts[None])
+
+
+@pytest.mark.parametrize("block", [lambda: hf.save("recompute"), lambda: hf.use_backend("modules")])
+def test_checkpointing_a_block_whose_backward_pass_runs_in_another_thread(block):
+    """As on a GPU: the block is entered again with the checkpointed function."""
+    mpd = hf.MultiPeriodDiscriminator((2, 3))
+    y, y_hat = parity.waveforms(1, 60)
+    y_hat.requires_grad_()
+
+    def scores(y, y_hat):
+        with block():
+            return sum(own.square().sum() for own in mpd(y, y_hat)[1])
+
+    (expected,) = torch.autograd.grad(scores(y, y_hat), y_hat)
+    total = checkpoint(scores, y, y_hat, use_reentrant=False)
+    thread = threading.Thread(target=total.backward)
+    thread.start()
+    thread.join()
+    assert torch.allclose(y_hat.grad, expected)
 
 
 def test_the_environment_says_it_too(monkeypatch):
