@@ -31,7 +31,7 @@ class Snapshot:
 
     def _now(self, module):
         return (
-            *(value for name, value in module.__dict__.items() if name != KEEPER),
+            *[value for name, value in module.__dict__.items() if name != KEEPER],
             *map(type, self._modules),
             *map(vars, self._modules),
             *itertools.chain.from_iterable(map(dict.values, self._dicts)),
