@@ -113,7 +113,7 @@ inline std::vector<Run> read_runs(const RunArray &array, const Conv &conv, int64
   return runs;
 }
 
-struct Extent {  // floats that the runs reach in each buffer
+struct Extent {  // elements that the runs reach in each buffer
   int64_t in = 0, out = 0, grad_in = 0, grad_out = 0;
 };
 

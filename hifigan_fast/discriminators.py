@@ -7,7 +7,6 @@ convolution, a parametrized spectral norm), they run module by module in plain P
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -68,20 +67,20 @@ def _why_not_together(discriminators):
     return None
 
 
-@dataclass
-class _Pair:
-    """An ensemble as it was read: its discriminators, and why they cannot run together (a `Group` where they can)."""
+def _forwards():
+    return DiscriminatorP.forward, DiscriminatorS.forward
 
-    discriminators: list
-    reason: str | None
-    group: ensembles.Group | None
 
-    @classmethod
-    def of(cls, ensemble):
-        discriminators = list(ensemble.discriminators)
-        reason = _why_not_together(discriminators)
-        group = None if reason else ensembles.Group([member_of(d) for d in discriminators])
-        return cls(discriminators, reason, group)
+def _why_apart():
+    """Why no ensemble can run its discriminators together now, in words; None if one can."""
+    return None if _forwards() == FORWARDS else "the forward of a class of discriminators is patched"
+
+
+def _together(ensemble):
+    """Why an ensemble's discriminators cannot run together, and a `Group` of them where they can."""
+    discriminators = list(ensemble.discriminators)
+    reason = _why_not_together(discriminators)
+    return reason, None if reason else ensembles.Group([member_of(d) for d in discriminators])
 
 
 def _single(discriminator):
@@ -91,24 +90,31 @@ def _single(discriminator):
     return reason, None if reason else ensembles.Group([member])
 
 
-def _check_parameters(name, x, parameters):
-    """The parameters must be where the waveform is, and of its dtype, as for any convolution."""
-    found = None if dispatch.not_fusible(x.device) else ensembles.mismatch(x, parameters)
-    if found:
-        parameter, what = found
+def _read(name, x, module, read):
+    """As `ensembles.reading`, without the parameters; None where no pass runs on waveform `x`, which is said.
+
+    ValueError where the parameters are not where the waveform is, or of another dtype: as any convolution raises.
+    """
+    unfusible = dispatch.not_fusible(x.device)
+    reason = unfusible or dispatch.no_kernels(x.device, dispatch.map_dtype(x))
+    found, parameters = (None, parameters_of([module])) if reason else ensembles.reading(module, read)
+    wrong = None if unfusible else ensembles.mismatch(x, parameters)
+    if wrong:
+        parameter, what = wrong
         ours, given = getattr(parameter, what), getattr(x, what)
         raise ValueError(f"{name}: expected the {what} of the parameters, {ours}, got {given}")
+    slower(BY_MODULES, reason)
+    return found
 
 
 def _run_single(discriminator, x):
     checks.check_waveform("x", x)
     if isinstance(discriminator, reference.DiscriminatorP):
         checks.check_reflect_pad("x", x.shape[-1], discriminator.period)
-    (reason, group), parameters = ensembles.reading(discriminator, _single)
-    _check_parameters("x", x, parameters)
-    if slower(BY_MODULES, ensembles.why_no_pass(x) or reason):
+    found = _read("x", x, discriminator, _single)
+    if found is None or slower(BY_MODULES, found[0]):
         return None
-    ((maps,),) = run_ensemble(*ensembles.fused(group, [[x]], [0]))
+    ((maps,),) = run_ensemble(*ensembles.fused(found[1], [[x]], [0]))
     return torch.flatten(maps[-1], 1, -1), maps
 
 
@@ -119,16 +125,16 @@ def fused_pair(ensemble, y, y_hat):
     """
     y, y_hat = dispatch.widest_under_autocast(y, y_hat)
     checks.check_pair(y, y_hat)
-    found, parameters = ensembles.reading(ensemble, _Pair.of)
-    for discriminator in found.discriminators:
+    for discriminator in ensemble.discriminators:
         if isinstance(discriminator, reference.DiscriminatorP):
             checks.check_reflect_pad("y", y.shape[-1], discriminator.period)
-    _check_parameters("y", y, parameters)
-    if slower(BY_MODULES, ensembles.why_no_pass(y)) or slower(ONE_BY_ONE, found.reason):
+    found = _read("y", y, ensemble, _together)
+    if found is None or slower(ONE_BY_ONE, found[0] or _why_apart()):
         return None
+    sides, waves = [[y], [y_hat]], [0] * len(found[1].members)
     if isinstance(ensemble, reference.MultiScaleDiscriminator):
-        return ensembles.fused(found.group, _pooled(ensemble, y, y_hat), range(len(found.discriminators)))
-    return ensembles.fused(found.group, [[y], [y_hat]], [0] * len(found.discriminators))
+        sides, waves = _pooled(ensemble, y, y_hat), range(len(waves))
+    return ensembles.fused(found[1], sides, waves)
 
 
 def _run_pair(ensemble, y, y_hat):
@@ -188,7 +194,7 @@ def _said_once(rows):
 def _explain_ensemble(name, ensemble):
     """A row where its members do not run together, and one for each that is not of this package."""
     members = list(ensemble.discriminators)
-    reason = _why_not_together(members)
+    reason = _why_not_together(members) or _why_apart()
     rows = [(name or type(ensemble).__name__, "all", ONE_BY_ONE, reason)] if reason else []
     for index, member in enumerate(members):
         if not isinstance(member, (DiscriminatorP, DiscriminatorS)):
@@ -244,6 +250,9 @@ class DiscriminatorS(reference.DiscriminatorS):
     def forward(self, x: torch.Tensor) -> Scored:
         result = _run_single(self, x)
         return super().forward(x) if result is None else result
+
+
+FORWARDS = _forwards()  # as `dispatch.CONV_METHODS`: a patch of a class, as of one discriminator, must see each call
 
 
 class MultiPeriodDiscriminator(reference.MultiPeriodDiscriminator):

@@ -60,7 +60,7 @@ def use_backend(name: str) -> contextlib.AbstractContextManager[None]:
 
     "modules" is plain PyTorch, module by module: for hooks on feature maps, say, which a fused pass does not see.
     A call that the backend cannot run (another device or dtype) raises ValueError in the block: what was asked for
-    by name is never replaced silently.
+    by name is never replaced silently. With activation checkpointing the block belongs where that of `save` does.
     """
     return within(_chosen, _checked(name, "backend"))
 
@@ -73,8 +73,8 @@ def save(what: str) -> contextlib.AbstractContextManager[None]:
             "recompute", nothing: the backward pass runs another forward pass. ValueError for anything else.
 
     The environment's HIFIGAN_FAST_SAVE says the same for a whole process; without `with` it does nothing. A compiled
-    function stays with what was said when torch.compile traced it. With activation checkpointing the block must hold
-    the backward pass too, which calls again.
+    function stays with what was said when torch.compile traced it. Activation checkpointing calls again in the backward
+    pass, on a GPU in another thread: the block belongs inside the checkpointed function.
     """
     return within(_saved, _checked(what, "what", SAVED))
 

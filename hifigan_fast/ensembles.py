@@ -1,15 +1,15 @@
 """Discriminators as the passes take them, and one fused pass over several: what every front end runs."""
 
-import weakref
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from . import dispatch, norms
 from .geometry import Ensemble, Layer, Stack, ensemble_of
 from .passes.autograd import spectral_states
 from .passes.call import Call
-from .snapshot import Snapshot
+from .snapshot import KEEPER, Snapshot
 
 BY_MODULES = "module by module in plain PyTorch"  # slower than a fused pass
 
@@ -37,14 +37,25 @@ class Member:
 
     def why_module_by_module(self):
         """Why no fused pass can do what calling the convolutions would, in words; None if one can."""
-        for name, conv in zip(self.names, self.convs):
-            reason = norms.unreadable(conv)
-            if reason:
-                return f"{name} {reason}"
-            own = norms.parameters(conv)
-            if own.raw.dtype != own.bias.dtype:
-                return f"{name} mixes dtypes"
+        return unreadable(self.names, self.convs) or self.why_no_stack()
+
+    def why_no_stack(self):
+        """Why these convolutions, one after the other, are no `Stack`, in words; None if they are one."""
+        whole = f"{self.names[0]} to {self.names[-1]}"
+        if len(self.convs) < 2 or self.convs[0].in_channels != 1 or self.convs[-1].out_channels != 1:
+            return f"{whole} do not lead from one channel to one"
+        if any((len(conv.kernel_size) == 2) != self.folded for conv in self.convs):
+            return f"{whole} mix convolutions of one and two dimensions"
+        for name, above, below in zip(self.names[1:], self.convs, self.convs[1:]):
+            if above.out_channels != below.in_channels:
+                return f"{name} takes {below.in_channels} channels of {above.out_channels}"
         return None
+
+
+def unreadable(names, convs):
+    """Why a fused pass cannot do what calling one of `convs` would, in words; None if it can."""
+    reasons = ((name, norms.unreadable(conv)) for name, conv in zip(names, convs))
+    return next((f"{name} {reason}" for name, reason in reasons if reason), None)
 
 
 class Group:
@@ -54,12 +65,15 @@ class Group:
         stacks: of each, its layers as data.
         parameters: [stack][depth] of `norms.Parameters`.
         spectral: of each, whether a call moves its spectral norm; and its `norms.spectral_groups`.
+        lasts: whether its tensors are the modules' own parameters, which outlive a call.
     """
 
     def __init__(self, members):
         self.members = members
         self.stacks = tuple(member.stack for member in members)
         self.parameters = [[norms.parameters(conv) for conv in member.convs] for member in members]
+        flat = [t for own in self.parameters for p in own for t in (p.raw, p.magnitude, p.bias)]
+        self.lasts = all(t is None or isinstance(t, nn.Parameter) for t in flat)
         self.spectral = [
             (any(norms.iterates(conv) for conv in member.convs), norms.spectral_groups(member.convs))
             for member in members
@@ -86,16 +100,15 @@ class Group:
 
 
 class _Reading:
-    """What `read` made of a module, its parameters, and whether it is as it was, but for their addresses and flags."""
+    """What was made of a module, its parameters, and whether it is as it was, but for their addresses and flags."""
 
-    def __init__(self, module, read):
-        self.module, self._snapshot = weakref.ref(module), Snapshot(module)
-        self.parameters = [p for m in module.modules() for p in m._parameters.values() if p is not None]
+    def __init__(self, module, value):
+        self.value, self._snapshot = value, Snapshot(module)
+        self.parameters = _parameters(module)
         self._dtypes = [p.dtype for p in self.parameters]
-        self.value = read(module)
 
-    def holds(self):
-        return self._snapshot.holds() and [p.dtype for p in self.parameters] == self._dtypes
+    def holds(self, module):
+        return self._snapshot.holds(module) and [p.dtype for p in self.parameters] == self._dtypes
 
 
 class _Place:
@@ -110,14 +123,26 @@ class _Place:
         return _Place, ()
 
 
+def _parameters(module):
+    return [p for m in module.modules() for p in m._parameters.values() if p is not None]
+
+
 def reading(module, read):
-    """(`read(module)`, all parameters of it), read again where anything in the module has changed."""
+    """(`read(module)`, all parameters of it), read again where anything in the module has changed.
+
+    `read` returns why no pass can run the module, and a `Group` where one can. Kept is only a group of parameters, not
+    of what `torch.func.functional_call` or a replica puts in their place, which may have a graph.
+    """
     if torch.compiler.is_compiling():
         return read(module), list(module.parameters())
-    place = module.__dict__.setdefault("_hifigan_fast", _Place())
+    place = module.__dict__.setdefault(KEEPER, _Place())
     found = place.reading
-    if found is None or found.module() is not module or not found.holds():  # a shallow copy shares the place
-        found = place.reading = _Reading(module, read)
+    if found is None or not found.holds(module):
+        value = _, group = read(module)
+        if group is None or not group.lasts:
+            place.reading = None
+            return value, _parameters(module)
+        found = place.reading = _Reading(module, value)
     return found.value, found.parameters
 
 

@@ -70,7 +70,18 @@ def unreadable(conv):
         return f"is normalised over {norm.name!r}, dimension {norm.dim}"
     if conv.bias is None:
         return "has no bias"
-    return None
+    return _misread(conv, parameters(conv))
+
+
+def _misread(conv, own):
+    """What kernels, which go by `conv`'s numbers, would read wrong of its parameters, in words; None if nothing."""
+    shape = (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
+    if own.raw.shape != shape:
+        return f"has a weight of {list(own.raw.shape)} where its numbers say {list(shape)}"
+    per_channel = own.magnitude is None or own.magnitude.shape == (shape[0], *[1] * len(shape[1:]))
+    if not per_channel or own.bias.shape != shape[:1]:
+        return f"has a bias or magnitudes of another shape than for {shape[0]} channels"
+    return None if own.raw.dtype == own.bias.dtype else "mixes dtypes"
 
 
 def parameters(conv):

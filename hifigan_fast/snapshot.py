@@ -4,6 +4,7 @@ import itertools
 import operator
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+KEEPER = "_hifigan_fast"  # the attribute in which what was read is kept, with its snapshot
 CONTENTS = ("__dict__", "_parameters", "_buffers", "_modules", *HOOKS)
 
 
@@ -16,27 +17,28 @@ class Snapshot:
     """What a module and those in it hold, by identity: attributes, parameters, buffers, children, hooks and theirs.
 
     Not what is behind a parameter: dtype, device, address and flags change in place; nor inside of an attribute, a list
-    of strides, say.
+    of strides, say. Nor does it hold the module, which goes as soon as it is dropped: not when Python looks for cycles.
     """
 
     def __init__(self, module):
         modules = list(module.modules())
         self._modules = modules[1:]
-        dicts = [getattr(own, contents) for own in modules for contents in CONTENTS]
+        _, *dicts = [getattr(own, contents) for own in modules for contents in CONTENTS]
         hooks = [hook for own in modules for hook in own._forward_pre_hooks.values()]
         dicts += [hook.__dict__ for hook in hooks if hasattr(hook, "__dict__")]
         self._dicts, self._empty = [own for own in dicts if own], [own for own in dicts if not own]  # most are
-        self._seen = self._now()
+        self._seen = self._now(module)
 
-    def _now(self):
+    def _now(self, module):
         return (
+            *[value for name, value in module.__dict__.items() if name != KEEPER],
             *map(type, self._modules),
             *map(vars, self._modules),
             *itertools.chain.from_iterable(map(dict.values, self._dicts)),
         )
 
-    def holds(self):
+    def holds(self, module):
         if any(self._empty):
             return False
-        now = self._now()
+        now = self._now(module)
         return len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))

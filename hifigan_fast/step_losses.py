@@ -21,6 +21,9 @@ from .reference.step_losses import (
 )
 from .snapshot import has_hooks
 
+KINDS = MultiPeriodDiscriminator, MultiScaleDiscriminator
+FORWARDS = [kind.forward for kind in KINDS]  # a patch of a class, as of one ensemble, must see each call
+
 
 def discriminator_step_loss(
     discriminators: Discriminators, y: torch.Tensor, y_hat: torch.Tensor
@@ -54,9 +57,7 @@ def _fused(ensemble, kind, y, y_hat):
     have hooks, say."""
     if _accelerated(ensemble):
         return None if has_hooks(ensemble) else _together(ensemble.forward.pair_calls(y, y_hat), kind)
-    kinds = MultiPeriodDiscriminator, MultiScaleDiscriminator
-    forwards = [kind.forward for kind in kinds]
-    ours = isinstance(ensemble, kinds) and type(ensemble).forward in forwards and "forward" not in ensemble.__dict__
+    ours = isinstance(ensemble, KINDS) and type(ensemble).forward in FORWARDS and "forward" not in ensemble.__dict__
     call = fused_pair(ensemble, y, y_hat) if ours and not has_hooks(ensemble) else None
     return None if call is None else run_step(call[0], kind, *call[1:])
 

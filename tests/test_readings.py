@@ -1,5 +1,6 @@
 """What a call keeps of its module for the next one is never stale, and goes with it."""
 
+import contextlib
 import copy
 import gc
 import weakref
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import hifigan_fast as hf
-from hifigan_fast import dispatch, parity
+from hifigan_fast import dispatch, norms, parity
 
 from .small import assert_same
 
@@ -93,6 +94,24 @@ def another_stride(module):
         d.convs[1].stride = (1, 1)
 
 
+def a_head_of_two_channels(module):
+    for d in module.discriminators:
+        d.conv_post = nn.Conv2d(d.conv_post.in_channels, 2, (3, 1), 1, (1, 0))
+
+
+def more_channels_than_it_says(module):
+    for d in module.discriminators:
+        d.conv_post.weight_v = nn.Parameter(d.conv_post.weight_v.detach().repeat(2, 1, 1, 1))
+        d.conv_post.weight_g = nn.Parameter(d.conv_post.weight_g.detach().repeat(2, 1, 1, 1))
+        d.conv_post.bias = nn.Parameter(d.conv_post.bias.detach().repeat(2))
+
+
+def more_taps_than_it_says(module):
+    for d in module.discriminators:
+        raw = d.convs[1].weight_v.detach()
+        d.convs[1].weight_v = nn.Parameter(torch.cat([raw, raw[:, :, :2]], 2))
+
+
 def another_period(module):
     module.discriminators[1].period = 5
 
@@ -130,6 +149,9 @@ CHANGES = [
     a_norm_removed,
     another_norm,
     another_stride,
+    a_head_of_two_channels,
+    more_channels_than_it_says,
+    more_taps_than_it_says,
     another_period,
     a_forward_of_its_own,
     a_convolution_replaced,
@@ -152,6 +174,14 @@ def test_a_changed_module_is_read_again(mpd, change, backend="reference"):
     change(mpd)
     twin = copy.deepcopy(mpd) if change is not a_forward_of_its_own else mpd
     assert_same(step(mpd, y, y_hat, backend), step(twin, y, y_hat, "modules"))
+
+
+def test_channels_that_do_not_meet_raise_what_pytorch_says(mpd):
+    for d in mpd.discriminators:
+        d.convs[1] = nn.Conv2d(2, d.convs[1].out_channels, (5, 1), (3, 1), (2, 0))
+    assert "convs.1 takes 2 channels of 4" in hf.explain(mpd)
+    with pytest.raises(RuntimeError, match="to have 2 channels, but got 4 channels"):
+        mpd(*parity.waveforms(1, 60))
 
 
 def test_training_and_evaluation_alternate(narrow, backend="reference"):
@@ -182,14 +212,79 @@ def test_a_cast_is_seen(mpd):
     assert mpd(y, y_hat)[0][0].dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind, waveforms", [(hf.MultiPeriodDiscriminator, 2), (hf.DiscriminatorP, 1)])
-def test_a_module_that_was_read_can_go(kind, waveforms, narrow):
-    module = kind((2,)) if waveforms == 2 else kind(2)
-    module(*parity.waveforms(1, 60)[:waveforms])
-    left = weakref.ref(module)
-    del module
+@pytest.fixture
+def no_collector():
+    """What is dropped goes at once, or not at all: nobody looks for cycles."""
     gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("kind, waveforms", [(hf.MultiPeriodDiscriminator, 2), (hf.DiscriminatorP, 1)])
+def test_a_module_that_was_read_can_go(kind, waveforms, narrow, no_collector):
+    module = kind((2,)) if waveforms == 2 else kind(2)
+    for _ in range(2):
+        module(*parity.waveforms(1, 60)[:waveforms])
+    left = weakref.ref(module), weakref.ref(next(module.parameters()))
+    del module
+    assert [own() for own in left] == [None, None]
+
+
+@pytest.mark.parametrize("leaf", [True, False])
+def test_tensors_that_stand_in_for_parameters_can_go(mpd, no_collector, leaf):
+    def scores(stand_ins):
+        return torch.func.functional_call(mpd, stand_ins, parity.waveforms(1, 60))[0]
+
+    own = {name: p.detach() if leaf else 1 * p for name, p in mpd.named_parameters()}
+    found, left = scores(own), [weakref.ref(tensor) for tensor in own.values()]
+    assert_same(found, mpd(*parity.waveforms(1, 60))[0])
+    scores(own)
+    del own, found
+    assert not any(tensor() is not None for tensor in left)
+
+
+def plainly(module):
+    return hf.use_backend("modules")
+
+
+def hooked(module):
+    for d in module.discriminators:
+        d.convs[0].register_forward_hook(lambda *_: None)
+    return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("how", [plainly, hooked])
+def test_weights_that_plain_pytorch_made_can_go(mpd, how, no_collector):
+    """Legacy weight norm makes them anew in each call."""
+    with how(mpd):
+        mpd(*parity.waveforms(1, 60))
+        left = weakref.ref(mpd.discriminators[0].convs[0].weight)
+        mpd(*parity.waveforms(1, 60))
     assert left() is None
+
+
+def test_nothing_is_read_where_no_pass_runs(mpd, monkeypatch):
+    monkeypatch.setattr(norms, "unreadable", lambda conv: pytest.fail("read"))
+    with hf.use_backend("modules"):
+        mpd(*parity.waveforms(1, 60))
+    mpd.half()(*parity.waveforms(1, 60, torch.float16))
+
+
+@pytest.mark.parametrize("kind", [hf.DiscriminatorP, hf.MultiPeriodDiscriminator])
+def test_a_patched_class_is_seen(mpd, monkeypatch, kind):
+    """Of a discriminator by its ensemble, of an ensemble by the step losses; and when the patch is gone."""
+
+    def results(*waves):
+        return [*mpd(*waves)[0], hf.generator_step_loss(mpd, *waves).terms]
+
+    waves, own = parity.waveforms(1, 60), kind.forward
+    louder, right = results(*(40 * wave for wave in waves)), results(*waves)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "forward", lambda self, *waves: own(self, *(40 * wave for wave in waves)))
+        assert_same(results(*waves), louder)
+        assert ("is patched" in hf.explain(mpd)) == (kind is hf.DiscriminatorP)
+    assert_same(results(*waves), right)
 
 
 def test_a_module_that_its_own_contents_lead_to_can_go(narrow):

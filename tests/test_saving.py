@@ -1,10 +1,15 @@
 """What a forward pass keeps of its maps, and what that costs in exactness and memory."""
 
+import threading
+import weakref
+
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import hifigan_fast as hf
 from hifigan_fast import parity
+from hifigan_fast.passes.backward import Saved
 
 pytestmark = pytest.mark.usefixtures("narrow", "poisoned")
 
@@ -43,6 +48,20 @@ def test_bf16_halves_what_is_kept(half):
         assert (a - b).norm() <= 0.15 * b.norm() + 1e-9  # feature matching: near maps may round to equal ones
 
 
+@pytest.mark.parametrize("half", ["maps", "step"])
+def test_one_depth_at_a_time_is_as_it_was_before_it_was_rounded(half, monkeypatch):
+    copies, most, read = [], [], Saved.__getitem__
+
+    def counted(saved, depth):
+        copies.append(weakref.ref(read(saved, depth)))
+        most.append(len({id(own()) for own in copies if own() is not None}))
+        return copies[-1]()
+
+    monkeypatch.setattr(Saved, "__getitem__", counted)
+    gradients("bf16", "mpd", half)
+    assert len(most) >= 5 and set(most) == {1}
+
+
 def under_frozen_discriminators(loss):
     """Gradients of the generated waveform, by maps that are saved and by recomputed ones."""
     mpd = hf.MultiPeriodDiscriminator((2, 3))
@@ -76,6 +95,25 @@ def test_kernels_are_judged_whatever_is_saved():
     with hf.save("bf16"):
         verdicts = parity.compare(*parity.build_pair("mpd", trained=True), *parity.waveforms(1, 1100))
     assert verdicts[None].passed, str(verdicts[None])
+
+
+@pytest.mark.parametrize("block", [lambda: hf.save("recompute"), lambda: hf.use_backend("modules")])
+def test_checkpointing_a_block_whose_backward_pass_runs_in_another_thread(block):
+    """As on a GPU: the block is entered again with the checkpointed function."""
+    mpd = hf.MultiPeriodDiscriminator((2, 3))
+    y, y_hat = parity.waveforms(1, 60)
+    y_hat.requires_grad_()
+
+    def scores(y, y_hat):
+        with block():
+            return sum(own.square().sum() for own in mpd(y, y_hat)[1])
+
+    (expected,) = torch.autograd.grad(scores(y, y_hat), y_hat)
+    total = checkpoint(scores, y, y_hat, use_reentrant=False)
+    thread = threading.Thread(target=total.backward)
+    thread.start()
+    thread.join()
+    assert torch.allclose(y_hat.grad, expected)
 
 
 def test_the_environment_says_it_too(monkeypatch):

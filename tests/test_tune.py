@@ -283,6 +283,15 @@ def test_a_parser_that_another_thread_confused_is_asked_again():
     assert str(found.exception()) == "again" and not came
 
 
+@pytest.mark.parametrize("said", ["", "0", "1", "two"])
+def test_every_core_compiles_where_no_other_process_is_said_to(said, monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with compilers.Compilers() as alone:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", said)
+        with compilers.Compilers() as threads:
+            assert threads._max_workers == alone._max_workers
+
+
 @pytest.mark.parametrize(
     "entry", ["3", "{}", '{"config": [1, 2]}', '{"config": "12345"}', '{"config": [1, 2, 3, 4, 5, true]}']
 )

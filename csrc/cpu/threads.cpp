@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -65,9 +64,10 @@ void parallel(int threads, int64_t count, Task task, void *context) {
     shared([](void *r) { static_cast<Region *>(r)->work(); }, &region, wanted, 0);
   } else {
     std::vector<std::thread> helpers;
+    helpers.reserve(wanted - 1);  // before there is one to be joined
     try {
       for (unsigned i = 1; i < wanted; ++i) helpers.emplace_back([&] { region.work(); });
-    } catch (const std::system_error &) {  // no more threads to be had: those that started share the work
+    } catch (...) {  // no more threads to be had: those that started share the work
     }
     region.work();
     for (auto &helper : helpers) helper.join();

@@ -1,19 +1,6 @@
-// What the three directions are compiled for, and the tables that they read. Behind `specialised.cuh`, with
-// Element the maps': of a layer IN, OUT, GROUPS, TAPS, STRIDE, PADDING; of blocks.Blocks its fields; SHARED
-// bytes that a launch gives.
+// What the three directions are compiled for. Behind `specialised.cuh`, with Element the maps': of a layer
+// IN, OUT, GROUPS, TAPS, STRIDE, PADDING; of blocks.Blocks its fields; SHARED bytes that a launch gives.
 #pragma once
-
-struct Tile {
-  long long run, begin, end;  // output rows
-};
-
-struct PhaseTile {
-  long long run, phase, begin, end;  // rows of the phase
-};
-
-struct Span {
-  long long begin, end;  // tiles of one set of weights
-};
 
 constexpr int GROUP_IN = IN / GROUPS, GROUP_OUT = OUT / GROUPS, SIZE = CHUNK<Element>;
 constexpr bool IN_TF32 = Kind<Element, TF32>::IN_TF32;

@@ -7,11 +7,7 @@
 #pragma once
 
 #include "convolution_instructions.cuh"
-
-struct Run {  // as geometry.Run
-  long long weights, samples, period, in_rows, out_rows, in_offset, out_offset, grad_in_offset,
-      grad_out_offset;
-};
+#include "records.cuh"  // Run, Tile, PhaseTile, Span, made of backends/gpu/fields.py
 
 constexpr int zeros_behind(int number) { return number % 2 ? 0 : 1 + zeros_behind(number / 2); }
 

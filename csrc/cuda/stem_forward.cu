@@ -12,7 +12,7 @@ using Samples = Window<out_t, BM, DEPTH>;
 inline float leaky(float value, float slope) { return value > 0 ? value : value * slope; }
 
 // A channel that there is: columns behind the last have its weights, and are not stored.
-inline int real(int channel) { return OUT % BN == 0 ? channel : min(channel, OUT - 1); }
+inline int existing(int channel) { return OUT % BN == 0 ? channel : min(channel, OUT - 1); }
 
 // A warp has 32 channels, a thread of it eight side by side, since column n of the jth matrix of weights is
 // channel 8 · (n / 2) + 2 · j + n % 2.
@@ -32,12 +32,12 @@ struct MatrixUnits {
       there[half] = (own <= last ? 0xFFFF : 0) | (own < last ? 0xFFFF0000 : 0);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const T *from = weight + real(panel + row / 2 * EACH + 2 * j + row % 2) * TAPS;
+        const T *from = weight + existing(panel + row / 2 * EACH + 2 * j + row % 2) * TAPS;
         filters[j][half] = word(from[min(own, last)], from[min(own + 1, last)]) & there[half];
       }
     }
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) biases[i] = bias[real(first + i)];
+    for (int i = 0; i < EACH; ++i) biases[i] = bias[existing(first + i)];
   }
 
   inline void multiplied(const Samples &samples, T *out, int rows, float slope) const {
@@ -84,8 +84,8 @@ struct MultiplyAdds {
     filters = own;
     const int first = blockIdx.y * BN;
     for (int i = threadIdx.x; i < BN * TAPS; i += THREADS)
-      own[i % TAPS][i / TAPS] = weight[real(first + i / TAPS) * TAPS + i % TAPS];
-    for (int i = threadIdx.x; i < BN; i += THREADS) own[TAPS][i] = bias[real(first + i)];
+      own[i % TAPS][i / TAPS] = weight[existing(first + i / TAPS) * TAPS + i % TAPS];
+    for (int i = threadIdx.x; i < BN; i += THREADS) own[TAPS][i] = bias[existing(first + i)];
   }
 
   inline void multiplied(const Samples &samples, T *out, int rows, float slope) const {

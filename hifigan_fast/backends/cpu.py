@@ -1,4 +1,4 @@
-"""The contract by the C++ extension: float32 on a CPU. Pointers cross, not tensors; the extension checks every size."""
+"""The contract by the C++ extension, on a CPU. Pointers cross, not tensors; the extension checks every size."""
 
 import functools
 import os

@@ -13,8 +13,11 @@ from .timing import ADVICE, called
 FORMAT = 3  # of bench.json
 NUMBER = int, float
 # What a bench.json has at least: its keys, a row's that failed and one's that was timed, a ratio's.
-KEYS = dict.fromkeys(("device", "processor", "what"), str) | dict.fromkeys(("threads", "batch", "segment"), int)
-KEYS |= {"versions": dict, "repeats": int, "speed": list}
+KEYS = {
+    **dict.fromkeys(("device", "processor", "what"), str),
+    **dict.fromkeys(("threads", "batch", "segment", "repeats"), int),
+    **{"versions": dict, "speed": list},
+}
 ROW = dict.fromkeys(("ensemble", "step", "way"), str)
 TIMED = ROW | {"ms": NUMBER, "ms_range": list, "over_original": (dict, type(None))}
 RATIO = {"median": NUMBER, "range": list}

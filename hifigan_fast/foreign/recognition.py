@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..ensembles import Member
+from ..ensembles import Member, unreadable
 from ..snapshot import has_hooks
 from .observe import CONVS, Refused
 
@@ -44,14 +44,9 @@ def check_structure(module):
                 raise Refused(f"{name} has a hook")
             if "forward" in vars(m):
                 raise Refused(f"the forward of {name} is replaced on the instance")
-    reason = _member(convs, list(convs.values())).why_module_by_module()
+    reason = unreadable(convs, convs.values())
     if reason:
         raise Refused(reason)
-
-
-def _member(names, convs, slopes=(), period=1, folded=False):
-    by_id = {id(conv): name for name, conv in names.items()}
-    return Member([by_id[id(conv)] for conv in convs], convs, slopes, period, folded)
 
 
 def read_stacks(module, observed):
@@ -80,17 +75,13 @@ def read_stacks(module, observed):
 
 def _read_chain(names, chain):
     convs = [call.conv for call in chain]
-    found = _member(names, convs)
-    kinds = {isinstance(conv, nn.Conv2d) for conv in convs}
-    if len(chain) < 2 or convs[0].in_channels != 1 or convs[-1].out_channels != 1 or convs[-1].groups != 1:
-        raise Refused(f"{found.names[0]} to {found.names[-1]} do not lead from one channel to one")
-    if len(kinds) > 1:
-        raise Refused(f"{found.names[0]} to {found.names[-1]} mix convolutions of one and two dimensions")
+    by_id, folded = {id(conv): name for name, conv in names.items()}, isinstance(convs[0], nn.Conv2d)
+    found = Member([by_id[id(conv)] for conv in convs], convs, (), chain[0].seen.shape[3] if folded else 1, folded)
+    reason = found.why_no_stack()
+    if reason:
+        raise Refused(reason)
     slopes = [_slope(name, a.out, b.seen) for name, a, b in zip(found.names, chain, chain[1:])]
-    (found.folded,) = kinds
-    found.period = chain[0].seen.shape[3] if found.folded else 1
-    found.slopes = (*slopes, 1.0)
-    return found
+    return replace(found, slopes=(*slopes, 1.0))
 
 
 def merged(members, again):

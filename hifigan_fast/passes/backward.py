@@ -20,6 +20,7 @@ class Saved:
 
     def __getitem__(self, depth):
         if self.last[0] != depth:
+            self.last = None, None  # before there is another
             self.last = depth, self.buffers[depth].to(self.dtype)
         return self.last[1]
 

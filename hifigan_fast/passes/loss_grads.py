@@ -32,21 +32,20 @@ class LossGrads:
         self.dtype = torch.promote_types(call.dtype, torch.float32)  # of numbers by which maps are weighed
         judged = {side for side, target in enumerate(self.targets) if target is not None and adversarial is not None}
         self._matching = None  # of `_weights`
-        self._parts = {}  # by depth, of `rows`
         last, members = len(self.e.layers) - 1, self.e.members
         self.given = tuple((member, last) for member in members if features is not None or member[1] in judged)
 
     lies_as_read = True
 
     def of_heads(self, active):
-        depth, found = len(self.e.layers) - 1, {}
+        rows, found = _rows(self.e, self.buffers, len(self.e.layers) - 1), {}
         order = sorted((m for m in active if self.targets[m[1]] is not None), key=lambda m: (m[1], m[0]))
         if self.adversarial is not None and order:
-            scores, targets = [self._rows(depth, m) for m in order], [self.targets[side] for _, side in order]
+            scores, targets = [rows[m] for m in order], [self.targets[side] for _, side in order]
             found = dict(zip(order, _squared_mean_grads(self.call.backend, scores, targets, self.adversarial)))
         if self.features is not None:
             stacks = _stacks(self.e)
-            sides = [[self._rows(depth, (stack, side)) for stack in stacks] for side in range(2)]
+            sides = [[rows[stack, side] for stack in stacks] for side in range(2)]
             wanted = [[(stack, side) in active for stack in stacks] for side in range(2)]
             by = self._weights(active)[0, : len(stacks)]
             for side, grads in enumerate(self.call.backend.feature_l1_backward(*sides, by, *wanted)):
@@ -60,8 +59,8 @@ class LossGrads:
     def of_maps(self, depth, active):
         if self.features is None:
             return [None] * len(active), None
-        others = [self._rows(depth, (stack, 1 - side)) for stack, side in active]
-        return others, self._weights(active)[1 + depth, : len(active)]
+        rows = _rows(self.e, self.buffers, depth)
+        return [rows[stack, 1 - side] for stack, side in active], self._weights(active)[1 + depth, : len(active)]
 
     def _weights(self, active):
         """Of feature matching, `_shares` times the loss's gradient."""
@@ -74,13 +73,11 @@ class LossGrads:
         """As `map_grads.MapGrads.beside`: others' maps are in the buffers."""
         return [] if self.features is None else [self._weights(active)]
 
-    def _rows(self, depth, member):
-        if depth not in self._parts:
-            e, channels = self.e, self.e.layers[depth].out_channels
-            spans = e.spans(depth + 1, e.members)
-            parts = self.buffers[depth].split([(end - first) * channels for first, end in spans.values()])
-            self._parts[depth] = dict(zip(spans, parts))
-        return self._parts[depth][member]
+
+def _rows(ensemble, buffers, depth):
+    """{member: its rows} of the outputs of layer `depth`. Not to be kept: of a copy where `Saved` makes one."""
+    channels, spans = ensemble.layers[depth].out_channels, ensemble.spans(depth + 1, ensemble.members)
+    return dict(zip(spans, buffers[depth].split([(end - first) * channels for first, end in spans.values()])))
 
 
 def _shares(ensemble, active):
@@ -123,9 +120,9 @@ def losses(call, kind, buffers):
 def _means(call, kind, buffers, dtype):
     """[adversarial, its terms], [feature matching's mean of each pair of maps] or nothing."""
     e, backend, last = call.ensemble, call.backend, len(call.ensemble.layers) - 1
-    slices = LossGrads(call, kind, buffers, None, None)
+    heads = _rows(e, buffers, last)
     judged = [(stack, side) for side, target in enumerate(TARGETS[kind]) if target is not None for stack in _stacks(e)]
-    scores, targets = [slices._rows(last, m) for m in judged], [TARGETS[kind][side] for _, side in judged]
+    scores, targets = [heads[m] for m in judged], [TARGETS[kind][side] for _, side in judged]
     if backend.fuses_small_work:
         total, terms = backend.squared_means(scores, targets, dtype)
     else:
@@ -133,7 +130,6 @@ def _means(call, kind, buffers, dtype):
         total = terms.sum()
     if kind == "discriminator":
         return [total, terms], []
-    pairs = [
-        (slices._rows(d, (stack, 0)), slices._rows(d, (stack, 1))) for stack in _stacks(e) for d in range(last + 1)
-    ]
+    rows = [_rows(e, buffers, depth) for depth in range(last + 1)]
+    pairs = [(own[stack, 0], own[stack, 1]) for stack in _stacks(e) for own in rows]
     return [total, terms], [backend.feature_l1(*zip(*pairs))]

@@ -1,13 +1,15 @@
 """The window kernels of csrc/cuda, executed: right by the ratio rule, no bank conflicts, no spills; planted faults."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
 from hifigan_fast import parity
-from hifigan_fast.backends.cuda import blocks, tiles
-from hifigan_fast.geometry import Layer
+from hifigan_fast.backends.cuda import blocks, kernel, tiles
+from hifigan_fast.backends.gpu import fields
+from hifigan_fast.geometry import Layer, Run
 
 from . import count_windows, windows
 from .counters import Counters
@@ -240,3 +242,8 @@ def test_no_spills(name, direction, kind, target):
 @pytest.mark.parametrize("name, direction, kind, target", list(all_cases()))
 def test_no_spills_anywhere(name, direction, kind, target):
     assert_no_spills(name, direction, kind, target)
+
+
+def test_rows_that_kernels_read_as_structures():
+    assert [own.name.upper() for own in dataclasses.fields(Run)] == [own.name for own in fields.Run]
+    assert "struct PhaseTile { long long run, phase, begin, end; };" in kernel.records().splitlines()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ... import cache
 from ..gpu import devices
-from .kernel import numbering
+from .kernel import numbering, records
 
 # Of PTX, which is read by people and tests, with lines of the sources.
 OPTIONS = {"cubin": ("--std=c++17", "--device-as-default-execution-space")}
@@ -73,7 +73,8 @@ def folder():
 def headers():
     """{name: text} of all that a source may include but its specialisation."""
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder().glob("*.cuh"))} | {
-        "fields.cuh": numbering()
+        "fields.cuh": numbering(),
+        "records.cuh": records(),
     }
 
 

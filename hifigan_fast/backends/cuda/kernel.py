@@ -16,6 +16,7 @@ TYPES = {
 # Prefixes of the constants that number a row's fields.
 ROWS = {"RUN": fields.Run, "NORM": fields.Norm, "PACK": fields.Pack, "FINISH": fields.Finish, "SET": fields.Set}
 ROWS |= {"SPECTRAL": fields.Spectral, "CHUNK": fields.Chunk, "PAIR": fields.Pair, "PART": fields.Part}
+RECORDS = fields.Run, fields.Tile, fields.PhaseTile, fields.Span  # rows that kernels read as structures
 HOST_ONLY = ("launch_cooperative_grid",)
 
 
@@ -84,3 +85,9 @@ def numbering():
         lines.append(f"enum {{ {names}, {prefix}_FIELDS = {len(row)} }};")
     lines.append(f"enum {{ MOST_SETS = {fields.MOST_SETS}, FINISH_ALL_FIELDS = {fields.FINISH_FIELDS} }};")
     return "\n".join(lines) + "\n"
+
+
+def records():
+    """The header `records.cuh`: rows of tables as structures, of their names in small letters."""
+    rows = ((row.__name__, ", ".join(field.name.lower() for field in row)) for row in RECORDS)
+    return "\n".join(["#pragma once", *(f"struct {name} {{ long long {names}; }};" for name, names in rows)]) + "\n"

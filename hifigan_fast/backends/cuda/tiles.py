@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..gpu.fields import PhaseTile, Span, Tile
 from ..gpu.tables import as_table, sets_of, spans_of, split
 from ..kept import kept
 from . import blocks
@@ -56,7 +57,7 @@ def walked(runs, layer, own, programs, device):
         first = len(found)
         found += _cut(runs, weights, lambda run: run.out_rows, layer.stride, layer.taps, own)
         spans += spans_of(first, len(found), programs if own.stages == 1 else len(found))
-    return Walked(as_table(found, 3, device), as_table(spans, 2, device))
+    return Walked(as_table(found, len(Tile), device), as_table(spans, len(Span), device))
 
 
 @kept
@@ -68,7 +69,7 @@ def walked_phases(runs, layer, own, programs, device):
         cut = _cut(runs, weights, rows_of, 1, -(-layer.taps // stride), own)
         found += [(index, phase, *rows) for index, *rows in cut]
         spans += spans_of(begin, len(found), max(1, programs // stride) if own.stages == 1 else len(found))
-    return Walked(as_table(found, 4, device), as_table(spans, 2, device))
+    return Walked(as_table(found, len(PhaseTile), device), as_table(spans, len(Span), device))
 
 
 @kept
@@ -78,4 +79,4 @@ def splits(runs, layer, own, wanted, device):
     def tiles_of(weights):
         return _cut(runs, weights, lambda run: run.out_rows, layer.stride, own.taps, own)
 
-    return split(runs, tiles_of, 3, wanted, device)
+    return split(runs, tiles_of, len(Tile), wanted, device)

@@ -30,8 +30,8 @@ class Compilers(ThreadPoolExecutor):
 
     def __init__(self):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one training run on this machine
-        super().__init__(max(1, cores // local))
+        local = os.environ.get("LOCAL_WORLD_SIZE", "")  # processes of one training run on this machine
+        super().__init__(max(1, cores // max(1, int(local) if local.isdecimal() else 1)))
         self.asked = []
 
     def submit(self, *work):

@@ -7,6 +7,10 @@ Run = IntEnum(  # of `geometry.Run`
     "WEIGHTS SAMPLES PERIOD IN_ROWS OUT_ROWS IN_OFFSET OUT_OFFSET GRAD_IN_OFFSET GRAD_OUT_OFFSET",
     start=0,
 )
+# Of the window kernels: a tile, output rows of a run; of an input gradient, rows of a phase; a program's tiles.
+Tile = IntEnum("Tile", "RUN BEGIN END", start=0)
+PhaseTile = IntEnum("PhaseTile", "RUN PHASE BEGIN END", start=0)
+Span = IntEnum("Span", "BEGIN END", start=0)
 Norm = IntEnum("Norm", "PLAIN WEIGHT SPECTRAL", start=0)  # values of KIND
 # Of a job of `pack`: one layer under one set; whether its weights are never rounded to TF32.
 Pack = IntEnum("Pack", "KIND OUT CHANNELS TAPS PACKED FIRST EXACT", start=0)
