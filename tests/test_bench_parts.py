@@ -190,7 +190,7 @@ def test_a_process_that_dies_is_told():
         memory.in_fresh_process(os._exit, 9)
 
 
-def grown(monkeypatch, power, values, budget, fails=(), room=True):
+def grown(monkeypatch, power, values, budget, fails=(), room=True, grows=True):
     """The curve of calls that take value**power seconds, ours a tenth of it."""
 
     def made(value):
@@ -215,7 +215,7 @@ def grown(monkeypatch, power, values, budget, fails=(), room=True):
     monkeypatch.setattr(scaling, "guarded", guarded)
     monkeypatch.setattr(memory, "room_for", lambda times: times == 0 or room)
     curve = {"over": "batch", "ensemble": "both", "ways": {}, "left_out": []}
-    scaling.trace(scaling.Axis("batch", values, "both", made), budget, CPU, curve)
+    scaling.trace(scaling.Axis("batch", values, "both", made, grows), budget, CPU, curve)
     return curve
 
 
@@ -236,6 +236,15 @@ def test_points_that_take_too_long_or_fail_are_left_out(monkeypatch):
     assert found["ways"][ORIGINAL]["at"] == [1] and found["left_out"] == [2, 4]
     assert found["ways"][ORIGINAL]["exponent"] is None and "left out: 2, 4" in report.growth(found)
     assert grown(monkeypatch, 1.0, [1, 2, 4], budget=1e9, room=False)["left_out"] == [2, 4]
+
+
+def test_more_threads_are_foreseen_to_take_less(monkeypatch):
+    """One thread takes longer than the budget, and two would: the others are measured all the same."""
+    found = grown(monkeypatch, -1.0, [1, 2, 4, 8], budget=1.0, grows=False)  # 3.3 seconds, 1.65, 0.825, 0.4125
+    assert found["ways"][OURS]["at"] == [1, 4, 8] and found["left_out"] == [2]
+    assert found["ways"][OURS]["exponent"] == pytest.approx(-1)
+    found = grown(monkeypatch, -1.0, [1, 2, 4], budget=1.0, grows=False, fails=[4])
+    assert found["ways"][OURS]["at"] == [1] and found["left_out"] == [2, 4] and found["ways"][OURS]["exponent"] is None
 
 
 def test_waveforms_that_do_not_fit_are_left_out():
