@@ -313,8 +313,13 @@ def test_no_speed_is_printed_when_parity_is_red(tmp_path, gate, monkeypatch, cap
 @pytest.mark.parametrize(
     "args, said",
     [
-        (["--workload", "nonsense"], "invalid choice: 'nonsense'"),
-        (["--rivals", "numpy"], "invalid choice: 'numpy'"),
+        (
+            ["--workload", "nonsense"],
+            "--workload: invalid choice: nonsense, expected one of hifigan, vits, rvc, big",
+        ),
+        (["--workload", "Vit"], "--workload: invalid choice: vit; did you mean vits?"),
+        (["--rivals", "numpy"], "--rivals: invalid choice: numpy, expected one of original, frozen"),
+        (["--steps", "generater"], "--steps: invalid choice: generater; did you mean generator?"),
         (["--repeats", "0"], "expected at least 1, got 0"),
         (["--data", "/no/such/folder"], "error: data: expected a folder of wavs"),
         (
@@ -343,7 +348,9 @@ def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):
         status = bench(tmp_path / "out", *args)
     except SystemExit as stop:
         status = stop.code
-    assert status == 2 and re.search(said, capsys.readouterr().err) and not (tmp_path / "out").exists()
+    told = capsys.readouterr().err
+    assert status == 2 and re.search(said, told) and not (tmp_path / "out").exists()
+    assert told.startswith("error: ") and told.count("\n") == 1, told
 
 
 def test_the_commands_choices_are_what_there_is():
