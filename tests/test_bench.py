@@ -333,6 +333,7 @@ def test_no_speed_is_printed_when_parity_is_red(tmp_path, gate, monkeypatch, cap
             ["--steps", "generator", "v1", "--segment", "1000"],
             "segment_size: expected a multiple of hop_size 256, got 1000",
         ),
+        (["--steps", "discriminator", "--rivals", "frozen"], "rivals: .*step, got frozen, which .* generator, v1"),
         (["--figure", "bars.nonsense"], "error: figure: expected a .png or .svg file, got 'bars.nonsense'"),
         (["--json", "/"], "error: json: expected a file, got the folder '/'"),
         (["--html", "/", "--json", "{text}"], "error: html: expected a file, got the folder '/'"),

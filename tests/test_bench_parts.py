@@ -42,8 +42,10 @@ def test_all_ways_do_the_same_training_step(tiny, monkeypatch):
 
     made, step = [], training.Trainer.train_step
     monkeypatch.setattr(training.Trainer, "train_step", lambda self, y: made.append(self) or step(self, y))
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))  # seconds else
     ways = {name: way for name, way in WAYS.items() if way.trains and way.dtype == "float32" and not way.needs_cuda}
-    assert list(ways) == [ORIGINAL, "frozen", OURS]
+    assert list(ways) == [ORIGINAL, "frozen", "channels_last", "compile", OURS]
     waves = parity.waveforms(2, tiny.segment_size)
     for case in training.cases(waves, list(STEPS.values())[:4], ways):
         assert (case.ensemble, case.step, list(case.calls)) == ("both", "training step V1", list(ways))
@@ -59,7 +61,10 @@ def test_all_ways_do_the_same_training_step(tiny, monkeypatch):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
     grads = {name: torch.cat([p.grad.flatten() for p in t.mpd.parameters()]) for name, t in trainers.items()}
     same = {name: torch.allclose(grad, grads["frozen"], rtol=1e-2, atol=1e-4) for name, grad in grads.items()}
-    assert same == {ORIGINAL: False, "frozen": True, OURS: True}
+    assert same == {ORIGINAL: False, "frozen": True, "channels_last": True, "compile": True, OURS: True}
+    assert compiled == ["MultiPeriodDiscriminator", "MultiScaleDiscriminator"]
+    hooks = {name: len(t.mpd.discriminators[0].convs[0]._forward_pre_hooks) for name, t in trainers.items()}
+    assert {name for name, count in hooks.items() if count > hooks[ORIGINAL]} == {"channels_last"}
 
 
 def test_networks_that_do_not_fit_are_their_ways_error(tiny, monkeypatch):

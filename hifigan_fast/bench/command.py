@@ -93,6 +93,10 @@ def _plan(workload, batch, length, steps, repeats, rivals, full, device):
             training.config_of(step, batch, length)  # what it refuses it refuses now
     repeats = repeats or (FULL_REPEATS if full else REPEATS)[kind]
     ways = asked_ways(rivals, full, kind)
+    for name in rivals or ():
+        if not any(ways[name].does(step) for step in named):
+            does = ", ".join(short for short, step in STEPS.items() if ways[name].does(step))
+            raise ValueError(f"rivals: expected ways of {' or '.join(named)}, got {name}, which is one of {does}")
     return Plan(workload, chosen, batch, length, named, ways, repeats, device, full)
 
 

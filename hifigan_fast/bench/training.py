@@ -37,6 +37,8 @@ def ready(config, way, y):
     kind = OriginalTrainer if way.steps is ORIGINAL_STEPS else Trainer
     how = "fast" if way.ours else "reference", PRECISIONS[way.dtype]
     trainer = kind(config, y.device, *how, cuda_graph=way.graph)
+    if way.prepare:
+        way.prepare([trainer.mpd, trainer.msd])
 
     def step():
         trainer.train_step(y).read()  # which waits for the device
