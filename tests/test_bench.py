@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 import signal
 import sys
@@ -337,7 +338,9 @@ def test_no_speed_is_printed_when_parity_is_red(tmp_path, gate, monkeypatch, cap
         (["--figure", "bars.nonsense"], "error: figure: expected a .png or .svg file, got 'bars.nonsense'"),
         (["--json", "/"], "error: json: expected a file, got the folder '/'"),
         (["--html", "/", "--json", "{text}"], "error: html: expected a file, got the folder '/'"),
-        (["--json", "{text}/bench.json"], "error: json: cannot make the folder '.*text.json': (File exists|Not a dir)"),
+        (["--json", "{text}/bench.json"], "json: cannot write '.*text.json/bench.json': (File exists|Not a dir)"),
+        (["--json", "/proc/x.json"], "error: json: cannot write '/proc/x.json': "),
+        (["--json", "{text}", "--html", "{text}"], "html: expected another file than the one of json, got '.*text"),
     ],
 )
 def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):
@@ -352,6 +355,17 @@ def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):
     told = capsys.readouterr().err
     assert status == 2 and re.search(said, told) and not (tmp_path / "out").exists()
     assert told.startswith("error: ") and told.count("\n") == 1, told
+
+
+def test_files_are_tried_before_anything_is_measured_and_stay_as_they_are(tmp_path):
+    (tmp_path / "bench.png").write_text("earlier")
+    os.mkfifo(tmp_path / "report.html")  # which nobody reads
+    paths = command._paths(tmp_path, {"json": tmp_path / "new" / "x.json"})
+    assert paths == [tmp_path / "new" / "x.json", tmp_path / "bench.png", tmp_path / "report.html"]
+    assert (tmp_path / "bench.png").read_text() == "earlier" and not any((tmp_path / "new").iterdir())
+    (tmp_path / "link.json").symlink_to("bench.json")
+    with pytest.raises(ValueError, match="html: expected another file than the one of json, got .*link.json"):
+        command._paths(tmp_path, {"html": tmp_path / "link.json"})
 
 
 def test_the_commands_choices_are_what_there_is():
