@@ -332,7 +332,7 @@ def test_no_speed_is_printed_when_parity_is_red(tmp_path, gate, monkeypatch, cap
         (["--compare", "{text}", "{text}"], "error: compare: .*text.json is not JSON"),
         (
             ["--steps", "generator", "v1", "--segment", "1000"],
-            "segment_size: expected a multiple of hop_size 256, got 1000",
+            "^error: segment: expected a multiple of hop_size 256, got 1000$",
         ),
         (["--steps", "discriminator", "--rivals", "frozen"], "rivals: .*step, got frozen, which .* generator, v1"),
         (["--figure", "bars.nonsense"], "error: figure: expected a .png or .svg file, got 'bars.nonsense'"),

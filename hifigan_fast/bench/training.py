@@ -29,7 +29,10 @@ def config_of(step, batch, length):
     """The configuration of a step of `TRAINING` on so many waveforms of so many samples; ValueError for what it cannot
     take.
     """
-    return load_config(TRAINING[step], batch_size=batch, segment_size=length)
+    try:
+        return load_config(TRAINING[step], batch_size=batch, segment_size=length)
+    except ValueError as error:
+        raise ValueError(str(error).replace("segment_size", "segment")) from None  # as the command calls it
 
 
 def ready(config, way, y):
