@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hifigan_fast import cli
+from hifigan_fast import cli, extras
 from hifigan_fast.bench import gate
 from hifigan_fast.training import config, loop
 
@@ -109,3 +109,14 @@ def test_reading_the_flags_loads_no_training_library():
         "sys.exit(bool({'librosa', 'soundfile', 'tensorboard', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_trainings_figure_says_in_a_line_what_it_lacks(monkeypatch, capsys):
+    import make_training_figure
+
+    monkeypatch.setattr("sys.argv", ["make_training_figure.py", "--data", "nowhere"])
+    assert make_training_figure.main() == 1
+    assert capsys.readouterr().err == "data: expected a folder of wavs, got 'nowhere', which is no folder\n"
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    assert make_training_figure.main() == 1
+    assert capsys.readouterr().err.startswith("drawing needs matplotlib: pip install 'hifigan-fast[train]'")
