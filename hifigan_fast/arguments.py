@@ -23,13 +23,13 @@ def positive(text):
     return value
 
 
-def _near(word, known):
-    near = difflib.get_close_matches(word, known, 1)
+def _near(word, known, cutoff=0.6):
+    near = difflib.get_close_matches(word, known, 1, cutoff)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def _invalid(word, choices):
-    return f"invalid choice: {word}" + (_near(word, choices) or f", expected one of {', '.join(choices)}")
+    return f"invalid choice: {word}" + (_near(word, choices, 0.8) or f", expected one of {', '.join(choices)}")
 
 
 class Parser(argparse.ArgumentParser):

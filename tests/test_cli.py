@@ -165,7 +165,10 @@ def test_help_has_examples(command, capsys):
             ["convert", "a", "b", "--to", "Coqui-Vit"],
             "argument --to: invalid choice: coqui-vit; did you mean coqui-vit",
         ),
-        (["warm", "--precision", "fp64", "x"], "argument --precision: invalid choice: fp64; did you mean fp16?"),
+        (
+            ["warm", "--precision", "fp64", "x"],
+            "argument --precision: invalid choice: fp64, expected one of fp32, bf16, fp16",
+        ),
         (["nonsense"], "invalid choice: nonsense, expected one of train, synthesize, bench"),
         (["trian", "--out", "x"], "invalid choice: trian; did you mean train? (see hifigan-fast --help)"),
         ([], "the following arguments are required"),
