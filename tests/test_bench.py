@@ -357,6 +357,13 @@ def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):
     assert told.startswith("error: ") and told.count("\n") == 1, told
 
 
+def test_waveforms_that_do_not_fit_are_one_line(made_up, tmp_path, capsys):
+    made_up()
+    assert bench(tmp_path, "--segment", "1e15") == 2
+    said = "error: not enough memory for --segment 1000000000000000 .*; take a smaller --batch-size or --segment"
+    assert re.fullmatch(said, capsys.readouterr().err.splitlines()[-1]) and not list(tmp_path.iterdir())
+
+
 def test_files_are_tried_before_anything_is_measured_and_stay_as_they_are(tmp_path):
     (tmp_path / "bench.png").write_text("earlier")
     os.mkfifo(tmp_path / "report.html")  # which nobody reads
