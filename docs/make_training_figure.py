@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
 
 import hifigan_fast
+from hifigan_fast.extras import require
 from hifigan_fast.training.config import load_config
 from hifigan_fast.training.loop import Schedule, train
 
@@ -85,6 +85,8 @@ def measure(args):
 
 
 def draw(numbers, path):
+    import matplotlib.pyplot as plt
+
     figure, (mel, losses, difference) = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     training = numbers["training"]
     mel.plot(*training["mel_error"].values(), color="0.7", label="training batches")
@@ -114,7 +116,12 @@ def main():
     parser.add_argument("--batch-size", type=int, default=2, help="default %(default)s")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder; default: this script's")
     args = parser.parse_args()
-    numbers = measure(args)
+    try:
+        require("drawing", "train", "matplotlib")
+        numbers = measure(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return 1
     (args.out / "training.json").write_text(json.dumps(numbers, indent=1) + "\n")
     draw(numbers, args.out / "training.png")
     values = numbers["training"]["validation_mel_error"]["value"]
@@ -122,7 +129,8 @@ def main():
     for name, differences in numbers["relative_difference"].items():
         worst = {loss: f"{max(d[:5]):.1e} in 5 steps, {max(d):.1e} in all" for loss, d in differences.items()}
         print(f"{name} against reference, worst relative difference: {worst}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,13 @@
 """The command line: hifigan-fast train | synthesize | bench | estimate | check | convert | tune | warm | info."""
 
 import argparse
+import re
 import signal
 import sys
 
-from .arguments import Parser
+from .arguments import Parser, positive
 from .layouts import LAYOUTS
 from .training import command as train_command
-from .training.command import positive
 from .version import __version__
 
 
@@ -87,7 +87,7 @@ def _add_bench(commands):
         metavar="WAY",
         help=f"PyTorch's ways, of {', '.join(rivals)}; the last four on a GPU",
     )
-    add("--data", metavar="DIR", help="folder of wavs; default: synthetic voice")
+    add("--data", metavar="DIR", help="folder of wavs; default: synthetic voice; memory and --scaling are of that")
     add("--batch-size", metavar="N", type=positive, help="default: the workload's; on a CPU 4 or less")
     add("--segment", metavar="N", type=positive, help="samples; default: the workload's")
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
@@ -124,8 +124,9 @@ def _add_estimate(commands):
     add("--steps", metavar="N", type=positive, default=2_500_000, help="of the training; default %(default)s")
     add("--batch-size", metavar="N", type=positive, help="default: the configuration's")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="default %(default)s")
-    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     add("--repeats", metavar="N", type=positive, default=3, help="timed steps of each; default %(default)s")
+    add = command.add_mutually_exclusive_group().add_argument
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: cuda where there is one")
     gpus = ("t4", "a100", "4090", "h100", "h200", "b200", "5090")
     add(
         "--device-model", metavar="GPU", choices=gpus, help=f"nothing is timed: a model's figures, of {', '.join(gpus)}"
@@ -277,6 +278,20 @@ def _parser():
     return parser
 
 
+# Of a RuntimeError: PyTorch's on a CPU, for sizes that overflow, and torch.OutOfMemoryError on a GPU.
+NO_MEMORY = re.compile("allocate memory|enough memory|out of memory|size calculation overflowed", re.I)
+
+
+def _too_large(args, error):
+    """What to do where there is no memory for what was asked, in a line."""
+    flags = {name: getattr(args, name) for name in ("batch_size", "segment") if name in args}
+    spelled = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
+    asked = "".join(f" {flag} {value}" for flag, value in spelled.items() if value)
+    cure = f"; take a smaller {' or '.join(spelled)}" if spelled else ""
+    why = str(error).partition("\n")[0]
+    return f"not enough memory{asked and f' for{asked}'}{why and f' ({why})'}{cure}"
+
+
 def main(argv=None):
     """Entry point -> exit status: 0, 1 where parity fails, 2 for an error in a line, 128 + a signal that ended it."""
     args = _parser().parse_args(argv)
@@ -285,6 +300,11 @@ def main(argv=None):
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         named = isinstance(error, OSError) and error.filename is not None
         print(f"error: {error.filename}: {error.strerror}" if named else f"error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error)):
+            raise
+        print(f"error: {_too_large(args, error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

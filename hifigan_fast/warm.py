@@ -156,10 +156,16 @@ def _read(path):
 
 
 def run(target, precisions, out=None, source=None, say=print):
-    """The command: compile and pack, or unpack `source`. ValueError where no device is named and none is there."""
+    """The command: compile and pack, or unpack `source`. ValueError where no device is named and none is there, and for
+    what has no meaning beside `source`.
+    """
     if importlib.util.find_spec("triton") is None:
         raise ImportError("warm needs Triton, which compiles the kernels: pip install triton")
     if source is not None:
+        if target or out:
+            raise ValueError(
+                f"from: expected no {'target' if target else 'out'} beside a pack, all of which is unpacked"
+            )
         say("unpacked {} kernels for {}".format(*unpack(source)))
         return 0
     target, begin, kernels = target or this_device(), time.perf_counter(), []

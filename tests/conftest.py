@@ -4,6 +4,7 @@ without a GPU."""
 import functools
 import json
 import os
+from collections import Counter
 
 # All workers' threads together are one a core; read where torch is first imported.
 os.environ.setdefault(
@@ -30,6 +31,15 @@ from hifigan_fast.voice import synthetic_voice
 from . import ways
 
 SPEECH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ljspeech"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was not tested here, and why: a line a reason, where pytest has one a test."""
+    skipped = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())
+    )
+    for reason, count in skipped.items():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 import html.parser
 import itertools
 import json
+import os
 import re
 import signal
 import sys
@@ -257,8 +258,13 @@ def test_no_speed_is_printed_when_parity_is_red(tmp_path, gate, monkeypatch, cap
 @pytest.mark.parametrize(
     "args, said",
     [
-        (["--workload", "nonsense"], "invalid choice: 'nonsense'"),
-        (["--rivals", "numpy"], "invalid choice: 'numpy'"),
+        (
+            ["--workload", "nonsense"],
+            "--workload: invalid choice: nonsense, expected one of hifigan, vits, rvc, big",
+        ),
+        (["--workload", "Vit"], "--workload: invalid choice: vit; did you mean vits?"),
+        (["--rivals", "numpy"], "--rivals: invalid choice: numpy, expected one of original, frozen"),
+        (["--steps", "generater"], "--steps: invalid choice: generater; did you mean generator?"),
         (["--repeats", "0"], "expected at least 1, got 0"),
         (["--data", "/no/such/folder"], "error: data: expected a folder of wavs"),
         (
@@ -271,12 +277,15 @@ def test_no_speed_is_printed_when_parity_is_red(tmp_path, gate, monkeypatch, cap
         (["--compare", "{rows}", "{rows}"], "error: compare: .*rows.json lacks 'step of a row'; measure again"),
         (
             ["--steps", "generator", "v1", "--segment", "1000"],
-            "segment_size: expected a multiple of hop_size 256, got 1000",
+            "^error: segment: expected a multiple of hop_size 256, got 1000$",
         ),
+        (["--steps", "discriminator", "--rivals", "frozen"], "rivals: .*step, got frozen, which .* generator, v1"),
         (["--figure", "bars.nonsense"], "error: figure: expected a .png or .svg file, got 'bars.nonsense'"),
         (["--json", "/"], "error: json: expected a file, got the folder '/'"),
         (["--html", "/", "--json", "{text}"], "error: html: expected a file, got the folder '/'"),
-        (["--json", "{text}/bench.json"], "error: json: cannot make the folder '.*text.json': (File exists|Not a dir)"),
+        (["--json", "{text}/bench.json"], "json: cannot write '.*text.json/bench.json': (File exists|Not a dir)"),
+        (["--json", "/proc/x.json"], "error: json: cannot write '/proc/x.json': "),
+        (["--json", "{text}", "--html", "{text}"], "html: expected another file than the one of json, got '.*text"),
     ],
 )
 def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):
@@ -290,7 +299,27 @@ def test_bad_input_is_one_message_and_status_2(args, said, tmp_path, capsys):
         status = bench(tmp_path / "out", *args)
     except SystemExit as stop:
         status = stop.code
-    assert status == 2 and re.search(said, capsys.readouterr().err) and not (tmp_path / "out").exists()
+    told = capsys.readouterr().err
+    assert status == 2 and re.search(said, told) and not (tmp_path / "out").exists()
+    assert told.startswith("error: ") and told.count("\n") == 1, told
+
+
+def test_waveforms_that_do_not_fit_are_one_line(made_up, tmp_path, capsys):
+    made_up()
+    assert bench(tmp_path, "--segment", "1e15") == 2
+    said = "error: not enough memory for --segment 1000000000000000 .*; take a smaller --batch-size or --segment"
+    assert re.fullmatch(said, capsys.readouterr().err.splitlines()[-1]) and not list(tmp_path.iterdir())
+
+
+def test_files_are_tried_before_anything_is_measured_and_stay_as_they_are(tmp_path):
+    (tmp_path / "bench.png").write_text("earlier")
+    os.mkfifo(tmp_path / "report.html")  # which nobody reads
+    paths = command._paths(tmp_path, {"json": tmp_path / "new" / "x.json"})
+    assert paths == [tmp_path / "new" / "x.json", tmp_path / "bench.png", tmp_path / "report.html"]
+    assert (tmp_path / "bench.png").read_text() == "earlier" and not any((tmp_path / "new").iterdir())
+    (tmp_path / "link.json").symlink_to("bench.json")
+    with pytest.raises(ValueError, match="html: expected another file than the one of json, got .*link.json"):
+        command._paths(tmp_path, {"html": tmp_path / "link.json"})
 
 
 def test_the_commands_choices_are_what_there_is():

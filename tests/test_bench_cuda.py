@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import tqdm
+from torch.utils.flop_counter import FlopCounterMode
 
 from hifigan_fast import dispatch, parity, trust
 from hifigan_fast.bench import cases, command, gate, graphs, machine, page, report, timing
@@ -136,6 +137,24 @@ def test_ceilings_of_a_gpu_are_of_each_arithmetic(monkeypatch):
     assert found == {"gflops": {"bfloat16": 1.0, "tf32": 2.0, "float32": 3.0}, "gbytes": 9.0}
     assert seen[1:] == [(torch.float32, True), (torch.float32, False)]
     assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+def test_ceilings_are_in_their_units(monkeypatch):
+    """A multiply-add is two operations, a copy reads and writes; what counts is the quickest of the repeats."""
+    counted = []
+
+    def interleaved(calls, repeats, device):
+        ((name, call),) = calls.items()
+        with FlopCounterMode(display=False) as flops:
+            result = call()
+        counted.append(flops.get_total_flops() if name == "product" else 2 * result.numel() * result.itemsize)
+        return {name: [9.0, 0.5, 0.25, 4.0]}
+
+    monkeypatch.setattr(machine, "interleaved", interleaved)
+    monkeypatch.setitem(machine.SIDE, "cpu", 10)
+    monkeypatch.setitem(machine.COPIED, "cpu", 1000)
+    found = machine._products(torch.float32, CPU), machine._products(torch.bfloat16, CPU), machine._copied(CPU)
+    assert counted == [2000, 2000, 8000] and found == pytest.approx([8e-6, 8e-6, 32e-6])
 
 
 @pytest.mark.parametrize("red, passes", [(None, True), ("tf32", True), ("float32", False), ("bfloat16", False)])

@@ -42,8 +42,10 @@ def test_all_ways_do_the_same_training_step(tiny, monkeypatch):
 
     made, step = [], training.Trainer.train_step
     monkeypatch.setattr(training.Trainer, "train_step", lambda self, y: made.append(self) or step(self, y))
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))  # seconds else
     ways = {name: way for name, way in WAYS.items() if way.trains and way.dtype == "float32" and not way.needs_cuda}
-    assert list(ways) == [ORIGINAL, "frozen", OURS]
+    assert list(ways) == [ORIGINAL, "frozen", "channels_last", "compile", OURS]
     waves = parity.waveforms(2, tiny.segment_size)
     for case in training.cases(waves, list(STEPS.values())[:4], ways):
         assert (case.ensemble, case.step, list(case.calls)) == ("both", "training step V1", list(ways))
@@ -59,7 +61,10 @@ def test_all_ways_do_the_same_training_step(tiny, monkeypatch):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
     grads = {name: torch.cat([p.grad.flatten() for p in t.mpd.parameters()]) for name, t in trainers.items()}
     same = {name: torch.allclose(grad, grads["frozen"], rtol=1e-2, atol=1e-4) for name, grad in grads.items()}
-    assert same == {ORIGINAL: False, "frozen": True, OURS: True}
+    assert same == {ORIGINAL: False, "frozen": True, "channels_last": True, "compile": True, OURS: True}
+    assert compiled == ["MultiPeriodDiscriminator", "MultiScaleDiscriminator"]
+    hooks = {name: len(t.mpd.discriminators[0].convs[0]._forward_pre_hooks) for name, t in trainers.items()}
+    assert {name for name, count in hooks.items() if count > hooks[ORIGINAL]} == {"channels_last"}
 
 
 @pytest.mark.usefixtures("narrow")
@@ -177,7 +182,7 @@ def test_a_row_says_its_fraction_of_its_arithmetics_floor():
     assert [row["floor_ms"] for row in rows] == [8.0, 4.0, 8.0]
 
 
-def grown(monkeypatch, power, values, budget, fails=(), room=True):
+def grown(monkeypatch, power, values, budget, fails=(), room=True, grows=True):
     """The curve of calls that take value**power seconds, ours a tenth of it."""
 
     def made(value):
@@ -202,7 +207,7 @@ def grown(monkeypatch, power, values, budget, fails=(), room=True):
     monkeypatch.setattr(scaling, "guarded", guarded)
     monkeypatch.setattr(memory, "room_for", lambda times: times == 0 or room)
     curve = {"over": "batch", "ensemble": "both", "ways": {}, "left_out": []}
-    scaling.trace(scaling.Axis("batch", values, "both", made), budget, CPU, curve)
+    scaling.trace(scaling.Axis("batch", values, "both", made, grows), budget, CPU, curve)
     return curve
 
 
@@ -223,6 +228,15 @@ def test_points_that_take_too_long_or_fail_are_left_out(monkeypatch):
     assert found["ways"][ORIGINAL]["at"] == [1] and found["left_out"] == [2, 4]
     assert found["ways"][ORIGINAL]["exponent"] is None and "left out: 2, 4" in report.growth(found)
     assert grown(monkeypatch, 1.0, [1, 2, 4], budget=1e9, room=False)["left_out"] == [2, 4]
+
+
+def test_more_threads_are_foreseen_to_take_less(monkeypatch):
+    """One thread takes longer than the budget, and two would: the others are measured all the same."""
+    found = grown(monkeypatch, -1.0, [1, 2, 4, 8], budget=1.0, grows=False)  # 3.3 seconds, 1.65, 0.825, 0.4125
+    assert found["ways"][OURS]["at"] == [1, 4, 8] and found["left_out"] == [2]
+    assert found["ways"][OURS]["exponent"] == pytest.approx(-1)
+    found = grown(monkeypatch, -1.0, [1, 2, 4], budget=1.0, grows=False, fails=[4])
+    assert found["ways"][OURS]["at"] == [1] and found["left_out"] == [2, 4] and found["ways"][OURS]["exponent"] is None
 
 
 def test_waveforms_that_do_not_fit_are_left_out():

@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from hifigan_fast import discriminators, dispatch, info, parity, reference
+from hifigan_fast import arguments, cli, discriminators, dispatch, info, parity, reference
 from hifigan_fast.backends import cpu
 from hifigan_fast.cli import main
 
@@ -146,15 +147,84 @@ def test_help_has_examples(command, capsys):
 @pytest.mark.parametrize(
     "args, expected",
     [
-        (["check", "--segment", "many"], "invalid"),
-        (["check", "--segment", "3"], "error: y: 3 samples are too few for period"),
+        (
+            ["check", "--segment", "many"],
+            "argument --segment: expected an integer, got 'many' (see hifigan-fast check",
+        ),
+        (["check", "--segment", "2.5"], "argument --segment: expected an integer, got '2.5'"),
+        (["check", "--segment", "inf"], "argument --segment: expected an integer, got 'inf'"),
+        (["check", "--segment", "0"], "argument --segment: expected at least 1, got 0"),
+        (["check", "--segment", "3"], "y: 3 samples are too few for period"),
+        (["check", "--segment", "1e15"], "not enough memory for --batch-size 1 --segment 1000000000000000 (Unable to"),
+        (["estimate", "--device-model", "h2000"], "argument --device-model: invalid choice: h2000; did you mean h200?"),
+        (
+            ["estimate", "--device", "cpu", "--device-model", "h200"],
+            "argument --device-model: not allowed with",
+        ),
+        (
+            ["convert", "a", "b", "--to", "Coqui-Vit"],
+            "argument --to: invalid choice: coqui-vit; did you mean coqui-vit",
+        ),
+        (
+            ["warm", "--precision", "fp64", "x"],
+            "argument --precision: invalid choice: fp64, expected one of fp32, bf16, fp16",
+        ),
         (["nonsense"], "invalid choice: nonsense, expected one of train, synthesize, bench"),
-        (["trian", "--out", "x"], "invalid choice: trian; did you mean train?"),
-        ([], "required"),
+        (["trian", "--out", "x"], "invalid choice: trian; did you mean train? (see hifigan-fast --help)"),
+        ([], "the following arguments are required"),
     ],
 )
-def test_user_errors_exit_2_with_one_message(args, expected, capsys):
-    assert exit_status(args) == 2 and expected in capsys.readouterr().err
+def test_user_errors_exit_2_with_one_line(args, expected, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["hifigan-fast", *args])
+    assert exit_status(None) == 2  # by the process's own arguments
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {expected}") and said.count("\n") == 1 and said.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to a"),
+        RuntimeError("Storage size calculation overflowed with sizes=[4, 1, 8192]"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\n more"),
+        OverflowError("Python int too large to convert to C ssize_t"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_memory_is_one_line_that_names_the_cure(error, monkeypatch, capsys):
+    def waveforms(*_, **__):
+        raise error
+
+    monkeypatch.setattr(parity, "waveforms", waveforms)
+    assert main(["check", "--segment", "9999", "--batch-size", "7"]) == 2
+    said = capsys.readouterr().err
+    why = f" ({str(error).splitlines()[0]})" if str(error) else ""
+    cure = "take a smaller --batch-size or --segment"
+    assert said == f"error: not enough memory for --batch-size 7 --segment 9999{why}; {cure}\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def waveforms(*_, **__):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(parity, "waveforms", waveforms)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        main(["check"])
+
+
+def test_a_batch_that_does_not_fit_fails_at_once():
+    """Not crop by crop, until the machine has no more."""
+    with pytest.raises(MemoryError):
+        parity.waveforms(10**12, 8192)
+
+
+def test_choices_and_numbers_as_people_write_them():
+    assert arguments.whole("2.5e6") == arguments.whole("2500000") == arguments.whole("2_500_000") == 2_500_000
+    args = cli._parser().parse_args(["bench", "--workload", "VITS", "--steps", "V1", "Generator", "--rivals", "BF16"])
+    assert (args.workload, args.steps, args.rivals) == ("vits", ["v1", "generator"], ["bf16"])
+    assert cli._parser().parse_args(["estimate", "--device-model", "H200"]).device_model == "h200"
+    assert cli._parser().parse_args(["synthesize", "--checkpoint", "G", "--out", "O", "WAV"]).inputs == ["WAV"]
 
 
 def test_the_module_is_the_command():

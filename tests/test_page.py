@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hifigan_fast.bench import page, report, scaling, timing
 from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS, WAYS
+
+from . import conftest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 MACS = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
@@ -50,7 +53,7 @@ document.body.append(told);
 def browser():
     found = next(filter(None, map(shutil.which, BROWSERS)), None) or (str(MACS) if MACS.exists() else None)
     if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)}")
+        pytest.skip(f"no browser, none of {', '.join(BROWSERS)}: install Chromium or Chrome to run it")
     return found
 
 
@@ -148,6 +151,17 @@ def test_readmes_pictures_have_room_for_their_words(name, tmp_path):
         assert one["cut"] == [] and len(one["figures"]) > 10, where
         red = int(re.findall(r"\d+", one["figures"][0])[0])
         assert red > 200 if one["dark"] else red < 60, where
+
+
+def test_no_browser_is_told_with_its_cure(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(pytest.skip.Exception, match="no browser, none of .*: install Chromium or Chrome") as skipped:
+        browser()
+    reports = [SimpleNamespace(longrepr=("a.py", 1, f"Skipped: {skipped.value}"))] * 2
+    lines = []
+    conftest.pytest_terminal_summary(SimpleNamespace(stats={"skipped": reports}, write_line=lines.append))
+    assert lines == [f"2 skipped: {skipped.value}"]
 
 
 @pytest.mark.parametrize("planted", [".wide {{ overflow-x: auto; }}", "svg text {{ fill: currentColor;"])

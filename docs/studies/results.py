@@ -41,13 +41,23 @@ def read(path: Path) -> dict[str, Any] | None:
     return found
 
 
+def _read_run(path):
+    """As `read`, of a run, which says by which plan it was trained."""
+    found = read(path)
+    plan = found and found.get("plan")
+    if found and not (isinstance(plan, dict) and isinstance(plan.get("steps"), int)):
+        raise ValueError(f"results: {path} does not say by which plan it is; delete it, and it is measured again")
+    return found
+
+
 def of_plan(plan: Any, runs: Iterable[Any], folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     """{name: result} of those of `runs` that were finished by this plan, or by one of more steps: their beginning.
 
-    Raises ValueError where two of them were trained on different clips: no band is drawn over both.
+    Raises ValueError for a file that is no result of a run, and where two of them were trained on different clips: no
+    band is drawn over both.
     """
     names = [run.name for run in runs]
-    read_ones = {name: read(folder / plan.name / f"{name}.json") for name in names}
+    read_ones = {name: _read_run(folder / plan.name / f"{name}.json") for name in names}
     found = {name: _beginning(r, plan) for name, r in read_ones.items() if r and _reaches(r["plan"], plan)}
     by_clips = {result["data"]: name for name, result in found.items()}
     if len(by_clips) > 1:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import json
+import os
 import shlex
 import signal
 import sys
@@ -99,6 +100,10 @@ def _plan(workload, batch, length, steps, repeats, rivals, full, device):
             training.config_of(step, batch, length)  # what it refuses it refuses now
     repeats = repeats or (FULL_REPEATS if full else REPEATS)[kind]
     ways = asked_ways(rivals, full, kind)
+    for name in rivals or ():
+        if not any(ways[name].does(step) for step in named):
+            does = ", ".join(short for short, step in STEPS.items() if ways[name].does(step))
+            raise ValueError(f"rivals: expected ways of {' or '.join(named)}, got {name}, which is one of {does}")
     return Plan(workload, chosen, batch, length, named, ways, repeats, device, full)
 
 
@@ -108,15 +113,29 @@ def _paths(out, files):
     if paths["figure"].suffix not in (".png", ".svg"):
         raise ValueError(f"figure: expected a .png or .svg file, got {str(paths['figure'])!r}")
     named = {kind: kind if (files or {}).get(kind) else "out" for kind in FILES}
+    taken = {}
     for kind, path in paths.items():
         if path.is_dir():
             raise ValueError(f"{named[kind]}: expected a file, got the folder {str(path)!r}")
+        other = taken.setdefault(os.path.realpath(path), kind)
+        if other != kind:
+            raise ValueError(f"{kind}: expected another file than the one of {other}, got {str(path)!r} for both")
     for kind, path in paths.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _try(path)
         except OSError as error:
-            raise ValueError(f"{named[kind]}: cannot make the folder {str(path.parent)!r}: {error.strerror}") from None
+            raise ValueError(f"{named[kind]}: cannot write {str(path)!r}: {error.strerror}") from None
     return list(paths.values())
+
+
+def _try(path):
+    """Raise OSError where a file cannot be written; it stays as it is, or not there."""
+    if not os.path.lexists(path):
+        path.touch()
+        path.unlink()
+    elif path.is_file():  # nothing else is opened: a pipe would wait for its reader
+        path.open("ab").close()
 
 
 class Terminated(KeyboardInterrupt):

@@ -52,7 +52,9 @@ def _of_periods(count, device):
 
 
 class Axis(NamedTuple):
-    """What is varied: its name and values, whose steps they are, {way: callable} at one of them, whether work grows."""
+    """What is varied: its name and values, whose steps they are, {way: callable} at one of them, whether time grows
+    with them, or falls.
+    """
 
     name: str
     values: list[int]
@@ -94,12 +96,13 @@ def exponent(at, ms):
 
 def trace(axis, budget, device, curve):
     """Time an axis into curve["ways"], {way: {at, ms, ms_range, exponent}}, value by value. Those that would take
-    longer than `budget` seconds, do not fit into memory, or fail, are in curve["left_out"], with all after them.
+    longer than `budget` seconds, in proportion to the last, do not fit into memory, or fail, are in curve["left_out"];
+    all that come after one that fails, too.
     """
-    taken, before = 0, axis.values[0]
+    taken, before, errors = 0, axis.values[0], {}
     for value in axis.values:
-        larger = value / before if axis.grows else 1
-        if curve["left_out"] or taken * larger > budget or not memory.room_for(larger if taken else 0):
+        larger = value / before if axis.grows else before / value
+        if errors or taken * larger > budget or not memory.room_for(larger if taken else 0):
             curve["left_out"].append(value)
             continue
         with contextlib.suppress(OSError):

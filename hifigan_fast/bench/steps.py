@@ -107,12 +107,12 @@ def channels_last(modules):
         for conv in module.modules():
             if isinstance(conv, torch.nn.Conv2d):
                 conv.register_forward_pre_hook(convert)
-    return modules
 
 
 def compiled(modules):
-    """Each by torch.compile."""
-    return [torch.compile(module) for module in modules]
+    """Call each by torch.compile."""
+    for module in modules:
+        module.compile()
 
 
 ORIGINAL_STEPS = {FORWARD: forward, DISCRIMINATOR: discriminator_step, GENERATOR: generator_step}
@@ -125,7 +125,7 @@ class Way(NamedTuple):
     ours: on this package's discriminators, with its losses; otherwise plain PyTorch's.
     steps: {step: the function that does it}.
     dtype: "float32", or "bfloat16" under autocast.
-    prepare: what is done with the modules, once.
+    prepare: what is done with the discriminators, once, in place.
     tf32, benchmark: cuDNN's flags of these names; graph: captured once as a CUDA graph, and replayed. All three are as
     here on a CPU.
     trains: whether whole training steps are done so, too.
@@ -182,8 +182,8 @@ BY_ONE_LOSS = {DISCRIMINATOR: discriminator_step_by_one_loss, GENERATOR: frozen_
 WAYS = {
     ORIGINAL: Way(steps=ORIGINAL_STEPS),  # which does not freeze the discriminators in the generator's half
     "frozen": Way(steps={GENERATOR: frozen_generator_step}),
-    "channels_last": Way(prepare=channels_last, trains=False),
-    "compile": Way(prepare=compiled, trains=False),
+    "channels_last": Way(prepare=channels_last),
+    "compile": Way(prepare=compiled),
     "bf16": Way(dtype="bfloat16"),
     "no_tf32": Way(tf32=False),
     "no_benchmark": Way(benchmark=False),

@@ -29,7 +29,10 @@ def config_of(step, batch, length):
     """The configuration of a step of `TRAINING` on so many waveforms of so many samples; ValueError for what it cannot
     take.
     """
-    return load_config(TRAINING[step], batch_size=batch, segment_size=length)
+    try:
+        return load_config(TRAINING[step], batch_size=batch, segment_size=length)
+    except ValueError as error:
+        raise ValueError(str(error).replace("segment_size", "segment")) from None  # as the command calls it
 
 
 class Step:
@@ -39,6 +42,8 @@ class Step:
         kind = OriginalTrainer if way.steps is ORIGINAL_STEPS else Trainer
         how = "fast" if way.ours else "reference", PRECISIONS[way.dtype]
         self.trainer = kind(config, y.device, *how, cuda_graph=way.graph)
+        if way.prepare:
+            way.prepare([self.trainer.mpd, self.trainer.msd])
 
         def step():
             self.trainer.train_step(y).read()  # which waits for the device

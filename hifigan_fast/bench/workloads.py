@@ -120,8 +120,7 @@ def modules_of(workload, ways, device):
         if key not in shared:
             built = workload.build(not way.ours, device)
             if way.prepare:
-                own = {id(m): way.prepare([m])[0] for of in built.values() for m in of}
-                built = {ensemble: [own[id(m)] for m in of] for ensemble, of in built.items()}
+                way.prepare(dict.fromkeys(module for of in built.values() for module in of))
             shared[key] = built
         found[name] = shared[key]
     return found

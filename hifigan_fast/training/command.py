@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from ..arguments import positive, whole
+
 EPILOG = """\
 examples:
   hifigan-fast train --data LJSpeech-1.1 --out runs/v1                    the paper's V1 until step 2,500,000
@@ -24,14 +26,6 @@ examples:
   hifigan-fast synthesize --checkpoint runs/v1/g_00100000 --out heard wavs/*.wav          copy synthesis
   hifigan-fast synthesize --checkpoint g_02500000 --config v1 --out heard mels            of every mels/<name>.npy
 """
-
-
-def positive(text):
-    """The type of a flag that counts."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
 
 
 def add_arguments(parser):
@@ -67,7 +61,7 @@ def _add_data(group):
         type=positive,
         help="segments a step over all processes; default: the configuration's",
     )
-    add("--seed", metavar="N", type=int, help="of parameters, order and crops; default: the configuration's")
+    add("--seed", metavar="N", type=whole, help="of parameters, order and crops; default: the configuration's")
     begin = group.add_mutually_exclusive_group()
     begin.add_argument(
         "--init",
@@ -85,31 +79,31 @@ def _add_schedule(group):
     add(
         "--steps",
         metavar="N",
-        type=int,
+        type=whole,
         default=2_500_000,
         help="total steps, resumed ones included; default %(default)s",
     )
     add(
         "--checkpoint-interval",
         metavar="N",
-        type=int,
+        type=whole,
         default=5000,
         help="steps between checkpoints; default %(default)s",
     )
-    add("--keep", metavar="N", type=int, help="keep the newest N checkpoints only; default: all")
-    add("--keep-every", metavar="M", type=int, help="with --keep: and those of every M-th step")
+    add("--keep", metavar="N", type=whole, help="keep the newest N checkpoints only; default: all")
+    add("--keep-every", metavar="M", type=whole, help="with --keep: and those of every M-th step")
     add(
         "--validation-interval",
         metavar="N",
-        type=int,
+        type=whole,
         default=1000,
         help="steps between validations; default %(default)s",
     )
-    add("--log-interval", metavar="N", type=int, default=10, help="steps between loss reports; default %(default)s")
+    add("--log-interval", metavar="N", type=whole, default=10, help="steps between loss reports; default %(default)s")
     add(
         "--skip-non-finite",
         metavar="N",
-        type=int,
+        type=whole,
         default=0,
         help="undo and pass over up to N steps that are not finite, not stop at the first; reads each step's losses at "
         "once, and keeps a copy of all networks and moments",
@@ -126,7 +120,7 @@ def _add_machine(group):
         action=argparse.BooleanOptionalAction,
         help="replay steps as a CUDA graph; default: in one process on a GPU, as far as a step can be captured",
     )
-    add("--workers", metavar="N", type=int, help="processes that read wavs; default: the configuration's num_workers")
+    add("--workers", metavar="N", type=whole, help="processes that read wavs; default: the configuration's num_workers")
 
 
 def run(args):

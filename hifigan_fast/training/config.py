@@ -57,8 +57,8 @@ class Config:
 def load_config(name_or_path: str | Path, **changes: object) -> Config:
     """The configuration "v1", "v2" or "v3", or that of a JSON file, with `changes` over its keys.
 
-    Raises ValueError, naming the file and the key, for a file that is no JSON object, for a missing or unknown key, for
-    a value of the wrong type and for values that contradict each other.
+    Raises ValueError for a file that is no JSON object, for a missing or unknown key, for a value of the wrong type and
+    for values that contradict each other; it names the key, and the file unless the value is one of `changes`.
     """
     path = BUILT_IN.get(str(name_or_path).lower(), Path(name_or_path))
     if not path.is_file():
@@ -71,10 +71,14 @@ def load_config(name_or_path: str | Path, **changes: object) -> Config:
         raise ValueError(f"config {path}: expected a JSON object, got {type(values).__name__}")
     values.pop("resblock_initial_channel", None)  # in some published files; no program reads it
     values |= changes
-    _check_keys(path, values)
+
+    def check(problems):
+        for problem in problems:
+            raise ValueError(problem if problem.partition(":")[0] in changes else f"config {path}: {problem}")
+
+    check(_key_problems(values))
     config = Config(**values)
-    for problem in itertools.chain(_signal_problems(config), _generator_problems(config)):
-        raise ValueError(f"config {path}: {problem}")
+    check(itertools.chain(_signal_problems(config), _generator_problems(config)))
     return config
 
 
@@ -85,18 +89,19 @@ def save_config(config: Config, path: str | Path) -> None:
     os.replace(temporary, path)
 
 
-def _check_keys(path, values):
+def _key_problems(values):
+    """What is wrong with the keys and the types of their values, one message each."""
     fields = {field.name: field for field in dataclasses.fields(Config)}
     for key in values.keys() - fields.keys():
         near = difflib.get_close_matches(key, fields, 1)
-        raise ValueError(f"config {path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        yield f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     for key, field in fields.items():
         if key in values:
             if not _is_a(values[key], field.type):
                 expected = field.type.__name__ if field.type in (bool, int, str, float) else field.type
-                raise ValueError(f"config {path}: {key}: expected {expected}, got {values[key]!r}")
+                yield f"{key}: expected {expected}, got {values[key]!r}"
         elif field.default is field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"config {path}: missing key {key!r}")
+            yield f"missing key {key!r}"
 
 
 def _is_a(value, annotation):

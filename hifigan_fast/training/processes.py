@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def pick_device(name: str | None = None) -> torch.device:
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or not (index or "0").isdecimal():
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", name):
         raise ValueError(f"device: expected cpu, cuda or cuda:N, got {name!r}")
     if kind == "cpu":
         return torch.device("cpu")

@@ -135,6 +135,8 @@ def test_what_is_no_pack_is_refused(tmp_path, capsys):
     path.write_text("no zip")
     assert main(["warm", "--from", str(path)]) == 2 and "another kind of file" in capsys.readouterr().err
     assert main(["warm", "--from", str(tmp_path / "none.zip")]) == 2 and "No such file" in capsys.readouterr().err
+    assert main(["warm", "--from", str(path), "--target", "sm_90"]) == 2
+    assert "error: from: expected no target beside a pack" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags, said", [([], "none can be used here"), (["--target", "sm_70"], "got 'sm_70'")])

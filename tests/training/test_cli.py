@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hifigan_fast import cli
+from hifigan_fast import cli, extras
 from hifigan_fast.bench import gate
 from hifigan_fast.training import config, loop
 
@@ -61,16 +61,16 @@ def test_help_has_examples():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train", "--outt", "x"], "train: error: unknown option --outt; did you mean --out?"),
-        (["train", "--out=x", "--stepz=3"], "train: error: unknown option --stepz; did you mean --steps?"),
-        (["train", "--out", "x", "--step", "3"], "train: error: unknown option --step; did you mean --steps?"),
-        (["bench", "--quuux"], "bench: error: unknown option --quuux\n"),
+        (["train", "--outt", "x"], "error: unknown option --outt; did you mean --out?"),
+        (["train", "--out=x", "--stepz=3"], "error: unknown option --stepz; did you mean --steps?"),
+        (["train", "--out", "x", "--step", "3"], "error: unknown option --step; did you mean --steps?"),
+        (["bench", "--quuux"], "error: unknown option --quuux (see hifigan-fast bench --help)\n"),
         (
             ["synthesize", "--ckeckpoint", "g", "--", "--x.wav"],
             "unknown option --ckeckpoint; did you mean --checkpoint?",
         ),
         (["train"], "the following arguments are required: --out"),
-        (["train", "--out", ""], "train: error: expected no empty argument, got '' after --out"),
+        (["train", "--out", ""], "error: expected no empty argument, got '' after --out"),
         (["train", "--out", "x", "--config="], "expected no empty argument, got '--config=' after --out x"),
         (["train", "--out", "x", "--init", "a", "b", "--init-generator", "c"], "not allowed with argument --init"),
     ],
@@ -79,7 +79,8 @@ def test_unknown_options_are_named(args, message, capsys, monkeypatch):
     monkeypatch.setattr(loop, "train", None)
     with pytest.raises(SystemExit) as ended:
         cli.main(args)
-    assert ended.value.code == 2 and message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and message in said and said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_step_that_is_not_finite_is_one_line_and_status_2(monkeypatch, capsys):
@@ -108,3 +109,14 @@ def test_reading_the_flags_loads_no_training_library():
         "sys.exit(bool({'librosa', 'soundfile', 'tensorboard', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_trainings_figure_says_in_a_line_what_it_lacks(monkeypatch, capsys):
+    import make_training_figure
+
+    monkeypatch.setattr("sys.argv", ["make_training_figure.py", "--data", "nowhere"])
+    assert make_training_figure.main() == 1
+    assert capsys.readouterr().err == "data: expected a folder of wavs, got 'nowhere', which is no folder\n"
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    assert make_training_figure.main() == 1
+    assert capsys.readouterr().err.startswith("drawing needs matplotlib: pip install 'hifigan-fast[train]'")

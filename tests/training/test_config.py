@@ -136,6 +136,16 @@ def test_bad_values_name_file_and_key(changed, changes, message):
     assert str(path) in str(error.value)
 
 
+def test_a_bad_value_of_a_flag_does_not_blame_the_file():
+    for changes, message in (
+        ({"segment_size": 1000}, "segment_size: expected a multiple of hop_size 256, got 1000"),
+        ({"seed": -1}, "seed: expected at least 0, got -1"),
+        ({"batch_size": 2.5}, "batch_size: expected int, got 2.5"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            load_config("v1", **changes)
+
+
 def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match="config: expected v1, v2, v3 or a JSON file, got 'v4'"):
         load_config("v4")

@@ -282,6 +282,8 @@ def test_full_disk_stops_the_run_and_leaves_the_last_checkpoint(uninterrupted, o
         ({"batch_size": 16}, "batch_size: expected at most the number of training clips, 15, got 16"),
         ({"config": "v9"}, "config: expected v1, v2, v3 or a JSON file, got 'v9'"),
         ({"device": "tpu"}, "device: expected cpu, cuda or cuda:N, got 'tpu'"),
+        ({"device": "cpu:1"}, "device: expected cpu, cuda or cuda:N, got 'cpu:1'"),
+        ({"device": "cuda:"}, "device: expected cpu, cuda or cuda:N, got 'cuda:'"),
         ({"device": "cuda:99"}, r"device: this machine has \d+ CUDA devices, got cuda:99"),
         ({"steps": 0}, "steps: expected at least 1 step, got 0"),
         ({"checkpoint_interval": 0}, "checkpoint: expected at least 1 step, got 0"),

@@ -212,7 +212,7 @@ def test_results_of_another_plan_do_not_count_and_of_other_clips_are_refused(pla
     with pytest.raises(ValueError, match="spectral-none-1 and spectral-none-2 were trained on different clips"):
         results.of_plan(plan, others, tmp_path)
     assert not results.of_plan(dataclasses.replace(plan, steps=4), others, tmp_path)
-    for content in ("{", "[]", "{}"):
+    for content in ("{", "[]", "{}", '{"data": "a"}', '{"data": "a", "plan": {}}', '{"data": "a", "plan": 3}'):
         (tmp_path / "tiny" / f"{RUN.name}.json").write_text(content)
         with pytest.raises(ValueError, match="delete it, and it is measured again"):
             results.of_plan(plan, others, tmp_path)
