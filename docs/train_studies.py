@@ -1,6 +1,6 @@
 """Train the runs behind docs/fidelity.md and docs/questions.md; again, it goes on with those that have no result yet.
 
-python docs/train_studies.py --jobs 2                 all, two at a time: six hours on two cores
+python docs/train_studies.py --jobs 2                 all, two at a time: five hours on two cores
 python docs/train_studies.py --device cuda --jobs 3   minutes on a GPU
 python docs/train_studies.py --list                   which there are
 python docs/train_studies.py plain-1                  these
@@ -28,7 +28,7 @@ def parsed():
     clips.add_arguments(parser)
     parser.add_argument("--results", type=Path, default=results.RESULTS, metavar="DIR", help="default: %(default)s")
     parser.add_argument(
-        "--plan", choices=runs.PLANS, help="default: gpu on a GPU; on a CPU whole, half (750 steps) for the questions"
+        "--plan", choices=runs.PLANS, help="default: gpu on a GPU; on a CPU whole, third (500 steps) for the questions"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default %(default)s")
     parser.add_argument(

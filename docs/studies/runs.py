@@ -46,11 +46,11 @@ class Plan:
 
 
 WHOLE = Plan("whole", steps=1500, mark=250, mean=25)
-HALF = dataclasses.replace(WHOLE, steps=750)  # the first half of a whole run, which counts as one
+THIRD = dataclasses.replace(WHOLE, steps=500)  # the first third of a whole run, which counts as one
 GPU = Plan("gpu", steps=1500, mark=750, mean=25, checkpoint=None, batch_size=2)  # a run takes a minute there
 SHORT = Plan("short", steps=20, mark=10, mean=1, checkpoint=10, batch_size=2)
-PLANS = {"whole": WHOLE, "half": HALF, "gpu": GPU, "short": SHORT}
-OF_FIDELITY, OF_QUESTIONS = (WHOLE, GPU), (HALF, GPU)  # the plans of either page: it shows the one with more results
+PLANS = {"whole": WHOLE, "third": THIRD, "gpu": GPU, "short": SHORT}
+OF_FIDELITY, OF_QUESTIONS = (WHOLE, GPU), (THIRD, GPU)  # the plans of either page: it shows the one with more results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def plan_of(run: Run, device: str) -> Plan:
     """The plan by which a run is trained on a device unless another is asked for."""
     if device.startswith("cuda"):
         return GPU
-    return WHOLE if run in FIDELITY else HALF
+    return WHOLE if run in FIDELITY else THIRD
 
 
 def kind_of(run: Run) -> SimpleNamespace:

@@ -262,7 +262,7 @@ def test_the_command_says_what_is_missing_and_what_it_does_not_know(monkeypatch,
     by_plan = train_studies.chosen(train_studies.parsed())
     assert {plan: [run.name for run in own] for plan, own in by_plan.items()} == {
         runs.WHOLE: ["plain-1"],
-        runs.HALF: ["periods-odd-1"],
+        runs.THIRD: ["periods-odd-1"],
     }
     assert all(runs.plan_of(run, "cuda:0") is runs.GPU for run in runs.RUNS)
     for wrong in (["--data", str(ROOT / "nowhere")], ["--threads", "-1"], ["--jobs", "0"]):
