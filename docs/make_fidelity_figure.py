@@ -50,14 +50,14 @@ def training_section(plan, found):
     how = pages.made(plan, found, runs.FIDELITY)
     if not found:
         return f"{how}\n"
-    lines, plain = [], settled(found, "plain")
+    lines, plain = [], of_way(found, "plain")
     for way, settings in runs.WAYS.items():
-        own = of_way(found, way)
+        own = plain if way == "plain" else of_way(found, way)
         if own:
-            less = bands.difference(plain if way == "plain" else settled(found, way), plain)
+            less = pages.less(own, plain)
             inside = (bands.inside(curves(found, way, loss), curves(found, "plain", loss)) for loss in runs.LOSSES)
-            lines.append((settings.title, len(own), *pages.ends(own.values(), pages.MEASURES), less, *inside))
-    headers = ["", "seeds", *pages.MEASURES.values(), "mel error less plain PyTorch's"]
+            lines.append((settings.title, len(own), *pages.ends(own.values(), pages.MEASURES), *less, *inside))
+    headers = ["", "seeds", *pages.MEASURES.values(), *(f"{of} mel error less plain's" for of in pages.LESS)]
     headers += [f"{loss} in the band" for loss in runs.LOSSES]
     return f"{how}\n\n{tabulate(lines, headers, 'github', disable_numparse=True)}\n"
 
@@ -65,11 +65,6 @@ def training_section(plan, found):
 def of_way(found, way):
     """The results of a way's runs, by seed."""
     return {run.seed: found[run.name] for run in runs.FIDELITY if run.way == way and run.name in found}
-
-
-def settled(found, way):
-    """The mel error of a way's runs, by seed."""
-    return {seed: pages.settled(result, "mel_error") for seed, result in of_way(found, way).items()}
 
 
 def curves(found, way, loss):

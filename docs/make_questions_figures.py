@@ -76,16 +76,16 @@ def trained_section(plan, found, wanted, value, title):
     how = pages.made(plan, {run.name: found[run.name] for run in wanted if run.name in found}, wanted)
     rows, names = [], list(dict.fromkeys(map(value, wanted)))
     own = {name: {run.seed: found[run.name] for run in of(found, wanted, value, name)} for name in names}
-    settled = {name: {seed: pages.settled(r, "mel_error") for seed, r in own[name].items()} for name in names}
     for name in names:
         if own[name]:
-            less = bands.difference(settled[name], settled[names[0]])
+            less = pages.less(own[name], own[names[0]])
             inside = bands.inside(*(curves(found, wanted, value, which) for which in (name, names[0])))
             ends = pages.ends(own[name].values(), pages.DISTANCES)
-            rows.append((title(name), len(own[name]), *ends, less, inside))
+            rows.append((title(name), len(own[name]), *ends, *less, inside))
     if not rows:
         return f"{how}\n"
-    headers = ["", "seeds", *pages.DISTANCES.values(), "mel error less the first's", "training's in the first's band"]
+    headers = ["", "seeds", *pages.DISTANCES.values(), *(f"{of} mel error less the first's" for of in pages.LESS)]
+    headers.append("training's in the first's band")
     return f"{how}\n\n{tabulate(rows, headers, 'github', disable_numparse=True)}\n"
 
 

@@ -23,10 +23,8 @@ def band(curves: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray] | N
 def difference(values: dict[int, float], standard: dict[int, float]) -> str:
     """Mean difference of values by seed, with its interval (Student's t of the pairs), in words.
 
-    Runs of one seed see the same crops: their differences are free of what these do. Nothing of the standard itself.
+    Runs of one seed see the same crops: their differences are free of what these do.
     """
-    if values is standard:
-        return ""
     pairs = [values[seed] - standard[seed] for seed in values if seed in standard]
     if len(pairs) < FEWEST:
         return "too few seeds"

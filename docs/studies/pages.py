@@ -8,12 +8,13 @@ from typing import Any
 
 from hifigan_fast.extras import require
 
-from . import clips, results
+from . import bands, clips, results
 from .runs import Plan
 
 DOCS = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- made of docs/studies/results: begin -->\n", "<!-- end -->\n"
 DISTANCES = {"mel_error": "mel error", "stft": "STFT distance"}
+LESS = ("held-out", "training")  # clips, on which a way's mel error is compared with a standard's
 MEASURES = DISTANCES | {"pesq": "PESQ"}  # which only a run's last probe has
 TF32 = " float32 is TF32 in all convolutions there, ours and PyTorch's: its default on a GPU."
 
@@ -75,10 +76,23 @@ def ends(found: Sequence[dict[str, Any]], measures: Iterable[str]) -> list[str]:
     return [", ".join("–" if own[name] is None else f"{own[name]:.3f}" for own in last) for name in measures]
 
 
-def settled(result: dict[str, Any], measure: str) -> float:
-    """The mean of a measure of held-out clips over the probes of a run's second half."""
-    last = result["probes"][-1]["step"]
-    return fmean(probe[measure] for probe in result["probes"] if 2 * probe["step"] > last)
+def less(found: dict[int, dict[str, Any]], standard: dict[int, dict[str, Any]]) -> list[str]:
+    """`bands.difference` of runs by seed in each of `LESS`; nothing of the standard itself."""
+    if found is standard:
+        return [""] * len(LESS)
+    return [
+        bands.difference(*({seed: settled(result, of) for seed, result in own.items()} for own in (found, standard)))
+        for of in LESS
+    ]
+
+
+def settled(result: dict[str, Any], of: str) -> float:
+    """The mel error of a run's second half: of "held-out" clips by its probes, of "training" batches by its curve."""
+    curve, probes = result["curve"], result["probes"]
+    points = zip(curve["step"], curve["mel_error"])
+    if of == "held-out":
+        points = ((probe["step"], probe["mel_error"]) for probe in probes)
+    return fmean(error for step, error in points if 2 * step > curve["step"][-1])
 
 
 def where(conditions: Sequence[dict[str, Any]]) -> str:
