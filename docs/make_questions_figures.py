@@ -73,7 +73,7 @@ def folds_section(found):
 
 def trained_section(plan, found, wanted, value, title):
     """The last measures of runs that differ in one thing, `value` of a run; `title` says it. The first is standard."""
-    how = pages.made(plan, {run.name: found[run.name] for run in wanted if run.name in found}, wanted)
+    how = pages.made(plan, found, wanted)
     rows, names = [], list(dict.fromkeys(map(value, wanted)))
     own = {name: {run.seed: found[run.name] for run in of(found, wanted, value, name)} for name in names}
     for name in names:
@@ -84,7 +84,7 @@ def trained_section(plan, found, wanted, value, title):
             rows.append((title(name), len(own[name]), *ends, *less, inside))
     if not rows:
         return f"{how}\n"
-    headers = ["", "seeds", *pages.DISTANCES.values(), *(f"{of} mel error less the first's" for of in pages.LESS)]
+    headers = ["", "seeds", *pages.DISTANCES.values(), *(f"{which} mel error less the first's" for which in pages.LESS)]
     headers.append("training's in the first's band")
     return f"{how}\n\n{tabulate(rows, headers, 'github', disable_numparse=True)}\n"
 
@@ -137,12 +137,11 @@ def first_scale(probe):
 
 def section(folds, short, plan, trained):
     """All that the page has of results; `folds` may be None, `plan` is that of `trained`."""
-    of_norms = {run.name: trained[run.name] for run in runs.OF_SPECTRAL if run.name in trained}
     return (
         f"### Periods: figures\n\n{folds_section(folds) if folds else 'Not measured yet.'}\n"
         f"{trained_section(plan, trained, runs.OF_PERIODS, *BY_PERIODS)}\n"
         f"### Spectral norm: figures\n\n{spectral_section(runs.SHORT, short, SHORT)}\n"
-        f"{spectral_section(plan, of_norms, runs.OF_SPECTRAL)}\n"
+        f"{spectral_section(plan, trained, runs.OF_SPECTRAL)}\n"
         f"{trained_section(plan, trained, runs.OF_SPECTRAL, *BY_SPECTRAL)}"
     )
 

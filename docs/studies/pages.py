@@ -60,12 +60,12 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def made(plan: Plan, found: dict[str, dict[str, Any]], wanted: Iterable[Any]) -> str:
+def made(plan: Plan, found: dict[str, dict[str, Any]], wanted: Sequence[Any]) -> str:
     """In a line: which of the runs there are, what they are, and where and when they were made."""
     how = results.missing(found, wanted)
-    if not found:
+    conditions = [found[run.name]["conditions"] for run in wanted if run.name in found]
+    if not conditions:
         return f"{how}."
-    conditions = [result["conditions"] for result in found.values()]
     size = f"{plan.config.upper()}, batch {plan.batch_size} × {plan.segment_size}, {plan.steps} steps"
     return f"{size}; {where(conditions)}; {how}.{TF32 if any(map(_gpu, conditions)) else ''}"
 
