@@ -17,7 +17,12 @@ KEYS_OF_A_PERIOD_DISCRIMINATOR = [
 ]
 
 
-FULL_WIDTH = ["real_shapes", "state_dict_keys_shapes_order_and_initialisation", "official_checkpoint_layout"]
+FULL_WIDTH = [
+    "real_shapes",
+    "short_columns",
+    "state_dict_keys_shapes_order_and_initialisation",
+    "official_checkpoint_layout",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +53,15 @@ def close(a, b, tolerance=2e-5):
 def test_real_shapes(name, batch, length, trained, clips, poisoned):
     y, y_hat = parity.waveforms(batch, length, clips=clips)
     verdict = parity.compare(*parity.build_pair(name, trained=trained), y, y_hat)[None]
+    assert verdict.passed, verdict.worst
+
+
+@pytest.mark.parametrize("periods, autocast", [((37, 100), None), ((100,), torch.bfloat16)], ids=["fp32", "bf16"])
+def test_short_columns(periods, autocast):
+    """Of a row or two at the deepest layers, where some taps meet padding only."""
+    builds = [lambda kind=kind: kind.MultiPeriodDiscriminator(periods) for kind in (hf, reference)]
+    pair = parity.build_pair("short", trained=True, ensembles={"short": builds})
+    verdict = parity.compare(*pair, *parity.waveforms(1, 1200), autocast=autocast)[None]
     assert verdict.passed, verdict.worst
 
 

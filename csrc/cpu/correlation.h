@@ -25,6 +25,10 @@ struct Part {
   int64_t channel, channels, block, blocks;
   int64_t positions;
   int64_t offset, pitch;  // in a transformed row: floats of the parts before it, and its own
+
+  bool has_last_tap(const Correlation &c, const Piece &piece) const {
+    return piece.first_tap + (block + blocks) * piece.block_taps >= c.taps;
+  }
 };
 
 // How the sum over (channel, block of taps, phase) is cut into parts of about kPartTerms positions.
@@ -79,7 +83,8 @@ struct Window {
   Window(const Correlation &c, const Piece &piece, const Segment &segment, const T *operand, int64_t part)
       : step(c.phases * c.row_channels), length(piece.size().length) {
     const int64_t block = part / c.phases, phase = part % c.phases;
-    const int64_t start = c.phases * (segment.first + block * piece.block_taps) + phase + c.origin;
+    const int64_t tap = piece.first_tap + block * piece.block_taps;
+    const int64_t start = c.phases * (segment.first + tap) + phase + c.origin;
     const int64_t room = segment.operand_rows - start;
     low = start < 0 ? lesser(length, ceil_div(-start, c.phases)) : 0;
     high = greater(low, room <= 0 ? 0 : lesser(length, ceil_div(room, c.phases)));
@@ -191,7 +196,7 @@ void transform_filters(const Correlation &c, const Piece &piece, const Part &par
   float one[kMostProducts * kWidth], other[kMostProducts * kWidth];
   const auto read = [&](int64_t b, int64_t phase, int64_t n, int64_t v) {
     for (int64_t j = 0; j < piece.block_taps; ++j) {
-      const float *tap = turned.at((part.block + b) * piece.block_taps + j, phase, n);
+      const float *tap = turned.at(piece.first_tap + (part.block + b) * piece.block_taps + j, phase, n);
       g[j] = tap ? rounded<T>(load(tap + v)) : Vec{};
     }
   };
@@ -228,10 +233,11 @@ void sum_products(const Correlation &c, const Chunk &chunk, const Parts &parts, 
     if (part.block == 0)
       source.turn(piece.set, chunk.first_group + g, part.channel, part.channels, panel, turned_at);
     const auto turned = source.turned(panel, turned_at);
+    const bool last = part.has_last_tap(c, piece);
     transform_filters<Pairs, T>(c, piece, part, turned, width, filters);
     for (int64_t p = 0; p < shared.products; ++p) {
       const float *rows = shared.group(g) + p * shared.product_floats() + shared.rows * part.offset;
-      const int64_t needed = source.needed(piece, p, panel, part.channels, part.positions);
+      const int64_t needed = source.needed(piece, p, panel, part.channels, part.positions, last);
       const float *columns = filters + p * staggered(part.positions / at_once * width);
       matrix_product<Pairs>(panel, {rows, part.pitch, 1, columns, width, needed / at_once}, chunk.count,
                             index == 0, sums + p * sum_floats);

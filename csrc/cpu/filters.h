@@ -34,10 +34,11 @@ struct ForwardFilters {
   Panel panel(int64_t index) const { return panel_at(conv.out_group(), index); }
 
   // How many of a part's positions meet filters in product p: the last phases may lack the last tap,
-  // which of Toom and Cook's products alone makes the last.
-  int64_t needed(const Piece &piece, int64_t p, const Panel &, int64_t channels, int64_t positions) const {
-    return piece.transform == kToomCook && p == 3 ? positions - (conv.stride - full_phases(conv)) * channels
-                                                  : positions;
+  // which of Toom and Cook's products alone makes the last. `last`: the part has the last tap.
+  int64_t needed(const Piece &piece, int64_t p, const Panel &, int64_t channels, int64_t positions,
+                 bool last) const {
+    const bool lacks = piece.transform == kRowwise || (piece.transform == kToomCook && p == 3);
+    return lacks && last ? positions - (conv.stride - full_phases(conv)) * channels : positions;
   }
   int64_t rows_without_filters(const Panel &) const { return 0; }  // a window ends with the last tap
 
@@ -89,7 +90,7 @@ struct InputGradFilters {
 
   // As above; time runs backwards, so that it is the first tap, and the first product.
   bool lacks_first(const Panel &panel) const { return panel.first >= full_phases(conv) * conv.in_group(); }
-  int64_t needed(const Piece &piece, int64_t p, const Panel &panel, int64_t, int64_t positions) const {
+  int64_t needed(const Piece &piece, int64_t p, const Panel &panel, int64_t, int64_t positions, bool) const {
     return piece.transform == kToomCook && p == 0 && lacks_first(panel) ? 0 : positions;
   }
   // Of a window's first: no zero then meets a NaN, and nothing is multiplied in vain.

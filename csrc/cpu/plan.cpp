@@ -41,11 +41,18 @@ double filter_cost(const TransformSize &size, int64_t taps) {
   return taps <= 5 ? by_definition : transform_cost(size.length);
 }
 
-// Cycles of multiplying alone. `taps`, here and below: those that an output row meets, over its phases.
+// Cycles without a transform: each segment multiplies tiles of its own, and reads all filters, which
+// costs only where they are too many for the second cache. `taps`, here and below: those that an output
+// row meets, over its phases.
 double direct_cost(const Correlation &c, double taps, const std::vector<Sequences> &all, int64_t width) {
-  int64_t rows = 0;
-  for (const Sequences &s : all) rows += s.count * s.rows;
-  return static_cast<double>(rows * c.channels * ceil_div(c.columns, width)) * taps * 1.2;
+  constexpr int64_t tile = 4;
+  const double filters = taps * static_cast<double>(c.channels * ceil_div(c.columns, width));  // vectors
+  const double bytes = filters * static_cast<double>(4 * width * c.groups), read = bytes > 1 << 20 ? 20 : 0;
+  double cycles = 0;
+  for (const Sequences &s : all)
+    cycles += static_cast<double>(s.count) * (1.2 * static_cast<double>(ceil_div(s.rows, tile) * tile) +
+                                              read * static_cast<double>(ceil_div(s.rows, kDirectRows)));
+  return filters * cycles;
 }
 
 double cost(const Correlation &c, double taps, const Piece &piece, const std::vector<Sequences> &all,
@@ -68,19 +75,35 @@ double cost(const Correlation &c, double taps, const Piece &piece, const std::ve
          filter_cost(size, piece.block_taps) * chunks * positions * vectors_out;
 }
 
-Piece without_transform(const Correlation &c, int64_t set) { return {set, kDirect, 1, c.taps, nullptr, 0}; }
+Piece without_transform(const Correlation &c, int64_t set) {
+  return {set, kDirect, 0, 1, c.taps, nullptr, 0};
+}
+
+// Each row by itself, and only by the taps that meet a row of any sequence.
+Piece rowwise(const Correlation &c, int64_t set, const std::vector<Sequences> &all) {
+  int64_t first = c.taps - 1, last = 0;
+  for (const Sequences &s : all) {
+    const int64_t padded = c.origin < 0 ? -c.origin / c.phases : 0;  // windows' first taps that meet padding
+    first = std::min(first, std::max<int64_t>(0, padded - (s.rows - 1)));
+    last = std::max(last, std::min(c.taps, (s.operand_rows - c.origin - 1) / c.phases + 1) - 1);
+  }
+  return {set, kRowwise, first, 1, std::max<int64_t>(1, last - first + 1), nullptr, 0};
+}
 
 Piece choose(const Correlation &c, int64_t set, double taps, const std::vector<Sequences> &all,
              int64_t width) {
   Piece best = without_transform(c, set);
   double least = direct_cost(c, taps, all, width);
-  for (int64_t i = 0; i < kTransformCount; ++i) {
+  const auto consider = [&](const Piece &piece) {
+    const double here = cost(c, taps, piece, all, width);
+    if (here < least) least = here, best = piece;
+  };
+  consider(rowwise(c, set, all));
+  for (int64_t i = 0; i < kRowwise; ++i) {
     if (c.taps == 1 || (i == kToomCook && c.taps > 3)) continue;
     for (int64_t blocks = 1; blocks == 1 || (i != kToomCook && 8 * blocks <= c.taps); ++blocks) {
-      const Piece piece{set, i, ceil_div(c.taps, blocks), blocks, nullptr, 0};
-      if (piece.outputs() < 2) continue;
-      const double here = cost(c, taps, piece, all, width);
-      if (here < least) least = here, best = piece;
+      const Piece piece{set, i, 0, ceil_div(c.taps, blocks), blocks, nullptr, 0};
+      if (piece.outputs() >= 2) consider(piece);
     }
   }
   return best;

@@ -65,12 +65,12 @@ struct TransformSize {
 };
 constexpr TransformSize kTransforms[] = {
     {4, 4},   {8, 11},  {12, 17}, {14, 20}, {16, 23}, {18, 26}, {20, 29}, {24, 35},
-    {28, 41}, {32, 47}, {36, 53}, {40, 59}, {48, 71}, {56, 83}, {64, 95},
+    {28, 41}, {32, 47}, {36, 53}, {40, 59}, {48, 71}, {56, 83}, {64, 95}, {1, 1},
 };
 constexpr int kTransformCount = sizeof(kTransforms) / sizeof(kTransforms[0]);
-constexpr int64_t kToomCook = 0;     // its index
-constexpr int64_t kDirect = -1;      // no transform
-constexpr int64_t kDirectRows = 64;  // of a segment then
+constexpr int64_t kToomCook = 0, kRowwise = kTransformCount - 1;  // their indices
+constexpr int64_t kDirect = -1;                                   // no transform
+constexpr int64_t kDirectRows = 64;                               // of a segment then
 constexpr int64_t kLongestTransform = 64, kMostProducts = 95;
 
 // Consecutive output rows of one sequence, computed by one transform, or without one.
@@ -81,10 +81,11 @@ struct Segment {
 };
 
 // The segments that share a set of weights and a transform. Taps are cut into `blocks` of
-// `block_taps`, which are summed like channels.
+// `block_taps`, which are summed like channels. Taps before the first block, or past the last, meet
+// padding only.
 struct Piece {
   int64_t set;
-  int64_t transform, block_taps, blocks;
+  int64_t transform, first_tap, block_taps, blocks;
   const Segment *segments;
   int64_t count;
 

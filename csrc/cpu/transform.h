@@ -99,6 +99,13 @@ struct Circular {
   }
 };
 
+// One product an output row and tap: no fewer, but rows of many short sequences fill the tiles.
+struct Rowwise {
+  static void left(const Vec *x, float *to, int64_t) { store(to, x[0]); }
+  static void right(const Vec *g, int64_t, float *to, int64_t) { store(to, g[0]); }
+  static void inverse(const float *from, int64_t, int64_t, int64_t, Vec *y) { y[0] = load(from); }
+};
+
 template <class T>
 constexpr Transform transform_of() {
   return {T::left, T::right, T::inverse};
@@ -111,6 +118,7 @@ constexpr Transform kTransformers[] = {
     transform_of<Circular<20>>(), transform_of<Circular<24>>(), transform_of<Circular<28>>(),
     transform_of<Circular<32>>(), transform_of<Circular<36>>(), transform_of<Circular<40>>(),
     transform_of<Circular<48>>(), transform_of<Circular<56>>(), transform_of<Circular<64>>(),
+    transform_of<Rowwise>(),
 };
 static_assert(sizeof(kTransformers) / sizeof(kTransformers[0]) == kTransformCount, "a transform a length");
 

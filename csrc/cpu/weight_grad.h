@@ -56,7 +56,7 @@ inline void add_taps(const Conv &conv, const Correlation &c, const Piece &piece,
       kTransformers[piece.transform].inverse(sums + k * width + v, staggered(kGradPositions * width),
                                              piece.outputs(), piece.block_taps, y);
       for (int64_t j = 0; j < piece.block_taps; ++j) {
-        const int64_t tap = (block * piece.block_taps + j) * conv.stride + phase;
+        const int64_t tap = (piece.first_tap + block * piece.block_taps + j) * conv.stride + phase;
         if (tap >= conv.taps) break;
         float *to = grad + (tap * conv.in_group() + channel) * width + v;
         store(to, fresh ? y[j] : y[j] + load(to));
@@ -88,15 +88,18 @@ void conv_weight_grad(const Conv &conv, const Correlation &c, const Piece *piece
       float *sums = grads + products * grad_floats;
       transform_grads<pairs>(conv, chunk, runs, grad_out, group, panel, grads);
       float *to = packed_panel(conv, packed, group, panel);
+      if (chunk.first && piece.blocks * piece.block_taps < c.taps)  // taps that meet padding only
+        std::memset(to, 0, static_cast<std::size_t>(packed_positions(conv) * width) * sizeof(float));
       for (int64_t index = 0; index < parts.count(); ++index) {
         const Part part = parts.at(index);
+        const bool last = part.has_last_tap(c, piece);
         const int64_t most =
             round_up(ceil_div(part.positions, ceil_div(part.positions, kGradPositions)), kRows);
         for (int64_t first = 0; first < part.positions; first += most) {
           const int64_t count = lesser(most, part.positions - first);
           for (int64_t p = 0; p < products; ++p) {
             // Sums that only taps which are not there would need are left as they are.
-            const int64_t needed = forward.needed(piece, p, panel, part.channels, part.positions);
+            const int64_t needed = forward.needed(piece, p, panel, part.channels, part.positions, last);
             const int64_t wanted = lesser(count, greater(0, needed - first));
             for (int64_t s = 0; s < rows; s += kPartTerms) {
               const float *a = shared.group(g) + p * shared.product_floats() + shared.rows * part.offset +

@@ -37,13 +37,16 @@ bool recut(Plan &plan, int64_t transform) {
   int64_t blocks = 1;
   if (transform == kToomCook) {
     if (taps < 2 || taps > 3) return false;
+  } else if (transform == kRowwise) {
+    blocks = taps;
   } else {
     blocks = (taps + length - 2) / (length - 1);  // two outputs, at least
   }
   std::vector<Segment> segments;
   std::vector<int64_t> counts;
   for (Piece &piece : plan.pieces) {
-    piece.transform = transform, piece.blocks = blocks, piece.block_taps = (taps + blocks - 1) / blocks;
+    piece.transform = transform, piece.first_tap = 0;
+    piece.blocks = blocks, piece.block_taps = (taps + blocks - 1) / blocks;
     const std::size_t before = segments.size();
     for (int64_t i = 0; i < piece.count;) {
       Segment segment = piece.segments[i];
@@ -149,6 +152,9 @@ void run_layers(const Kernels &kernels) {
   for (const int threads : {1, 3})
     run({4, 6, 5, 2, 2, 2, 0.1f}, {{0, 130, 2, 9}, {1, 1, 1, 1700}}, threads, threads == 3);
   run({32, 32, 5, 4, 2, 2, 0.1f}, {{0, 20, 5, 9}}, 1, true);
+  // Columns so short, and filters so many, that rows are multiplied by themselves, by some of the taps.
+  run({320, 330, 5, 1, 2, 1, 0.1f}, {{0, 3, 7, 1}, {1, 2, 5, 2}, {2, 1, 1, 3}}, 3, false);
+  run({320, 330, 5, 3, 2, 1, 0.1f}, {{0, 3, 7, 2}, {1, 2, 5, 1}, {2, 1, 1, 9}}, 3, false);
 }
 
 template <class T>
@@ -208,6 +214,7 @@ int main() {
   }
   std::printf("lengths that plans chose:");
   if (!planned[0]) fail("no layer without a transform");
+  if (!planned[1 + kRowwise]) fail("no layer row by row");
   for (int64_t i = 0; i < kTransformCount; ++i)
     if (planned[i + 1]) std::printf(" %lld", static_cast<long long>(kTransforms[i].length));
   std::printf("\n");
