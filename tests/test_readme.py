@@ -43,7 +43,7 @@ def test_readmes_links_lead_somewhere():
             assert anchor in [re.sub(r"[^\w -]", "", of.lower()).replace(" ", "-") for of in headings], anchor
 
 
-@pytest.mark.parametrize("path", sorted((readme.ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((readme.ROOT / "benchmarks" / "results").rglob("*.json")), ids=lambda p: p.stem)
 def test_a_kept_file_says_when_where_and_of_what_it_is(path):
     kept = json.loads(path.read_text(encoding="utf-8"))
     assert re.match(r"2\d{3}-\d\d-\d\d", kept["date"]) and re.fullmatch("[0-9a-f]{7,}", kept["commit"])
