@@ -174,6 +174,7 @@ def test_a_row_says_its_fraction_of_its_arithmetics_floor():
     assert [rows[way]["floor_ms"] for way in calls] == [10.0, 5.0, 10.0]
     assert all(row["of_floor"] == row["floor_ms"] / row["ms"] for row in rows.values())
     told = report.table([rows[OURS] | {"of_floor": 0.47, "peak_mib": 1336.2}])
+    assert "peak MiB" in told and "peak MiB" not in report.table([rows[OURS]])  # no column that no row fills
     assert "47%" in told and "1336" in told
     without = list(timing._measured(case, 1, tqdm.tqdm(disable=True), {"gflops": {}, "gbytes": 50.0}, CPU))
     assert all(row["of_floor"] is None for row in without)

@@ -42,8 +42,8 @@ pre {{ overflow-x: auto; padding: .6rem; background: #8882; }}
 <i>× best rival</i>: the fastest by median, of those of PyTorch's own ways in the same arithmetic that were run, by
 ours, “slower” where ours loses. <i>Of floor</i>: the least time that the step's operations by the direct count, or the
 bytes of its maps and parameters, take at the rates that this machine reached in this run, by its time; algorithms with
-fewer operations may exceed it. <i>Peak MiB</i>: memory above that of the networks. <i>±</i>: the largest standard error
-of these medians, ! above {noisy:.0%}.</p>
+fewer operations may exceed it. <i>Peak MiB</i> (with --full): memory above that of the networks. <i>±</i>: the largest
+standard error of these medians, ! above {noisy:.0%}.</p>
 <div class="wide">{table}</div>
 <h2>Parity</h2>
 <p>Ours before it was timed: errors against float64 by those of plain PyTorch, of the worst tensor; at most

@@ -83,10 +83,12 @@ WIDE = ("range, ms", "first, s")  # columns that a terminal has no room for
 
 
 def table(rows, tablefmt="simple"):
-    """The rows as a table; with advice where one is noisy, as text."""
-    headers = [header for header in HEADERS if tablefmt != "simple" or header not in WIDE]
+    """The rows as a table of the columns that any fills; with advice where one is noisy, as text."""
+    filled = [{header: text for header, text in _cells(row).items() if text} for row in rows]
+    some = {*WHERE}.union(*filled) - {*(WIDE if tablefmt == "simple" else ())}
+    headers = [header for header in HEADERS if header in some]
     align = (*len(WHERE) * ("left",), *(len(headers) - len(WHERE)) * ("right",))
-    cells = [[found.get(header, "") for header in headers] for found in map(_cells, rows)]
+    cells = [[row.get(header, "") for header in headers] for row in filled]
     text = tabulate(cells, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=align)
     return f"{text}\n{ADVICE}" if tablefmt == "simple" and any(row.get("noisy") for row in rows) else text
 
