@@ -14,13 +14,15 @@ struct Sequences {
   int64_t operand, operand_rows, rows;  // offset of the first sequence's first row; rows of output
 };
 
+// Taps of a sequence's first window that meet padding only, at its start.
+int64_t padded_taps(const Correlation &c) { return c.origin < 0 ? -c.origin / c.phases : 0; }
+
 // Whether one circular transform covers a whole sequence: what wraps around must meet zeros, the
 // padding that is there at either end.
 bool covers(const Correlation &c, const Piece &piece, const Sequences &s) {
-  const bool circular = piece.transform != kDirect && piece.transform != kToomCook;
+  const bool circular = piece.transform > kToomCook && piece.transform < kRowwise;
   if (!circular || piece.blocks > 1) return s.rows <= piece.outputs();
-  const int64_t leading = c.origin < 0 ? -c.origin / c.phases : 0;
-  return s.rows <= piece.outputs() + std::min(leading, piece.block_taps - 1) &&
+  return s.rows <= piece.outputs() + std::min(padded_taps(c), piece.block_taps - 1) &&
          c.phases * piece.size().length + c.origin >= s.operand_rows;
 }
 
@@ -83,8 +85,7 @@ Piece without_transform(const Correlation &c, int64_t set) {
 Piece rowwise(const Correlation &c, int64_t set, const std::vector<Sequences> &all) {
   int64_t first = c.taps - 1, last = 0;
   for (const Sequences &s : all) {
-    const int64_t padded = c.origin < 0 ? -c.origin / c.phases : 0;  // windows' first taps that meet padding
-    first = std::min(first, std::max<int64_t>(0, padded - (s.rows - 1)));
+    first = std::min(first, std::max<int64_t>(0, padded_taps(c) - (s.rows - 1)));
     last = std::max(last, std::min(c.taps, (s.operand_rows - c.origin - 1) / c.phases + 1) - 1);
   }
   return {set, kRowwise, first, 1, std::max<int64_t>(1, last - first + 1), nullptr, 0};

@@ -85,7 +85,7 @@ WIDE = ("range, ms", "first, s")  # columns that a terminal has no room for
 def table(rows, tablefmt="simple"):
     """The rows as a table of the columns that any fills; with advice where one is noisy, as text."""
     filled = [{header: text for header, text in _cells(row).items() if text} for row in rows]
-    some = {*WHERE}.union(*filled) - {*(WIDE if tablefmt == "simple" else ())}
+    some = set(WHERE).union(*filled).difference(WIDE if tablefmt == "simple" else ())
     headers = [header for header in HEADERS if header in some]
     align = (*len(WHERE) * ("left",), *(len(headers) - len(WHERE)) * ("right",))
     cells = [[row.get(header, "") for header in headers] for row in filled]
