@@ -20,6 +20,7 @@ from . import report
 
 # Of ours what README shows, of a GPU and of a CPU; all else is in the files and in docs/benchmarks.md.
 SHOWN = {False: [name for name, way in WAYS.items() if way.ours and way.tf32], True: [OURS]}
+TOGETHER = "both"  # of a GPU's ensembles the only one shown
 ROOT = Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "docs" / "bench.svg"
 BEGIN, END = "<!-- benchmarks.readme: begin -->\n", "<!-- end -->\n"
@@ -96,40 +97,66 @@ def together(runs):
     rows = [{(row["ensemble"], row["step"], row["way"]): row for row in run["speed"] if "ms" in row} for run in runs]
     steps = dict.fromkeys((ensemble, step) for own in rows for ensemble, step, _ in own)
     made = runs[0] | {"runs": len(runs), "speed": [row for step in steps for row in _step(*step, rows)]}
+    made["failed"] = [row for run in runs for row in run["speed"] if "error" in row]
     noisy = any(row["noisy"] for row in made["speed"])
     return made | {"noise": (NOISE if len(runs) > 1 else runs[0]["noise"]) if noisy else None}
 
 
-def _line(row, beside):
-    """A line of the table: a row of ours, beside all {way: row} of its step."""
+def _title(ensemble):
+    return ensemble if len(ensemble) > 3 else ensemble.upper()
+
+
+def _line(row, beside, failed):
+    """A line of the table: a row of ours, beside all {way: row} of its step, and what failed there."""
     original, best, rival = row["over_original"], row["over_best"], beside.get(row["best_rival"])
-    name = row["ensemble"] if len(row["ensemble"]) > 3 else row["ensemble"].upper()
     ms = [f"{of['ms']:.{0 if of['ms'] >= 100 else 2}f}" if of else "failed" for of in (beside.get(ORIGINAL), row)]
+    out = "".join(f"; {o['way']} failed" for o in failed if o["dtype"] == row["dtype"] and not WAYS[o["way"]].ours)
     held = rival and row["peak_mib"] and rival["peak_mib"] and row["peak_mib"] / rival["peak_mib"]
     return (
-        *(name, row["step"], row["dtype"] + ", a CUDA graph" * WAYS[row["way"]].graph, *ms),
+        *(_title(row["ensemble"]), row["step"], row["dtype"] + ", a CUDA graph" * WAYS[row["way"]].graph, *ms),
         f"{bench.times(original)} ({bench.within(original)}){' !' * row['noisy']}" if original else "",
-        f"{bench.times(best)} ({row['best_rival']})" if best else "",
+        f"{bench.times(best)} ({row['best_rival']}{out})" if best else "",
         f"{held:.2f}" if held else "",
     )
 
 
+def _grouped(pairs):
+    """[(key, value)] as {all values of a key, in order: its keys}: what several keys have alike is said once."""
+    of = {}
+    for key, value in pairs:
+        of.setdefault(key, {})[value] = None
+    groups = {}
+    for key, values in of.items():
+        groups.setdefault(tuple(values), []).append(key)
+    return groups
+
+
 def _rivals(rows):
     """Which of PyTorch's ways were run, and where ours, in any way, is slower than the best in its arithmetic."""
-    steps = {}
-    for row in rows:
-        if not WAYS[row["way"]].ours:
-            steps.setdefault(row["step"], {})[row["way"]] = None
+    steps = _grouped((row["step"], row["way"]) for row in rows if not WAYS[row["way"]].ours)
     if not steps:
         return "No rival was measured."
-    told = "; ".join(f"{step}: {', '.join(ways)}" for step, ways in steps.items())
-    found = [
-        f"{row['ensemble']}, {row['step']}, {row['way']}: {bench.times(of)} × ({bench.within(of)})"
-        for row in rows
-        if (of := row["over_best"]) and of["median"] < 1
-    ]
-    lost = f"Ours is slower than the best of them here: {'; '.join(found)}." if found else "None of them was faster."
-    return f"Rivals that were run: {told}. {lost}"
+    told = "; ".join(f"{', '.join(own)}: {', '.join(ways)}" for ways, own in steps.items())
+    found = {}
+    for row in rows:
+        if (of := row["over_best"]) and of["median"] < 1:
+            case = f"{_title(row['ensemble'])}, {row['step']} {bench.times(of)} × ({bench.within(of)})"
+            found.setdefault(row["way"], []).append(case)
+    lost = "; ".join(f"{way}: {', '.join(cases)}" for way, cases in found.items())
+    return f"Rivals that were run: {told}. " + (
+        f"Ours is slower than the best of them here: {lost}." if found else "None of them was faster."
+    )
+
+
+def _failures(failed):
+    """What was not measured, and why; "" where all was."""
+    told = []
+    for reason in dict.fromkeys(row["error"] for row in failed):
+        rows = [row for row in failed if row["error"] == reason]
+        steps = _grouped((row["step"], _title(row["ensemble"])) for row in rows)
+        where = "; ".join(f"{', '.join(own)} of {', '.join(ensembles)}" for ensembles, own in steps.items())
+        told.append(f"{', '.join(dict.fromkeys(row['way'] for row in rows))} ({where}): {reason}.")
+    return f" Not measured: {' '.join(told)}" if told else ""
 
 
 def section(path, runs):
@@ -138,7 +165,15 @@ def section(path, runs):
     steps = {}
     for row in made["speed"]:
         steps.setdefault((row["ensemble"], row["step"]), {})[row["way"]] = row
-    lines = [_line(of[way], of) for of in steps.values() for way in of if way in SHOWN[on_cpu(made)]]
+    failed = {}
+    for row in made["failed"]:
+        failed.setdefault((row["ensemble"], row["step"]), []).append(row)
+    lines = [
+        _line(of[way], of, failed.get(case, ()))
+        for case, of in steps.items()
+        for way in of
+        if way in SHOWN[on_cpu(made)] and (case[0] == TOGETHER or on_cpu(made))
+    ]
     columns = len(HEADERS) if any(line[-1] for line in lines) else len(HEADERS) - 1
     threads = f", {made['threads']} threads" if on_cpu(made) else ""
     where = f"{made['device']}{threads}, torch {made['versions']['torch']}"
@@ -151,7 +186,7 @@ def section(path, runs):
     )
     noise = f";\n{made['noise']}" if made["noise"] else ""
     table = tabulate([line[:columns] for line in lines], HEADERS[:columns], "github", disable_numparse=True)
-    return f"{caption}{noise}:\n\n{table}\n\n{_rivals(made['speed'])}\n"
+    return f"{caption}{noise}:\n\n{table}\n\n{_rivals(made['speed'])}{_failures(made['failed'])}\n"
 
 
 def tables():

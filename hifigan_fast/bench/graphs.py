@@ -23,13 +23,14 @@ def captured(run, modules):
 
 def _capture(run, modules):
     for module in modules:
-        for conv in module.modules():  # legacy weight norm's last graph would tie a capture to this stream
-            if hasattr(conv, "weight_g"):
+        for conv in module.modules():  # the last graph, which legacy norms keep, would tie a capture to its stream
+            if hasattr(conv, "weight_g") or hasattr(conv, "weight_orig"):
                 conv.weight = conv.weight.detach()
 
     def warm_up():
         for _ in range(WARM_UP):
             run()
 
-    aside(warm_up, torch.cuda.Stream())
-    return capture(run)[0]
+    stream = torch.cuda.Stream()  # of both: what the last warm-up leaves is tied to it
+    aside(warm_up, stream)
+    return capture(run, stream)[0]

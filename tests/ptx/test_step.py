@@ -3,11 +3,9 @@
 import contextlib
 import functools
 import re
-from unittest import mock
 
 import pytest
 import torch
-import torch.nn.functional as F
 from triton.runtime.jit import JITFunction
 
 import hifigan_fast as hf
@@ -17,6 +15,7 @@ from hifigan_fast.backends.cuda.kernel import Kernel
 from hifigan_fast.backends.cuda.kernels import CudaKernels
 from hifigan_fast.backends.triton import configs
 from hifigan_fast.geometry import Layer
+from hifigan_fast.reference.tf32 import InTF32
 
 from ..small import SmallEnsemble, assert_power_iterations_are_right
 from .faults import Stuck
@@ -51,53 +50,13 @@ ENSEMBLES = {
 }
 
 
-class Operand(torch.autograd.Function):
-    """float32 to the nearest of TF32, ties to even."""
-
-    @staticmethod
-    def forward(context, x):
-        bits = x.view(torch.int32)
-        return (bits + 0xFFF + (bits >> 13 & 1) & -0x2000).view(torch.float32)
-
-    @staticmethod
-    def backward(context, grad):
-        return grad
-
-
-class Result(torch.autograd.Function):
-    """What it is given; its gradient is an operand."""
-
-    @staticmethod
-    def forward(context, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(context, grad):
-        return Operand.forward(None, grad.contiguous())
-
-
-def in_tf32(convolution):
-    """PyTorch's function as cuDNN computes it on a GPU: all operands of all three directions rounded, and nothing else;
-    layers with one channel on either side are exact."""
-
-    def run(x, weight, bias, *others):
-        if x.dtype != torch.float32 or 1 in (x.shape[1], len(weight)):
-            return convolution(x, weight, bias, *others)
-        product = Result.apply(convolution(Operand.apply(x), Operand.apply(weight), None, *others))
-        return product + bias.view(-1, *[1] * (weight.dim() - 2))
-
-    return run
-
-
 @contextlib.contextmanager
 def judged(backend, target, arithmetic, edit=None):
     """Within the block the backend's kernels are executed, and plain PyTorch multiplies as they do; no faults."""
     if target < 80 and arithmetic in ("tf32", "bfloat16"):
         pytest.skip(f"compute capability {target / 10} has no {arithmetic}")
     session = EXECUTING[backend.name](target, edit, tf32=arithmetic == "tf32")
-    with session as session, contextlib.ExitStack() as changes:
-        for name in ("conv1d", "conv2d") if arithmetic == "tf32" else ():
-            changes.enter_context(mock.patch.object(F, name, in_tf32(getattr(F, name))))
+    with session as session, InTF32() if arithmetic == "tf32" else contextlib.nullcontext():
         yield session
     assert not session.faults, str(session.faults)
 
