@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "docs" / "bench.svg"
 BEGIN, END = "<!-- benchmarks.readme: begin -->\n", "<!-- end -->\n"
 NOISE = f"! a standard error of the row's ratios over runs is above {NOISY:.0%}"
+GRAPH = ", a CUDA graph"  # whose memory is not measured
 HEADERS = (
     "discriminators",
     "what",
@@ -107,15 +108,16 @@ def _title(ensemble):
 
 
 def _line(row, beside, failed):
-    """A line of the table: a row of ours, beside all {way: row} of its step, and what failed there."""
+    """A line of the table: a row of ours, beside all {way: row} of its step and what failed there."""
     original, best, rival = row["over_original"], row["over_best"], beside.get(row["best_rival"])
     ms = [f"{of['ms']:.{0 if of['ms'] >= 100 else 2}f}" if of else "failed" for of in (beside.get(ORIGINAL), row)]
-    out = "".join(f"; {o['way']} failed" for o in failed if o["dtype"] == row["dtype"] and not WAYS[o["way"]].ours)
+    rivals = (o["way"] for o in failed if o["dtype"] == row["dtype"] and not WAYS[o["way"]].ours)
+    out = "".join(f"; {rival} failed" for rival in dict.fromkeys(rivals) if rival not in beside)
     held = rival and row["peak_mib"] and rival["peak_mib"] and row["peak_mib"] / rival["peak_mib"]
     return (
-        *(_title(row["ensemble"]), row["step"], row["dtype"] + ", a CUDA graph" * WAYS[row["way"]].graph, *ms),
+        *(_title(row["ensemble"]), row["step"], row["dtype"] + GRAPH * WAYS[row["way"]].graph, *ms),
         f"{bench.times(original)} ({bench.within(original)}){' !' * row['noisy']}" if original else "",
-        f"{bench.times(best)} ({row['best_rival']}{out})" if best else "",
+        f"{'≤ ' * bool(out)}{bench.times(best)} ({row['best_rival']}{out})" if best else "",
         f"{held:.2f}" if held else "",
     )
 
@@ -131,9 +133,11 @@ def _grouped(pairs):
     return groups
 
 
-def _rivals(rows):
+def _rivals(rows, failed):
     """Which of PyTorch's ways were run, and where ours, in any way, is slower than the best in its arithmetic."""
-    steps = _grouped((row["step"], row["way"]) for row in rows if not WAYS[row["way"]].ours)
+    not_all = {(row["step"], row["way"]) for row in failed}
+    ran = ((row["step"], row["way"]) for row in rows if not WAYS[row["way"]].ours)
+    steps = _grouped(pair for pair in ran if pair not in not_all)
     if not steps:
         return "No rival was measured."
     told = "; ".join(f"{', '.join(own)}: {', '.join(ways)}" for ways, own in steps.items())
@@ -143,9 +147,8 @@ def _rivals(rows):
             case = f"{_title(row['ensemble'])}, {row['step']} {bench.times(of)} × ({bench.within(of)})"
             found.setdefault(row["way"], []).append(case)
     lost = "; ".join(f"{way}: {', '.join(cases)}" for way, cases in found.items())
-    return f"Rivals that were run: {told}. " + (
-        f"Ours is slower than the best of them here: {lost}." if found else "None of them was faster."
-    )
+    lost = f"Ours is slower than the best of them here: {lost}." if found else "None of them was faster."
+    return f"Rivals that were run: {told}.\n\n{lost}"
 
 
 def _failures(failed):
@@ -153,10 +156,10 @@ def _failures(failed):
     told = []
     for reason in dict.fromkeys(row["error"] for row in failed):
         rows = [row for row in failed if row["error"] == reason]
-        steps = _grouped((row["step"], _title(row["ensemble"])) for row in rows)
-        where = "; ".join(f"{', '.join(own)} of {', '.join(ensembles)}" for ensembles, own in steps.items())
-        told.append(f"{', '.join(dict.fromkeys(row['way'] for row in rows))} ({where}): {reason}.")
-    return f" Not measured: {' '.join(told)}" if told else ""
+        for cases, ways in _grouped((row["way"], (row["step"], _title(row["ensemble"]))) for row in rows).items():
+            where = "; ".join(f"{', '.join(own)} of {', '.join(of)}" for of, own in _grouped(cases).items())
+            told.append(f"{', '.join(ways)} ({where}): {reason}.")
+    return f"\n\nNot measured: {' '.join(told)}" if told else ""
 
 
 def section(path, runs):
@@ -174,7 +177,8 @@ def section(path, runs):
         for way in of
         if way in SHOWN[on_cpu(made)] and (case[0] == TOGETHER or on_cpu(made))
     ]
-    columns = len(HEADERS) if any(line[-1] for line in lines) else len(HEADERS) - 1
+    rivals_memory = all(line[-1] for line in lines if GRAPH not in line[2])
+    columns = len(HEADERS) if rivals_memory else len(HEADERS) - 1
     threads = f", {made['threads']} threads" if on_cpu(made) else ""
     where = f"{made['device']}{threads}, torch {made['versions']['torch']}"
     repeats = f"{made['repeats']} interleaved repeats"
@@ -186,7 +190,7 @@ def section(path, runs):
     )
     noise = f";\n{made['noise']}" if made["noise"] else ""
     table = tabulate([line[:columns] for line in lines], HEADERS[:columns], "github", disable_numparse=True)
-    return f"{caption}{noise}:\n\n{table}\n\n{_rivals(made['speed'])}{_failures(made['failed'])}\n"
+    return f"{caption}{noise}:\n\n{table}\n\n{_rivals(made['speed'], made['failed'])}{_failures(made['failed'])}\n"
 
 
 def tables():

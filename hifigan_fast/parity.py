@@ -5,8 +5,8 @@ plus a floor of a few ulp. Each implementation is held against a float64 referen
 leaky ReLU: a pre-activation within rounding of zero may fall on either side, which is no error, but turns its gradient
 by a factor of ten.
 
-Where float32 may be multiplied in TF32, PyTorch does so in every layer (`reference.tf32`): which ones cuDNN takes in
-float32 all the same is its choice of the moment, by shape (docs/gpu.md).
+Where float32 may be multiplied in TF32, PyTorch does so in every layer of more than one channel (`reference.tf32`):
+which ones cuDNN takes in float32 all the same is its choice of the moment, by shape (docs/gpu.md).
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from . import dispatch, losses, reference, step_losses
 from .backends.gpu import devices
 from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator
 from .geometry import LRELU_SLOPE
-from .ratios import FLOOR_ULPS, LIMIT, SMALL, SMALL_FLOOR_ULPS, error_ratio, weigh
+from .ratios import FLOOR_ULPS, LIMIT, SMALL, SMALL_FLOOR_ULPS, TF32_FLOOR, TF32_SMALL_FLOOR, error_ratio, weigh
 from .reference import tf32
 
 ENSEMBLES = {
@@ -154,11 +154,13 @@ def _taking_sides(module, maps):
 
 
 def judge(ours, plain, oracle_of_ours, oracle_of_plain, dtype, in_tf32=False):
-    """Hold two results against float64 -> `Verdict` on the first."""
+    """Hold two results against float64 -> `Verdict` on the first; in_tf32: float32 ones that are multiplied so."""
     verdict, eps = Verdict(), torch.finfo(dtype).eps
-    usual, chance = (FLOOR_ULPS, eps), (FLOOR_ULPS, tf32.EPS) if in_tf32 else (SMALL_FLOOR_ULPS, eps)
-    floors = {STEPS: chance} if dtype == torch.float32 else {}
+    usual, small_floor = (FLOOR_ULPS, eps), (SMALL_FLOOR_ULPS, eps)
+    if in_tf32:
+        usual, small_floor = (1.0, TF32_FLOOR), (1.0, TF32_SMALL_FLOOR)
     for kind, named in ours.tensors.items():
+        floor = small_floor if kind == STEPS and dtype == torch.float32 else usual
         small = []
         for name in named:
             pair = tuple(
@@ -168,9 +170,9 @@ def judge(ours, plain, oracle_of_ours, oracle_of_plain, dtype, in_tf32=False):
             if pair[0][1] is not None and pair[0][1].numel() < SMALL:
                 small.append(pair)
             else:
-                verdict.add(kind, name, error_ratio([pair], *floors.get(kind, usual)))
+                verdict.add(kind, name, error_ratio([pair], *floor))
         if small:
-            verdict.add(kind, "small tensors together", error_ratio(small, *chance))
+            verdict.add(kind, "small tensors together", error_ratio(small, *small_floor))
     return verdict
 
 

@@ -6,6 +6,8 @@ LIMIT = 2.0
 FLOOR_ULPS = 1.0  # beside torch's error; the limit doubles it
 SMALL = 16  # tensors of fewer elements (a head's bias) are judged together, and with a wider floor
 SMALL_FLOOR_ULPS = 8.0
+# In TF32, of the oracle: operands are rounded, not results, and a sum averages their errors, to 3e-4 of a product.
+TF32_FLOOR, TF32_SMALL_FLOOR = 2.0**-13, 2.0**-12
 
 
 def weigh(tensor, generator):

@@ -133,7 +133,7 @@ def test_runs_of_one_commit_and_machine_are_taken_together(tmp_path, monkeypatch
     assert "2026-02-03" in text
     assert "| both             | generator step     | float32 | 1000           | 400 " in text
     assert "2.50 (2.00–4.00)" in text and "1.50 (frozen)" in text and "| 0.50 " in text and "| 0.40 " in text
-    assert "discriminator step: original; generator step: original, frozen. None of them was faster." in text
+    assert "discriminator step: original; generator step: original, frozen.\n\nNone of them was faster." in text
 
 
 def test_losses_are_said(tmp_path, monkeypatch):
@@ -188,4 +188,4 @@ def test_a_rival_that_failed_is_told_beside_the_best_of_the_others(tmp_path, mon
             row["error"] = "CUDA error: no"
     text = kept(tmp_path, monkeypatch, failed)
     assert "2.00 (original; frozen failed)" in text
-    assert "None of them was faster. Not measured: frozen (generator step of both): CUDA error: no." in text
+    assert "None of them was faster.\n\nNot measured: frozen (generator step of both): CUDA error: no." in text

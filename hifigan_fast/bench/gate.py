@@ -62,7 +62,8 @@ def judge(workload, ways, full, bar, device, verbose, **how):
     the backends that are measured, or if `full` all -> ({arithmetic: {ensemble: {backend: {class of outputs: (worst
     ratio, or None for one that is not finite, where)}}}}, whether all pass).
 
-    TF32 fails nothing but its own rows (`refused`): cuDNN may take some layers in float32 all the same.
+    TF32 fails nothing but its own rows (`refused`): cuDNN, which runs where kernels are refused, can be less exact than
+    what they are held against.
     """
     found, passed = {}, True
     for arithmetic in dict.fromkeys(way.arithmetic(device.type) for way in ways.values() if way.ours):

@@ -32,8 +32,9 @@ def resident_mib(what="VmRSS"):
 
 
 def begin_peak():
-    """Let "VmHWM" begin anew; OSError where the system has no such thing."""
+    """Let "VmHWM" begin anew -> MiB that it begins at; OSError where the system has no such thing."""
     CLEAR.write_text("5")
+    return resident_mib()
 
 
 def _whole_mib():
@@ -45,10 +46,12 @@ def _whole_mib():
     return min(sizes) / 2**20
 
 
-def room_for(times):
-    """Whether this machine holds `times` what the process held at most since `begin_peak`; True where nothing tells."""
+def room_for(times, held=0.0):
+    """Whether this machine holds `times` what the process has taken at most above `held` MiB since `begin_peak`, beside
+    those; True where nothing tells.
+    """
     try:
-        return times * resident_mib("VmHWM") < ROOM * _whole_mib()
+        return held + times * (resident_mib("VmHWM") - held) < ROOM * _whole_mib()
     except (AttributeError, OSError, ValueError):
         return True
 
@@ -93,7 +96,7 @@ def _peak(call, before):
     return resident_mib("VmHWM") - before
 
 
-def _let_go():
+def let_go():
     """Give back what was left with allocators: a step would take it, and seem to need nothing."""
     backend = dispatch.BACKENDS["cpu"]
     if backend.cannot_run(torch.device("cpu"), torch.float32) is None:
@@ -112,7 +115,7 @@ def halves(workload, way, steps, batch, length, threads):
     for step in steps:
         for module in modules:
             module.zero_grad(set_to_none=True)  # the last step's
-        _let_go()
+        let_go()
         found[step] = _peak(how.call(step, modules, *waves), resident_mib())
     return found
 
@@ -124,7 +127,7 @@ def training(_, way, steps, batch, length, threads):
     torch.set_num_threads(threads)
     (step,), y = steps, parity.waveforms(batch, length)[0].squeeze(1)
     run = training.Step(training.config_of(step, batch, length), WAYS[way], y)
-    _let_go()
+    let_go()
     return {step: _peak(run, resident_mib())}
 
 

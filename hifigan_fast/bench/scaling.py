@@ -99,14 +99,15 @@ def trace(axis, budget, device, curve):
     longer than `budget` seconds, in proportion to the last, do not fit into memory, or fail, are in curve["left_out"];
     all that come after one that fails, too.
     """
-    taken, before, errors = 0, axis.values[0], {}
+    taken, before, errors, held = 0, axis.values[0], {}, 0.0
     for value in axis.values:
         larger = value / before if axis.grows else before / value
-        if errors or taken * larger > budget or not memory.room_for(larger if taken else 0):
+        if errors or taken * larger > budget or (taken and not memory.room_for(larger, held)):
             curve["left_out"].append(value)
             continue
         with contextlib.suppress(OSError):
-            memory.begin_peak()
+            memory.let_go()
+            held = memory.begin_peak()
         try:
             calls, errors = guarded(axis.calls(value))
         except (RuntimeError, MemoryError):  # there is no room for its waveforms

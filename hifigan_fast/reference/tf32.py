@@ -16,7 +16,8 @@ class Operand(torch.autograd.Function):
     def forward(context, x):
         bits = x.view(torch.int32)
         half = (1 << DROPPED - 1) - 1
-        return (bits + half + (bits >> DROPPED & 1) & -(1 << DROPPED)).view(torch.float32)
+        nearest = bits + half + (bits >> DROPPED & 1) & -(1 << DROPPED)
+        return torch.where(x.isfinite(), nearest.view(torch.float32), x)
 
     @staticmethod
     def backward(context, grad):
@@ -41,9 +42,13 @@ class InTF32(TorchFunctionMode):
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in (torch.conv1d, torch.conv2d) and args[0].dtype == torch.float32:
-            x, weight, bias, *others = args  # as PyTorch's modules call it
-            if 1 not in (x.shape[1], len(weight)):
-                product = Result.apply(func(Operand.apply(x), Operand.apply(weight), None, *others))
-                return product if bias is None else product + bias.view(-1, *[1] * (weight.dim() - 2))
+        if func in (torch.conv1d, torch.conv2d):
+            return _rounded(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _rounded(convolution, input, weight, bias=None, *others, **named):
+    if input.dtype != torch.float32 or 1 in (input.shape[1], len(weight)):
+        return convolution(input, weight, bias, *others, **named)
+    product = Result.apply(convolution(Operand.apply(input), Operand.apply(weight), None, *others, **named))
+    return product if bias is None else product + bias.view(-1, *[1] * (weight.dim() - 2))

@@ -227,7 +227,7 @@ def test_ensembles(name, arithmetic, backend, target, poisoned):
 
 
 @pytest.mark.parametrize("backend", [TRITON, CUDA], ids=lambda own: own.name)
-def test_tf32_is_no_less_exact_than_cudnns(backend, poisoned):
+def test_tf32_is_no_less_exact_than_rounded_operands(backend, poisoned):
     assert_ensemble_is_right("odd channels", "tf32", backend, 90)
 
 

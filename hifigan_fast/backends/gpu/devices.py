@@ -68,7 +68,7 @@ def tf32(device):
 
 
 def exact(layer):
-    """Whether float32 is never multiplied in TF32: memory bounds a layer of one channel, and cuDNN does not either."""
+    """Whether float32 is never multiplied in TF32: memory bounds a layer of one channel."""
     return 1 in (layer.in_channels, layer.out_channels)
 
 
