@@ -6,6 +6,7 @@ what they had; on a CUDA device PyTorch's account.
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import re
@@ -97,7 +98,10 @@ def _peak(call, before):
 
 
 def let_go():
-    """Give back what was left with allocators: a step would take it, and seem to need nothing."""
+    """Give back what was left with allocators, and modules that nobody has: a step would take it, and seem to need
+    nothing.
+    """
+    gc.collect()  # legacy norms' hooks make cycles of a module
     backend = dispatch.BACKENDS["cpu"]
     if backend.cannot_run(torch.device("cpu"), torch.float32) is None:
         for _ in range(PATIENCE + 1):  # requests, after which it keeps no buffer that none has taken
