@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import readme
 from hifigan_fast.bench import report, timing
-from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS, WAYS
+from hifigan_fast.bench.steps import DISCRIMINATOR, GENERATOR, ORIGINAL, OURS, STEP_LOSSES, WAYS
 
 
 def test_readmes_figures_are_those_of_the_newest_run():
@@ -71,6 +71,28 @@ def test_the_gpus_figures_are_those_of_its_file():
             found = re.match(r" \**([0-9.]+)", cell)
             assert (found and abs(float(found[1]) - ms[way]) <= 0.051) if way in ms else "not measured" in cell, way
     assert f"Ours is {said[0]} and {said[1]} × as fast as the best" in text
+
+
+def test_the_figures_of_all_ways_are_those_of_the_file():
+    """Milliseconds, times the original loop, memory; and exponents."""
+    text = (readme.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    folder = readme.ROOT / "benchmarks" / "results" / "elsewhere"
+    kept = json.loads((folder / "cpu-2c-avx512-full-2026-11-27-2.json").read_text(encoding="utf-8"))
+    ways = {"torch.compile": "compile", "bf16 autocast": "bf16", "ours": OURS, "ours, step losses": STEP_LOSSES}
+    ways |= {"ours, bf16 autocast": f"{OURS} bf16"} | {name: name for name in (ORIGINAL, "frozen", "channels_last")}
+    rows = {(row["step"], row["way"]): row for row in kept["speed"] if row["ensemble"] == "both"}
+    table = text.split("| both ensembles, batch 4 × 8192 |")[1].split("\n\n")[0]
+    head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in f"| |{table}".splitlines())
+    assert len(lines) == len(ways)
+    for way, *cells in lines:
+        for step, cell in zip(head[1:], cells, strict=True):
+            row = rows.get((step, ways[way]))
+            times = f"{row['over_original']['median']:.2f} ×, " if row and way != ORIGINAL else ""
+            assert cell == (f"{row['ms']:.0f}, {times}{row['peak_mib']:.0f} MiB" if row else ""), way
+    for curve in kept["scaling"]:
+        for of in curve["ways"].values():
+            grown = f"{curve['over']}^{of['exponent']:.2f}, {of['ms'][0]:.0f} to {of['ms'][-1]:.0f} ms"
+            assert grown.replace("^-", "^−") in text
 
 
 def test_what_the_runs_differ_by_is_as_docs_have_it():
