@@ -1,4 +1,4 @@
-"""The article's two questions. Writes docs/questions-*.png and the tables of docs/questions.md.
+"""Two questions about the design. Writes docs/questions-*.png and the tables of docs/questions.md.
 
 Measures what takes no long training, where it is missing (the folds: a minute; three runs of 20 steps: ten), and draws
 it with those training runs that there are: `python docs/train_studies.py` makes them.

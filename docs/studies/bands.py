@@ -45,4 +45,5 @@ def inside(curves: Sequence[Sequence[float]], standard: Sequence[Sequence[float]
     limits = band(standard)
     if limits is None:
         return "no band yet"
-    return "" if curves == standard else f"≥ {min(within(curve, limits) for curve in curves):.0%}"
+    least = min(within(curve, limits) for curve in curves)
+    return "" if curves == standard else "100%" if least == 1 else f"≥ {least:.0%}"

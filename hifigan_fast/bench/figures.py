@@ -57,7 +57,7 @@ def _bars(result, heading):
     axes.set_ylim(len(rows) + HEADING * (len(groups) - 1) - 0.4, -HEADING - 0.4)  # the first on top
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.08)
-    axes.set_xlabel("times faster than the original loop", loc="left")
+    axes.set_xlabel("× the original loop's speed (orange: ours)", loc="left")
     if heading:
         noise = f"\n{textwrap.fill(result['noise'], 80)}" if result["noise"] else ""
         fig.suptitle(report.title(result) + noise, x=0.01, ha="left", fontsize=9)

@@ -188,6 +188,10 @@ def load(path):
     except ValueError as error:
         raise ValueError(f"compare: {path} is not JSON: {error}; hifigan-fast bench --json FILE writes one") from None
     found = result.get("format") if isinstance(result, dict) else None
+    if found is None:
+        raise ValueError(
+            f"compare: {path} is no result of hifigan-fast bench; hifigan-fast bench --json FILE writes one"
+        )
     if found != FORMAT:
         cure = "update hifigan_fast" if isinstance(found, int) and found > FORMAT else "measure again"
         raise ValueError(f"compare: expected a bench.json of format {FORMAT}, got {found} in {path}; {cure}")
