@@ -188,7 +188,7 @@ def section(path, runs):
     caption = (
         f"{where}, batch {made['batch']} × {made['segment']}, {made['date'][:10]};\n{of} ([all figures]({kept})).\n"
         f"× is one of these medians by the other (and the range over {'runs' if len(runs) > 1 else 'repeats'})"
-    ) + ("; ≤: a rival failed there" if any("≤" in line[-1] + line[-2] for line in lines) else "")
+    ) + ("; ≤: a rival failed there" if any("≤" in line[-2] for line in lines) else "")
     noise = f";\n{made['noise']}" if made["noise"] else ""
     table = tabulate([line[:columns] for line in lines], HEADERS[:columns], "github", disable_numparse=True)
     return f"{caption}{noise}:\n\n{table}\n\n{_rivals(made['speed'], made['failed'])}{_failures(made['failed'])}\n"
@@ -219,15 +219,10 @@ def drawn():
     rows = [row for row in made["speed"] if row["ensemble"] == TOGETHER and row["step"] in DRAWN]
     best = {}
     for row in sorted(rows, key=lambda row: row["ms"]):
-        best.setdefault((row["step"], row["dtype"], WAYS[row["way"]].ours), row["way"])
-    return made | {
-        "noise": "; ".join(filter(None, [made["noise"], *told])) or None,
-        "speed": [
-            row
-            for row in rows
-            if row["way"] == ORIGINAL or WAYS[row["way"]].ours or row["way"] == best[row["step"], row["dtype"], False]
-        ],
-    }
+        if not WAYS[row["way"]].ours:
+            best.setdefault((row["step"], row["dtype"]), row)
+    shown = [row for row in rows if WAYS[row["way"]].ours or row["way"] == ORIGINAL or row in best.values()]
+    return made | {"noise": "; ".join(filter(None, [made["noise"], *told])) or None, "speed": shown}
 
 
 def command(args):

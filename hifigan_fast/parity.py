@@ -19,7 +19,16 @@ from . import dispatch, losses, reference, step_losses
 from .backends.gpu import devices
 from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator
 from .geometry import LRELU_SLOPE
-from .ratios import FLOOR_ULPS, LIMIT, SMALL, SMALL_FLOOR_ULPS, TF32_FLOOR, TF32_SMALL_FLOOR, error_ratio, weigh
+from .ratios import (
+    FLOOR_ULPS,
+    LIMIT,
+    SMALL,
+    SMALL_FLOOR_ULPS,
+    TF32_FLOOR_ULPS,
+    TF32_SMALL_FLOOR_ULPS,
+    error_ratio,
+    weigh,
+)
 from .reference import tf32
 
 ENSEMBLES = {
@@ -155,13 +164,11 @@ def _taking_sides(module, maps):
 
 def judge(ours, plain, oracle_of_ours, oracle_of_plain, dtype, in_tf32=False):
     """Hold two results against float64 -> `Verdict` on the first; in_tf32: float32 ones that are multiplied so."""
-    verdict, eps = Verdict(), torch.finfo(dtype).eps
-    usual, small_floor = (FLOOR_ULPS, eps), (SMALL_FLOOR_ULPS, eps)
+    verdict, eps, ulps, small_ulps = Verdict(), torch.finfo(dtype).eps, FLOOR_ULPS, SMALL_FLOOR_ULPS
     if in_tf32:
-        usual, small_floor = (1.0, TF32_FLOOR), (1.0, TF32_SMALL_FLOOR)
+        eps, ulps, small_ulps = tf32.EPS, TF32_FLOOR_ULPS, TF32_SMALL_FLOOR_ULPS
     for kind, named in ours.tensors.items():
-        floor = small_floor if kind == STEPS and dtype == torch.float32 else usual
-        small = []
+        floor, small = small_ulps if kind == STEPS and dtype == torch.float32 else ulps, []
         for name in named:
             pair = tuple(
                 (result.tensors[kind][name], oracle.tensors[kind][name])
@@ -170,9 +177,9 @@ def judge(ours, plain, oracle_of_ours, oracle_of_plain, dtype, in_tf32=False):
             if pair[0][1] is not None and pair[0][1].numel() < SMALL:
                 small.append(pair)
             else:
-                verdict.add(kind, name, error_ratio([pair], *floor))
+                verdict.add(kind, name, error_ratio([pair], floor, eps))
         if small:
-            verdict.add(kind, "small tensors together", error_ratio(small, *small_floor))
+            verdict.add(kind, "small tensors together", error_ratio(small, small_ulps, eps))
     return verdict
 
 
@@ -206,11 +213,12 @@ def compare(fast, plain, y, y_hat, backends=(None,), seed=0, autocast=None, step
         return exact
 
     results = {backend: run(fast, backend) for backend in backends}
-    in_tf32 = not autocast and y.dtype == torch.float32 and devices.tf32(y.device)
+    dtype = autocast or y.dtype
+    in_tf32 = dtype == torch.float32 and devices.tf32(y.device)
     with tf32.InTF32() if in_tf32 else contextlib.nullcontext():
         theirs = run(plain, "reference")
     oracle_of_theirs = oracle(theirs)
-    verdicts, dtype = {}, autocast or y.dtype
+    verdicts = {}
     for backend, ours in results.items():
         oracle_of_ours = oracle_of_theirs if _same_sides(ours, theirs, steps) else oracle(ours)
         verdicts[backend] = judge(ours, theirs, oracle_of_ours, oracle_of_theirs, dtype, in_tf32)

@@ -6,8 +6,8 @@ LIMIT = 2.0
 FLOOR_ULPS = 1.0  # beside torch's error; the limit doubles it
 SMALL = 16  # tensors of fewer elements (a head's bias) are judged together, and with a wider floor
 SMALL_FLOOR_ULPS = 8.0
-# In TF32, of the oracle: operands are rounded, not results, and a sum averages their errors, to 3e-4 of a product.
-TF32_FLOOR, TF32_SMALL_FLOOR = 2.0**-13, 2.0**-12
+# Of TF32's: operands are rounded, not results, and a sum averages their errors, to a third of an ulp.
+TF32_FLOOR_ULPS, TF32_SMALL_FLOOR_ULPS = 1 / 8, 1 / 4
 
 
 def weigh(tensor, generator):

@@ -105,8 +105,8 @@ def trace(axis, budget, device, curve):
         if errors or taken * larger > budget or (taken and not memory.room_for(larger, held)):
             curve["left_out"].append(value)
             continue
+        memory.let_go()
         with contextlib.suppress(OSError):
-            memory.let_go()
             held = memory.begin_peak()
         try:
             calls, errors = guarded(axis.calls(value))

@@ -52,11 +52,11 @@ ENSEMBLES = {
 
 @contextlib.contextmanager
 def judged(backend, target, arithmetic, edit=None):
-    """Within the block the backend's kernels are executed, and plain PyTorch multiplies as they do; no faults."""
+    """Within the block the backend's kernels are executed; no faults."""
     if target < 80 and arithmetic in ("tf32", "bfloat16"):
         pytest.skip(f"compute capability {target / 10} has no {arithmetic}")
     session = EXECUTING[backend.name](target, edit, tf32=arithmetic == "tf32")
-    with session as session, InTF32() if arithmetic == "tf32" else contextlib.nullcontext():
+    with session as session:
         yield session
     assert not session.faults, str(session.faults)
 
@@ -100,7 +100,8 @@ def assert_losses_are_right(dtype, backend, target):
 
 def worst_ratio(name, arithmetic, backend, target, edit=None):
     """(the session, the ratio that the rule is about)"""
-    with judged(backend, target, arithmetic, edit) as session:
+    in_its_arithmetic = InTF32() if arithmetic == "tf32" else contextlib.nullcontext()  # plain PyTorch
+    with judged(backend, target, arithmetic, edit) as session, in_its_arithmetic:
         return session, SmallEnsemble(**ENSEMBLES[name]).worst_ratio(backend, DTYPES[arithmetic])
 
 
